@@ -1,0 +1,59 @@
+# The two that matter: `make demo` and `make test`. Everything lives in .venv and build/.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CODE := services tests loadtest protos/build.py
+
+.PHONY: help setup demo test check bench up proto format quality clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "samserve needs Python 3.11: install it, or name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# what serving on this machine needs: neither torch nor transformers
+$(VENV)/.local: pyproject.toml constraints.txt protos/build.py $(wildcard protos/samserve/v1/*.proto) | $(BIN)/pip
+	$(PIP) --editable '.[local]'
+	$(BIN)/python -m samserve.local.triton
+	@touch $@
+
+# what tests, checks and training need on top
+$(VENV)/.dev: $(VENV)/.local
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.dev  ## a development environment in .venv
+
+demo: $(VENV)/.local  ## start the stack, segment the sample photo, stop: build/demo/overlay.png and result.json
+	$(BIN)/python -m samserve.local.demo
+
+up: $(VENV)/.local  ## the stack, until Ctrl-C
+	$(BIN)/samserve up
+
+test: $(VENV)/.dev  ## every test, the real stack among them
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## formatting, lint, types, protos
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint
+
+format: $(VENV)/.dev  ## put the code in order
+	$(BIN)/ruff check --fix --quiet $(CODE) || true
+	$(BIN)/ruff format $(CODE)
+
+proto: $(VENV)/.dev  ## generate services/samserve/v1 anew
+	$(BIN)/python protos/build.py
+
+bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
+	$(BIN)/python loadtest/bench_click.py
+
+quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
+	$(BIN)/python -m samserve.models.training.quality
+
+clean:  ## remove what was built
+	rm -rf build dist

@@ -1,0 +1,49 @@
+"""Generates services/samserve/v1 from protos/: run by the package build, and by `make proto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def generate() -> None:
+    """Write the messages, their type stubs and the gRPC services' code."""
+    protos = sorted((ROOT / "protos").rglob("*.proto"))
+    out = ROOT / "services"
+    include = Path(grpc_tools.__file__).parent / "_proto"
+    code = protoc.main(
+        [
+            "protoc",
+            f"-I{ROOT / 'protos'}",
+            f"-I{include}",
+            f"--python_out={out}",
+            f"--pyi_out={out}",
+            f"--grpc_python_out={out}",
+            *map(str, protos),
+        ]
+    )
+    if code != 0:
+        raise SystemExit(f"protoc failed on {', '.join(p.name for p in protos)}: see its messages above")
+    (out / "samserve/v1/__init__.py").write_text('"""Generated from protos/samserve/v1."""\n')
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # `make proto`, outside a package build
+    pass
+else:
+
+    class ProtoHook(BuildHookInterface):  # type: ignore[misc]
+        """Hatchling's hook: called before a wheel, a plain or an editable one, is put together."""
+
+        def initialize(self, version: str, build_data: dict[str, object]) -> None:
+            del version, build_data
+            generate()
+
+
+if __name__ == "__main__":
+    generate()

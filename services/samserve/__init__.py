@@ -1,0 +1,1 @@
+"""samserve: embed an image once on a GPU, answer every click in milliseconds on a CPU."""

@@ -1,0 +1,264 @@
+"""The command line: `samserve ...`.
+
+Exit codes: 0 done, 1 our failure, 2 the caller's mistake. Errors go to stderr, `--json` prints for machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from samserve.client import Box, Click, Client
+from samserve.core.config import BUNDLES
+from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch, SamserveError
+
+app = typer.Typer(help="Serve the Segment Anything family: click on a photo, get the object.", no_args_is_help=True)
+models_app = typer.Typer(help="Model bundles.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+Model = Annotated[str, typer.Option(help="A model's name; empty: the one served.")]
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+CALLERS_MISTAKES = (InvalidInput, ModelNotFound, ModelVersionMismatch)
+
+
+@app.command()
+def up(
+    model: Annotated[str, typer.Option(help="The bundle to serve.")] = "nano",
+    embedding_port: Annotated[int, typer.Option(help="Port of the embedding service; 0: any free one.")] = 8500,
+    decoder_port: Annotated[int, typer.Option(help="Port of the decoder; 0: any free one.")] = 8501,
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
+    redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already.")] = "",
+    triton_url: Annotated[str, typer.Option(envvar="TRITON_URL", help="A Triton that runs already, host:port.")] = "",
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C: Triton, Redis, Ray Serve, decoder."""
+    from samserve.local import stack
+    from samserve.local.process import StartFailed
+
+    if not (BUNDLES / model).is_dir():
+        _fail(2, f"there is no model {model!r}; there is: {', '.join(sorted(p.name for p in BUNDLES.iterdir()))}")
+    if stack.recall() is not None:
+        _fail(2, "a stack runs already: see `samserve status`")
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    options = stack.StackOptions(
+        model=model,
+        embedding_port=embedding_port,
+        decoder_port=decoder_port,
+        replicas=replicas,
+        redis_url=redis_url,
+        triton_url=triton_url,
+    )
+    try:
+        with stack.running(options, lambda part: err.print(f"starting {part}")) as running:
+            stack.remember(running.addresses)
+            for name, address in _shown(running.addresses).items():
+                err.print(f"[green]ready[/]  {name:<10} {address}", highlight=False)
+            err.print("Ctrl-C stops it all", highlight=False)
+            try:
+                while not stopping.wait(0.5):
+                    if (obituary := running.failed()) is not None:
+                        _fail(1, obituary)
+            finally:
+                stack.forget()
+    except StartFailed as problem:
+        _fail(1, str(problem))
+
+
+@app.command()
+def status(
+    wait: Annotated[float, typer.Option(help="Seconds to wait for it to be ready.")] = 0, as_json: Json = False
+) -> None:
+    """Whether the stack of this machine is ready, and where its parts are."""
+    from samserve.local import stack
+
+    deadline = time.monotonic() + wait
+    while True:
+        addresses = stack.recall()
+        ready = stack.readiness(addresses) if addresses else {}
+        if (ready and all(ready.values())) or time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
+    if addresses is None:
+        _fail(1, "no stack runs on this machine: start one with `samserve up`", as_json)
+    if as_json:
+        print(json.dumps({"ready": all(ready.values()), "parts": ready, "addresses": _shown(addresses)}))
+    else:
+        for name, address in _shown(addresses).items():
+            state = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}[ready.get(name)]
+            out.print(f"{name:<16} {address:<32} {state}", highlight=False)
+    raise typer.Exit(0 if all(ready.values()) else 1)
+
+
+@app.command()
+def segment(
+    image: Path,
+    point: Annotated[list[str] | None, typer.Option(help="X,Y or X,Y,1 on the object; X,Y,0 beside it.")] = None,
+    box: Annotated[str, typer.Option(help="X0,Y0,X1,Y1 around the object.")] = "",
+    multimask: Annotated[bool, typer.Option(help="Three candidates, or one mask for a clear prompt.")] = True,
+    overlay_file: Annotated[Path | None, typer.Option("--out", help="Write a PNG of the photo with the mask.")] = None,
+    model: Model = "",
+    as_json: Json = False,
+) -> None:
+    """Segment the object that the points and the box mean; coordinates are pixels of the upright image."""
+    clicks = [_click(text) for text in point or []]
+    frame = _box(box) if box else None
+    with _client(model) as client:
+        answer = client.segment(_readable(image), clicks, frame, multimask=multimask)
+    if overlay_file is not None:
+        from samserve.local.overlay import overlay
+
+        overlay(image, answer.masks[0].array(), clicks, frame, overlay_file)
+    if as_json:
+        print(json.dumps(answer.as_json()))
+        return
+    table = Table("mask", "predicted IoU", "stability", "area, px", "box", title=f"{image.name}: {answer.cache}")
+    for rank, mask in enumerate(answer.masks, 1):
+        scores = (f"{mask.predicted_iou:.3f}", f"{mask.stability_score:.3f}")
+        table.add_row(str(rank), *scores, f"{mask.area:,}", " ".join(map(str, mask.bbox)))
+    out.print(table)
+
+
+@app.command()
+def embed(paths: list[Path], model: Model = "", as_json: Json = False) -> None:
+    """Warm the cache for image files, or all images in folders."""
+    files = [file for path in paths for file in _images(path)]
+    if not files:
+        _fail(2, "there is no image in " + ", ".join(map(str, paths)), as_json)
+    answers: list[dict[str, object]] = []
+    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _client(model) as client, Progress(*columns, console=err, transient=True) as progress:
+        for file in progress.track(files):
+            try:
+                done = client.embed(file)
+                answers.append({"path": str(file), "image_id": done.image_id, "cache": done.cache})
+            except CALLERS_MISTAKES as problem:
+                answers.append({"path": str(file), "error": str(problem)})
+    failed = [answer for answer in answers if "error" in answer]
+    if as_json:
+        print(json.dumps(answers))
+    else:
+        for answer in failed:
+            err.print(f"{answer['path']}: {answer['error']}", markup=False)
+        hits = sum(answer.get("cache") == "HIT" for answer in answers)
+        out.print(
+            f"{len(files)} images: {hits} known, {len(files) - hits - len(failed)} embedded, {len(failed)} failed"
+        )
+    raise typer.Exit(2 if failed else 0)
+
+
+@models_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """The bundles that can be served."""
+    from samserve.models.bundle import find_bundles, load_bundle
+
+    bundles = [load_bundle(path) for path in find_bundles(BUNDLES)]
+    if as_json:
+        print(json.dumps([{"name": b.name, "model_version": b.model_version, "path": str(b.path)} for b in bundles]))
+        return
+    table = Table("name", "version", "family", "frame, px", "size, MiB", "licence")
+    for bundle in bundles:
+        size = sum(file["bytes"] for file in bundle.facts["files"].values()) / 2**20
+        facts = bundle.facts
+        table.add_row(
+            bundle.name, bundle.model_version, facts["family"], str(bundle.frame), f"{size:.1f}", facts["licence"]
+        )
+    out.print(table)
+
+
+@models_app.command("show")
+def show_model(name: str) -> None:
+    """All facts of one bundle, as JSON."""
+    from samserve.models.bundle import find_bundles, load_bundle
+
+    known = {path.name: path for path in find_bundles(BUNDLES)}
+    if name not in known:
+        _fail(2, f"there is no model {name!r}; there is: {', '.join(known)}")
+    print(json.dumps(load_bundle(known[name]).facts, indent=1))
+
+
+@contextmanager
+def _client(model: str) -> Iterator[Client]:
+    """A client of the stack that the environment names, or of the one that runs here."""
+
+    from samserve.local import stack
+
+    here = stack.recall()
+    decoder = os.environ.get("DECODER_URL") or (here.decoder if here else None)
+    embedding = os.environ.get("EMBEDDING_URL") or (here.embedding if here else None)
+    if decoder is None and embedding is None:
+        _fail(1, "no stack runs on this machine: start one with `samserve up`, or set DECODER_URL and EMBEDDING_URL")
+    try:
+        with Client(decoder, embedding, model) as client:
+            yield client
+    except CALLERS_MISTAKES as problem:
+        _fail(2, str(problem))
+    except SamserveError as problem:
+        _fail(1, str(problem))
+
+
+def _fail(code: int, message: str, as_json: bool = False) -> NoReturn:
+    if as_json:
+        print(json.dumps({"error": message}))
+    err.print(f"samserve: {message}", markup=False, highlight=False)
+    raise typer.Exit(code)
+
+
+def _shown(addresses: object) -> dict[str, str]:
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(addresses).items() if value and name != "pid"}  # type: ignore[call-overload]
+
+
+def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts:
+        _fail(2, f"{text!r} is not {wanted}")
+    return numbers
+
+
+def _click(text: str) -> Click:
+    x, y, *on = _numbers(text, (2, 3), "a point: give X,Y or X,Y,1 or X,Y,0")
+    return Click(x, y, on != [0])
+
+
+def _box(text: str) -> Box:
+    return Box(*_numbers(text, (4,), "a box: give X0,Y0,X1,Y1"))
+
+
+def _readable(image: Path) -> Path:
+    if not image.is_file():
+        _fail(2, f"there is no file {image}")
+    return image
+
+
+def _images(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return [_readable(path)]
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""The Python client library.
+
+from samserve.client import Client, Click
+
+with Client() as client:
+    answer = client.segment("photo.jpg", points=[Click(120, 80)])
+    answer.masks[0].array()          # bool [height, width]
+"""
+
+from samserve.client.answer import Answer, EmbedAnswer, Mask
+from samserve.client.client import Box, Click, Client, Prompt
+
+__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Mask", "Prompt"]

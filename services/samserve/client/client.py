@@ -1,0 +1,171 @@
+"""The client: hashes an image, asks for its masks, and sends the bytes only if it must."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from samserve.client.answer import Answer, EmbedAnswer, cache_name, read_answer
+from samserve.core.errors import EmbeddingNotCached, error_of
+from samserve.core.geometry import Size
+from samserve.core.image_id import image_id
+from samserve.core.rpc import DEFAULT_TENANT, TENANT_KEY, message_limits
+from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
+from samserve.v1 import types_pb2 as types
+
+DEFAULT_DECODER = "127.0.0.1:8501"
+DEFAULT_EMBEDDING = "127.0.0.1:8500"
+MAX_MESSAGE = 64 * 2**20
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": "samserve.v1.SegmentationService"}, {"service": "samserve.v1.EmbeddingService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ],
+    "loadBalancingConfig": [{"round_robin": {}}],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A point in pixels of the oriented image; `on`: whether it is on the object."""
+
+    x: float
+    y: float
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels of the oriented image."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One object asked for. mask_input: a former mask's low_res_logits. multimask: three candidates, or one mask."""
+
+    points: Sequence[Click] = ()
+    box: Box | None = None
+    mask_input: bytes = b""
+    multimask: bool = True
+
+
+class Client(AbstractContextManager["Client"]):
+    """Talks to a samserve. Threads may share it. Failures are raised as samserve.core.errors.
+
+    decoder, embedding: addresses, by default DECODER_URL and EMBEDDING_URL of the environment, else this machine's.
+    """
+
+    def __init__(
+        self,
+        decoder: str | None = None,
+        embedding: str | None = None,
+        model: str = "",
+        tenant: str = DEFAULT_TENANT,
+        timeout: float = 60,
+    ) -> None:
+        options = [*message_limits(MAX_MESSAGE), ("grpc.service_config", json.dumps(_RETRIES))]
+        self._decoder = grpc.insecure_channel(decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options)
+        self._embedding = grpc.insecure_channel(
+            embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), options
+        )
+        self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder).Predict
+        self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding).Embed
+        self._model, self._timeout = model, timeout
+        self._metadata = ((TENANT_KEY, tenant),)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._decoder.close()
+        self._embedding.close()
+
+    def segment(
+        self,
+        image: str | Path | bytes,
+        points: Sequence[Click] = (),
+        box: Box | None = None,
+        mask_input: bytes = b"",
+        multimask: bool = True,
+        low_res_logits: bool = False,
+    ) -> Answer:
+        """Masks of the object that one prompt means, in an image given by its path or its bytes."""
+        return self.predict(image, [Prompt(points, box, mask_input, multimask)], low_res_logits)
+
+    def predict(self, image: str | Path | bytes, prompts: Sequence[Prompt], low_res_logits: bool = False) -> Answer:
+        """Masks for several prompts on one image. The bytes travel only if the image is not known yet."""
+        data = _bytes(image)
+        request = segmentation_pb2.PredictRequest(
+            ref=types.ImageRef(image_id=image_id(data)),
+            model=self._model,
+            prompts=[_prompt(prompt) for prompt in prompts],
+            output=segmentation_pb2.OutputOptions(low_res_logits=low_res_logits),
+        )
+        try:
+            return self._ask_masks(request)
+        except EmbeddingNotCached:
+            request.data = data
+            return self._ask_masks(request)
+
+    def embed(self, image: str | Path | bytes) -> EmbedAnswer:
+        """Have an image embedded ahead of its first click."""
+        data = _bytes(image)
+        request = embedding_pb2.EmbedRequest(image_id=image_id(data), model=self._model)
+        try:
+            return self._ask_embedding(request)
+        except EmbeddingNotCached:
+            request.data = data
+            return self._ask_embedding(request)
+
+    def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
+        try:
+            return read_answer(self._predict(request, timeout=self._timeout, metadata=self._metadata))
+        except grpc.RpcError as problem:
+            raise error_of(problem, "the decoder") from problem
+
+    def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
+        try:
+            answer = self._embed(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as problem:
+            raise error_of(problem, "the embedding service") from problem
+        return EmbedAnswer(
+            image_id=answer.image.image_id,
+            model_version=answer.image.model_version,
+            size=Size(answer.image.width, answer.image.height),
+            cache=cache_name(answer.cache),
+            timings_ms={t.stage: t.milliseconds for t in answer.timings},
+        )
+
+
+def _bytes(image: str | Path | bytes) -> bytes:
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def _prompt(prompt: Prompt) -> segmentation_pb2.Prompt:
+    on, beside = types.POINT_LABEL_FOREGROUND, types.POINT_LABEL_BACKGROUND
+    box = prompt.box
+    return segmentation_pb2.Prompt(
+        points=[types.Point(x=c.x, y=c.y, label=on if c.on else beside) for c in prompt.points],
+        box=None if box is None else types.Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1),
+        mask_input=prompt.mask_input,
+        multimask=prompt.multimask,
+    )

@@ -1,0 +1,1 @@
+"""The domain: imported by every service, importing none of them."""

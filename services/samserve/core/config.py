@@ -1,0 +1,72 @@
+"""Settings, read once from the environment in each program's main and passed on from there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _env(name: str) -> AliasChoices:
+    """A variable that keeps the name the world knows it by, with no SAMSERVE_ before it."""
+    return AliasChoices(name)
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SAMSERVE_", frozen=True)
+
+    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://")
+    cache_ttl_s: int = Field(24 * 3600, gt=0)
+    redis_timeout_s: float = Field(0.3, gt=0)
+    model: str = "nano"
+    max_image_bytes: int = Field(32 * 2**20, gt=0)
+    max_image_pixels: int = Field(100_000_000, gt=0)
+
+
+class EmbeddingSettings(_Settings):
+    """The embedding service's."""
+
+    host: str = "127.0.0.1"
+    embedding_port: Port = 8500
+    http_port: Port = 8502  # Ray Serve's own HTTP proxy: health only
+    triton_url: str = Field("127.0.0.1:8001", validation_alias=_env("TRITON_URL"))
+    encode_timeout_s: float = Field(30, gt=0)
+    replicas: int = Field(1, gt=0)
+    replica_cpus: float = Field(0.2, ge=0)
+    image_threads: int = Field(2, gt=0)
+
+
+class DecoderSettings(_Settings):
+    """The decoder's."""
+
+    host: str = "127.0.0.1"
+    decoder_port: Port = 8501
+    metrics_port: Port = 0  # 0: none
+    embedding_url: str = Field("127.0.0.1:8500", validation_alias=_env("EMBEDDING_URL"))
+    embed_timeout_s: float = Field(60, gt=0)
+    bundles: Path = BUNDLES
+    decode_threads: int = Field(2, gt=0)
+    resident_bytes: int = Field(512 * 2**20, ge=0)
+    drain_s: float = Field(10, ge=0)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def read(settings: type[S]) -> S:
+    """The settings, or a sentence for each wrong variable on stderr and exit 2."""
+    try:
+        return settings()
+    except ValidationError as wrong:
+        for problem in wrong.errors():
+            name = str(problem["loc"][0])
+            variable = name if name.isupper() else f"SAMSERVE_{name.upper()}"
+            sys.stderr.write(f"{variable}={problem['input']!r}: {problem['msg']}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,180 @@
+"""Every failure a caller can see, as one tree, and its one table to gRPC status.
+
+    SamserveError                INTERNAL             our bug: an id to find the log by
+    ├─ InvalidInput              INVALID_ARGUMENT     BadRequest, the field named
+    ├─ EmbeddingNotCached        NOT_FOUND            ErrorInfo EMBEDDING_NOT_CACHED
+    ├─ ModelNotFound             NOT_FOUND            ErrorInfo MODEL_NOT_FOUND, the known ones listed
+    ├─ ModelVersionMismatch      FAILED_PRECONDITION  ErrorInfo with both versions
+    ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
+    ├─ Unavailable               UNAVAILABLE          RetryInfo
+    └─ DeadlinePassed            DEADLINE_EXCEEDED    ErrorInfo with the stage
+
+Servers send `status_of(error)`; the client library turns what it receives into the same classes with `error_of`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+
+DOMAIN = "samserve"
+DETAILS_KEY = "grpc-status-details-bin"
+
+log = structlog.get_logger()
+
+
+class SamserveError(Exception):
+    """Anything that can be answered with a status."""
+
+
+class InvalidInput(SamserveError):
+    """The request cannot be answered as it is; `field` says what to mend."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
+
+
+class EmbeddingNotCached(SamserveError):
+    """The image must be sent again: its embedding is not there, or no longer."""
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(f"no embedding is cached for image {image_id}: send the image's bytes")
+        self.image_id = image_id
+
+
+class ModelNotFound(SamserveError):
+    """No such model is served here."""
+
+    def __init__(self, model: str, known: list[str]) -> None:
+        super().__init__(f"there is no model {model!r} here; there is: {', '.join(known)}")
+        self.model, self.known = model, known
+
+
+class ModelVersionMismatch(SamserveError):
+    """The reference was made by another version of the model."""
+
+    def __init__(self, asked: str, served: str) -> None:
+        super().__init__(f"the image was embedded by model version {asked}, served is {served}: embed it again")
+        self.asked, self.served = asked, served
+
+
+class Overloaded(SamserveError):
+    """A queue is full; `retry_after` in seconds."""
+
+    def __init__(self, what: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"{what} is full: try again in {retry_after:g} s")
+        self.retry_after = retry_after
+
+
+class Unavailable(SamserveError):
+    """Something this service needs is down; `retry_after` in seconds."""
+
+    def __init__(self, problem: str, retry_after: float = 1.0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(SamserveError):
+    """The caller's time ran out in `stage`."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"the deadline passed in stage {stage!r}: allow more time")
+        self.stage = stage
+
+
+def _bad_request(error: InvalidInput) -> Message:
+    violation = details.BadRequest.FieldViolation(field=error.field, description=str(error))
+    return details.BadRequest(field_violations=[violation])
+
+
+def _info(reason: str, **metadata: str) -> Message:
+    return details.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+
+
+def _retry(error: Any) -> Message:
+    return details.RetryInfo(
+        retry_delay=Duration(nanos=int(error.retry_after % 1 * 1e9), seconds=int(error.retry_after))
+    )
+
+
+_TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message]]] = {
+    InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
+    EmbeddingNotCached: (grpc.StatusCode.NOT_FOUND, lambda e: _info("EMBEDDING_NOT_CACHED", image_id=e.image_id)),
+    ModelNotFound: (
+        grpc.StatusCode.NOT_FOUND,
+        lambda e: _info("MODEL_NOT_FOUND", model=e.model, known=",".join(e.known)),
+    ),
+    ModelVersionMismatch: (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        lambda e: _info("MODEL_VERSION_MISMATCH", asked=e.asked, served=e.served),
+    ),
+    Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry),
+    Unavailable: (grpc.StatusCode.UNAVAILABLE, _retry),
+    DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, lambda e: _info("DEADLINE_EXCEEDED", stage=e.stage)),
+}
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The gRPC code of an exception; INTERNAL for whatever is not in the table."""
+    return next((_TABLE[c][0] for c in type(error).__mro__ if c in _TABLE), grpc.StatusCode.INTERNAL)
+
+
+def status_of(error: BaseException) -> status_pb2.Status:
+    """The google.rpc.Status to answer with. A bug is logged here, and its caller told only an id."""
+    row = next((_TABLE[c] for c in type(error).__mro__ if c in _TABLE), None)
+    if row is None:
+        incident = secrets.token_hex(8)
+        log.error("internal error", incident=incident, exc_info=error)
+        message, detail = f"internal error, incident {incident}", _info("INTERNAL", incident=incident)
+        code = grpc.StatusCode.INTERNAL
+    else:
+        code, describe = row
+        message, detail = str(error), describe(error)
+    packed = AnyProto()
+    packed.Pack(detail)
+    return status_pb2.Status(code=code.value[0], message=message, details=[packed])
+
+
+def error_of(error: grpc.RpcError, stage: str) -> SamserveError:
+    """The exception a received gRPC failure stands for; `stage` is what the caller was waiting for."""
+    code, message = error.code(), error.details() or "no reason given"
+    info, retry, bad = _received_details(error)
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            field = bad.field_violations[0].field if bad.field_violations else "request"
+            return InvalidInput(field, message)
+        case grpc.StatusCode.NOT_FOUND if info.reason == "EMBEDDING_NOT_CACHED":
+            return EmbeddingNotCached(info.metadata["image_id"])
+        case grpc.StatusCode.NOT_FOUND if info.reason == "MODEL_NOT_FOUND":
+            return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
+        case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
+            return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Overloaded(stage, retry)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlinePassed(info.metadata.get("stage", stage))
+        case grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(message, retry)
+        case _:
+            return SamserveError(f"{stage}: {message} ({code.name})")
+
+
+def _received_details(error: grpc.RpcError) -> tuple[details.ErrorInfo, float, details.BadRequest]:
+    info, retry, bad = details.ErrorInfo(), details.RetryInfo(), details.BadRequest()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            for packed in status_pb2.Status.FromString(value).details:
+                for kind in (info, retry, bad):
+                    packed.Unpack(kind)
+    seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    return info, seconds or 1.0, bad

@@ -1,0 +1,38 @@
+"""Source pixels to the model's frame and back. Pure.
+
+SAM scales the oriented image so that its longest side is the frame's (1024 pixels) and pads at the right and bottom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def fit(size: Size, frame: int) -> Size:
+    """The size of the scaled image inside the frame, rounded as SAM's ResizeLongestSide does, never under a pixel."""
+    scale = frame / max(size.width, size.height)
+    return Size(max(1, int(size.width * scale + 0.5)), max(1, int(size.height * scale + 0.5)))
+
+
+def to_frame(points: Floats, size: Size, frame: int) -> Floats:
+    """[..., 2] (x, y) source pixels -> the same in frame pixels. Source: SAM, ResizeLongestSide.apply_coords."""
+    inner = fit(size, frame)
+    scale = np.array([inner.width / size.width, inner.height / size.height])
+    return (points * scale).astype(np.float32)

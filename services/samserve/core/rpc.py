@@ -1,0 +1,32 @@
+"""What every gRPC end of ours shares: message sizes, deadlines, tenants, and times in answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from samserve.core.errors import InvalidInput
+from samserve.v1 import types_pb2 as types
+
+TENANT_KEY = "samserve-tenant"
+DEFAULT_TENANT = "public"
+_TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_OVERHEAD = 2**20  # prompts, logits and framing around an image
+
+
+def message_limits(max_image_bytes: int) -> list[tuple[str, int]]:
+    """Channel and server options that let an image through, or an embedding of SAM 2's size (8 MiB)."""
+    most = max(max_image_bytes, 16 * 2**20) + _OVERHEAD
+    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
+
+
+def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Whose cache entries the call may touch: metadata `samserve-tenant`, or the public one."""
+    tenant = next((str(value) for key, value in metadata if key == TENANT_KEY), DEFAULT_TENANT)
+    if not _TENANT.fullmatch(tenant):
+        raise InvalidInput(TENANT_KEY, "a tenant is 1 to 64 letters, digits, '_', '.' or '-'")
+    return tenant
+
+
+def stage_times(milliseconds: dict[str, float]) -> list[types.StageTime]:
+    return [types.StageTime(stage=stage, milliseconds=ms) for stage, ms in milliseconds.items()]

@@ -1,0 +1,63 @@
+"""What the services tell about themselves: metrics, structured logs, and the timer of stages."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
+RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of embeddings kept in this process.")
+REQUESTS = Counter("samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"])
+REQUEST_SECONDS = Histogram(
+    "samserve_request_seconds",
+    "Time to answer an RPC.",
+    ["method"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+STAGE_SECONDS = Histogram(
+    "samserve_stage_seconds",
+    "Time spent in one stage of a request.",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+
+
+class StageClock:
+    """Times the stages of one request; each request has its own."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to stage `name`, here and in the metrics, whether or not it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            STAGE_SECONDS.labels(name).observe(seconds)
+            self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
+
+
+def set_up_logs(service: str, level: str) -> None:
+    """One JSON object a line on stderr, `service` in each."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(service=service)

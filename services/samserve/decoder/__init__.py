@@ -1,0 +1,1 @@
+"""The decoder service: prompts in, masks out. Stateless, on CPUs."""

@@ -1,0 +1,70 @@
+"""A prompt: checking it, and turning it into the tokens SAM's decoder reads. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samserve.core.errors import InvalidInput
+from samserve.core.geometry import Size, to_frame
+
+Floats = NDArray[np.float32]
+
+PAD, BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1.0, 0.0, 1.0, 2.0, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """points: [N, 2] x, y source pixels; labels: [N], 1 on the object, 0 beside it; box: [4] x0, y0, x1, y1 or None;
+    mask_input: [L, L] low-res logits of a former answer or None; multimask: three candidates instead of one mask.
+    """
+
+    points: Floats
+    labels: Floats
+    box: Floats | None
+    mask_input: Floats | None
+    multimask: bool
+
+
+def check_prompts(prompts: list[Prompt], size: Size) -> None:
+    """Raise InvalidInput, naming the field, for a prompt that means nothing on an image of this size."""
+    if not prompts:
+        raise InvalidInput("prompts", "there is no prompt: give at least one point, box or mask")
+    for index, prompt in enumerate(prompts):
+        _check(prompt, size, f"prompts[{index}]")
+
+
+def _check(prompt: Prompt, size: Size, field: str) -> None:
+    if not len(prompt.points) and prompt.box is None and prompt.mask_input is None:
+        raise InvalidInput(field, f"{field} is empty: give at least one point, box or mask")
+    _check_inside(prompt.points, size, f"{field}.points")
+    if prompt.box is not None:
+        _check_inside(prompt.box.reshape(2, 2), size, f"{field}.box")
+        x0, y0, x1, y1 = prompt.box
+        if x0 >= x1 or y0 >= y1:
+            raise InvalidInput(f"{field}.box", f"{field}.box is empty: x0 must be less than x1, and y0 less than y1")
+    if prompt.mask_input is not None and not np.isfinite(prompt.mask_input).all():
+        raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input holds a value that is not a finite number")
+
+
+def _check_inside(points: Floats, size: Size, field: str) -> None:
+    if not np.isfinite(points).all():
+        raise InvalidInput(field, f"{field} holds a coordinate that is not a finite number")
+    if (points < 0).any() or (points > (size.width, size.height)).any():
+        raise InvalidInput(field, f"{field} lies outside the image, which is {size.width} x {size.height} pixels")
+
+
+def tokens(prompt: Prompt, size: Size, frame: int) -> tuple[Floats, Floats]:
+    """Points [K, 2] in frame pixels and labels [K]: the clicks, then the box's corners, or SAM's padding if there is none.
+
+    A mask alone has no tokens. Source: SAM's prompt encoder, which pads points that come without a box.
+    """
+    points, labels = to_frame(prompt.points, size, frame), prompt.labels
+    if prompt.box is not None:
+        corners = to_frame(prompt.box.reshape(2, 2), size, frame)
+        return np.concatenate([points, corners]), np.append(labels, np.float32([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]))
+    if len(points):
+        return np.concatenate([points, np.zeros((1, 2), np.float32)]), np.append(labels, np.float32(PAD))
+    return points, labels

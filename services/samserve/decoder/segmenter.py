@@ -1,0 +1,130 @@
+"""What the decoder service does with prompts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from samserve.core.cache import CacheKey
+from samserve.core.embedding import Embedding
+from samserve.core.errors import ModelNotFound, ModelVersionMismatch
+from samserve.core.geometry import Size
+from samserve.core.image_id import check_image_id, image_id
+from samserve.core.rle import encode_rle
+from samserve.core.telemetry import StageClock
+from samserve.decoder import masks
+from samserve.decoder.mask_decoder import Candidates, MaskDecoder
+from samserve.decoder.prompt import Prompt, check_prompts
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What of each mask is wanted."""
+
+    rle: bool
+    png: bool
+    low_res_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOrder:
+    """Prompts on one image, given by its bytes or its id. An empty model or version means the one served."""
+
+    tenant: str
+    model: str
+    data: bytes | None
+    image_id: str
+    model_version: str
+    prompts: list[Prompt]
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAnswer:
+    """One mask; the forms that were not wanted are None. low_res_logits: fp16, row-major."""
+
+    predicted_iou: float
+    stability_score: float
+    area: int
+    box: masks.Box
+    rle: bytes | None
+    png: bytes | None
+    low_res_logits: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """The outcome: per prompt its masks, best first. hit: the embedding was there already."""
+
+    image_id: str
+    model_version: str
+    size: Size
+    hit: bool
+    results: list[list[MaskAnswer]]
+
+
+class Finder(Protocol):
+    """Finds embeddings."""
+
+    async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]: ...
+
+
+class Segmenter:
+    """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
+
+    def __init__(self, embeddings: Finder, decoder: MaskDecoder, pool: Executor) -> None:
+        self._embeddings, self._decoder, self._pool = embeddings, decoder, pool
+
+    async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
+        """Find the embedding, decode the prompts on it, write the masks."""
+        bundle = self._decoder.bundle
+        if order.model not in ("", bundle.name):
+            raise ModelNotFound(order.model, [bundle.name])
+        if order.model_version not in ("", bundle.model_version):
+            raise ModelVersionMismatch(order.model_version, bundle.model_version)
+        with clock.stage("hash"):
+            name = await self._identify(order)
+        with clock.stage("embedding"):
+            key = CacheKey(order.tenant, bundle.model_version, name)
+            embedding, hit = await self._embeddings.find(key, bundle.name, order.data)
+        check_prompts(order.prompts, embedding.size)
+        with clock.stage("decode"):
+            candidates = await self._in_pool(lambda: self._decoder.decode(embedding, order.prompts))
+        with clock.stage("masks"):
+            write = [lambda c=c: self._write(c, embedding.size, order.output) for c in candidates]
+            results = await asyncio.gather(*map(self._in_pool, write))
+        return Segmented(name, bundle.model_version, embedding.size, hit, results)
+
+    async def _identify(self, order: SegmentOrder) -> str:
+        if order.data is None:
+            return check_image_id(order.image_id)
+        data = order.data
+        return await self._in_pool(lambda: image_id(data))
+
+    def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
+        return [
+            write_mask(logits, float(iou), size, self._decoder.bundle.frame, output)
+            for logits, iou in zip(candidates.logits, candidates.predicted_iou, strict=True)
+        ]
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def write_mask(logits: masks.Floats, predicted_iou: float, size: Size, frame: int, output: Output) -> MaskAnswer:
+    """One mask in the forms wanted; logits: [L, L], low-res."""
+    mask = masks.full_mask(logits, size, frame)
+    return MaskAnswer(
+        predicted_iou=predicted_iou,
+        stability_score=masks.stability_score(logits, size, frame),
+        area=masks.area(mask),
+        box=masks.tight_box(mask),
+        rle=encode_rle(mask) if output.rle else None,
+        png=masks.png(mask) if output.png else None,
+        low_res_logits=logits.astype("<f2").tobytes() if output.low_res_logits else None,
+    )

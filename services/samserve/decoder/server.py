@@ -1,0 +1,96 @@
+"""Runs the decoder service: `python -m samserve.decoder.server`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import structlog
+from grpc_health.v1 import health as health_names
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from samserve.core.cache import CacheOptions, EmbeddingCache
+from samserve.core.config import DecoderSettings, read
+from samserve.core.embedding import Embedding
+from samserve.core.geometry import Size
+from samserve.core.rpc import message_limits
+from samserve.core.telemetry import set_up_logs
+from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
+from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.prompt import Prompt
+from samserve.decoder.resident import Resident
+from samserve.decoder.segmenter import Segmenter
+from samserve.decoder.servicer import SegmentationServicer
+from samserve.models.bundle import BrokenBundle, load_bundle
+from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+
+SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
+
+log = structlog.get_logger()
+
+
+async def serve(settings: DecoderSettings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what has begun."""
+    decoder = MaskDecoder(load_bundle(settings.bundles / settings.model), settings.decode_threads)
+    pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+    cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
+    embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
+    segmenter = Segmenter(Embeddings(Resident(settings.resident_bytes), cache, embedder), decoder, pool)
+
+    server = grpc.aio.server(options=[*message_limits(settings.max_image_bytes), ("grpc.so_reuseport", 0)])
+    servicer = SegmentationServicer(segmenter, decoder.bundle.low_res)
+    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
+    checks = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection([SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.host)
+    await asyncio.to_thread(warm_up, decoder)
+    await server.start()
+    await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
+    log.info("ready", port=port, model_version=decoder.bundle.model_version)
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await stopping.wait()
+    await _announce(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.stop(settings.drain_s)
+    await asyncio.gather(embedder.close(), cache.close())
+    pool.shutdown()
+    log.info("drained")
+
+
+def warm_up(decoder: MaskDecoder) -> None:
+    """Decode once, so that the first caller does not wait for buffers to be laid out."""
+    shapes = decoder.bundle.embedding
+    blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
+    frame = decoder.bundle.frame
+    click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
+    decoder.decode(Embedding(decoder.bundle.model_version, Size(frame, frame), blank), [click])
+
+
+async def _announce(checks: health.HealthServicer, status: int) -> None:
+    for name in ("", SERVICE):
+        await checks.set(name, status)
+
+
+def main() -> None:
+    settings = read(DecoderSettings)
+    set_up_logs("decoder", settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except BrokenBundle as problem:
+        sys.exit(f"the decoder cannot start: {problem}")
+
+
+if __name__ == "__main__":
+    main()

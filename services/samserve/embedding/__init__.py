@@ -1,0 +1,1 @@
+"""The embedding service: bytes in, an embedding in the cache, once per image."""

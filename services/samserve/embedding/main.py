@@ -1,0 +1,42 @@
+"""Runs the embedding service on a Ray cluster of this machine: `python -m samserve.embedding.main`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+# Read by Ray as it is imported: replicas keep user code on the loop that tritonclient and redis were made on (grpc.aio has
+# one poller a process), and nothing is reported anywhere.
+os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, gRPCOptions
+
+from samserve.core.config import EmbeddingSettings, read
+from samserve.embedding.app import GRPC_SERVICERS, build
+
+
+def main() -> None:
+    settings = read(EmbeddingSettings)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False)
+    try:
+        serve.start(
+            http_options=HTTPOptions(host=settings.host, port=settings.http_port),
+            grpc_options=gRPCOptions(port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS),
+        )
+        serve.run(build(settings), name="embedding", route_prefix="/embedding")
+        stopping.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

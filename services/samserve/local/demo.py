@@ -1,0 +1,48 @@
+"""The demo: start the stack, click on a coin, write what came of it, stop. `python -m samserve.local.demo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from samserve.client import Click, Client
+from samserve.local.overlay import overlay
+from samserve.local.process import StartFailed
+from samserve.local.stack import StackOptions, running
+
+PHOTO = Path("examples/coins.png")
+CLICK = Click(284, 124)  # on a coin in the second row
+OUT = Path("build/demo")
+
+console = Console(stderr=True, highlight=False)
+
+
+def demo() -> None:
+    """Segment the sample photo twice; the second time its embedding is in the cache."""
+    if not PHOTO.is_file():
+        raise StartFailed(f"there is no {PHOTO}: run the demo from the project's root")
+    with running(StackOptions(), lambda part: console.print(f"starting {part}")) as stack:
+        with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+            first = client.segment(PHOTO, [CLICK])
+            again = client.segment(PHOTO, [CLICK])
+    if (first.cache, again.cache) != ("MISS", "HIT"):
+        raise StartFailed(f"expected a MISS, then a HIT, but got {first.cache}, then {again.cache}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    overlay(PHOTO, first.masks[0].array(), [CLICK], None, OUT / "overlay.png")
+    (OUT / "result.json").write_text(json.dumps(first.as_json(), indent=1) + "\n")
+    for name, answer in (("first click", first), ("the same again", again)):
+        total = sum(answer.timings_ms.values())
+        console.print(f"{name}: {answer.cache}, {total:.0f} ms in the server", style="green")
+    best = first.masks[0]
+    console.print(f"best mask: {best.area:,} pixels, predicted IoU {best.predicted_iou:.2f}")
+    console.print(f"see {OUT / 'overlay.png'} and {OUT / 'result.json'}")
+
+
+if __name__ == "__main__":
+    try:
+        demo()
+    except StartFailed as problem:
+        sys.exit(f"demo: {problem}")

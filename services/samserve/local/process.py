@@ -1,0 +1,98 @@
+"""A program of the local stack: started with its log in a file, ended with all its children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+TAIL = 15  # lines of a dead program's log that its obituary quotes
+
+
+class StartFailed(RuntimeError):
+    """A part of the stack did not come up; the message says which, why, and where its log is."""
+
+
+class Program:
+    """A running child process in a session of its own."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_ready(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Ask `ready` until it says so. Raises StartFailed if the program ends first, or takes too long."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if not self.alive:
+                raise StartFailed(f"{self.name} ended with code {self._process.returncode}; {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{self.name} was not ready within {seconds:g} s; {self.last_words()}")
+            time.sleep(0.05)
+
+    def last_words(self) -> str:
+        """Where the log is, and how it ends."""
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL:]
+        return "\n  ".join([f"its log, {self.log}, ends:", *lines])
+
+    def stop(self, seconds: float = 15) -> None:
+        """SIGTERM, and what is left of its process group after `seconds` is killed."""
+        if self.alive:
+            self._process.terminate()
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,1 @@
+"""Model bundles: what one is, how it is exported, how Triton is given it."""

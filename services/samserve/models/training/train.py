@@ -1,0 +1,347 @@
+"""Train nano from a seed, on drawn scenes, by the clock.
+
+    python -m samserve.models.training.train --minutes 95 --out build/training
+
+Three stages: many small frames (256 pixels, 16x16 cells) teach what an object is, then frames of 512 and at last 1024
+pixels teach large objects and, above all, the IoU head, which must see the scale it will rank masks at. Writes
+`nano.safetensors` (fp32, transformers' parameter names) and `facts.json` at every report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from samserve.models.training import prompts, scenes
+from samserve.models.training.coins import coins
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano
+
+SCENE = 512  # pixels of a drawn scene's side
+SMALLEST = 60 / 256**2  # an object's least share of the frame: less does not show in the mask
+DETAIL = 8  # channels of the auxiliary pixel features
+VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """until: share of the run at which the stage ends; frames: sizes drawn from; images and prompts per step; ground:
+    share of prompts on the scene's ground, without which "nothing, everywhere" is too comfortable an answer at first.
+    """
+
+    until: float
+    frames: tuple[int, ...]
+    images: tuple[int, ...]
+    prompts: int
+    iou_weight: float
+    ground: float
+
+
+STAGES = (
+    Stage(0.10, (128,), (8,), 6, 0.5, 0.4),
+    Stage(0.50, (256,), (6,), 6, 1.0, 0.15),
+    Stage(0.74, (512, 256), (2, 6), 6, 2.0, 0.05),
+    Stage(1.01, (1024, 1024, 512), (1, 1, 3), 5, 4.0, 0.03),
+)
+
+
+class PixelFeatures(nn.Module):
+    """Auxiliary head, dropped after training: pixels of one object are drawn together, others apart.
+
+    It gives the encoder a gradient from every pixel directly, long before the mask decoder has learned to ask.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(WIDTH, 16 * DETAIL, 1)
+        self.bias = nn.Parameter(torch.tensor(2.0))
+        self.distance = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, embedding: Tensor, owner: Tensor, clicks: Tensor) -> Tensor:
+        """embedding [B, 256, G, G]; owner [N] image of each click; clicks [N, 2] in [0, 1) -> logits [N, 4G, 4G]."""
+        features = F.pixel_shuffle(self.project(embedding), 4)
+        side = features.shape[-1]
+        cell = (clicks * side).long().clamp(0, side - 1)
+        asked = features[owner, :, cell[:, 1], cell[:, 0]]
+        apart = (features[owner] - asked[..., None, None]).square().sum(1)
+        centre = (torch.arange(side) + 0.5) / side
+        far = (centre[None, None] - clicks[:, 0, None, None]).square() + (
+            centre[None, :, None] - clicks[:, 1, None, None]
+        ).square()
+        return self.bias - apart - self.distance.exp() * far
+
+
+class CellMasks(nn.Module):
+    """Auxiliary head, dropped after training: the mask read off the decoder's image tokens, one linear layer.
+
+    The decoder's own masks are products of two unlearned things, where gradients are small; this is the way around.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.project = nn.Linear(WIDTH, 16)
+        transformer.register_forward_hook(self._keep)
+        self._tokens = torch.zeros(0)
+
+    def _keep(self, module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
+        del module, inputs
+        self._tokens = output[1][:, 0]
+
+    def forward(self) -> Tensor:
+        """Logits [N, 4G, 4G] of the transformer's last run."""
+        count, cells, _ = self._tokens.shape
+        side = math.isqrt(cells)
+        return F.pixel_shuffle(self.project(self._tokens).transpose(1, 2).reshape(count, 16, side, side), 4)[:, 0]
+
+
+def tie_attention(model: Nano, scale: float = 2.0) -> None:
+    """Start the attention between tokens and image with keys projected as queries are.
+
+    Positional encodings then match where they are alike, so that a click sees its surroundings from the first step on,
+    instead of after some hundred steps in which every prompt gets the same masks.
+    """
+    transformer = model.mask_decoder.transformer
+    crossing = [
+        a for block in transformer.layers for a in (block.cross_attn_token_to_image, block.cross_attn_image_to_token)
+    ]
+    with torch.no_grad():
+        for attention in (*crossing, transformer.final_attn_token_to_image):
+            attention.q_proj.weight.mul_(scale)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """pixels [B, 3, F, F]; per prompt: owner [N], wanted masks [N, F, F] and tokens."""
+
+    pixels: Tensor
+    owner: Tensor
+    wanted: NDArray[np.bool_]
+    tokens: list[prompts.Tokens]
+
+
+def view(rng: np.random.Generator, scene: scenes.Scene, frame: int) -> scenes.Scene:
+    """One augmented look at a scene: cropped, resized to the frame, flipped, turned."""
+    side = SCENE if rng.random() < 0.5 else int(rng.uniform(0.4, 1) * SCENE)
+    x, y = rng.integers(SCENE - side + 1, size=2)
+    image, labels = scene.image[y : y + side, x : x + side], scene.labels[y : y + side, x : x + side]
+    how = cv2.INTER_AREA if side > frame else cv2.INTER_LINEAR
+    image = cv2.resize(image, (frame, frame), interpolation=how)
+    labels = cv2.resize(labels, (frame, frame), interpolation=cv2.INTER_NEAREST)
+    if rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    if rng.random() < 0.5:
+        image, labels = image.swapaxes(0, 1), labels.T
+    return scenes.Scene(np.ascontiguousarray(image), np.ascontiguousarray(labels))
+
+
+def normalised(image: NDArray[np.uint8], valid: tuple[int, int]) -> Tensor:
+    """[F, F, 3] RGB -> [3, F, F], zero outside `valid` (height, width), as SAM pads."""
+    pixels = (torch.from_numpy(image.astype(np.float32)) - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
+    pixels[valid[0] :] = 0
+    pixels[:, valid[1] :] = 0
+    return pixels.permute(2, 0, 1)
+
+
+def sample(
+    rng: np.random.Generator, drawn: list[scenes.Scene], frame: int, images: int, count: int, ground: float
+) -> Batch:
+    """Scenes and prompts of one step; all prompts of a step are of one kind, so that no padding but SAM's is seen."""
+    kind = rng.random()
+    clicks, box = (1, False) if kind < 0.58 else (0, True) if kind < 0.8 else (1, True) if kind < 0.88 else (2, False)
+    pixels, owner, wanted, tokens = [], [], [], []
+    while len(pixels) < images:
+        seen = view(rng, drawn[int(rng.integers(len(drawn)))], frame)
+        valid = (frame, frame)
+        if rng.random() < 0.3:
+            short = int(rng.uniform(0.4, 1) * frame)
+            valid = (short, frame) if rng.random() < 0.5 else (frame, short)
+        labels = seen.labels.astype(np.int16)
+        labels[valid[0] :] = -1
+        labels[:, valid[1] :] = -1
+        area = np.bincount(labels.ravel() + 1, minlength=3)[1:]
+        shown = np.flatnonzero(area > max(SMALLEST * frame**2, 6 * 16))
+        objects = shown[shown > 0]
+        if not len(objects):
+            continue
+        tint = np.clip(seen.image * (1 + rng.normal(0, 0.1)) + rng.normal(0, 6, 3), 0, 255).astype(np.uint8)
+        chosen = rng.choice(objects, count, replace=len(objects) < count)
+        chosen[rng.random(count) < ground * (0 in shown)] = 0
+        for label in chosen:
+            mask = labels == label
+            owner.append(len(pixels))
+            wanted.append(mask)
+            tokens.append(prompts.prompt(rng, mask, clicks, box))
+        pixels.append(normalised(tint, valid))
+    return Batch(torch.stack(pixels), torch.tensor(owner), np.stack(wanted), tokens)
+
+
+def stacked(tokens: list[prompts.Tokens]) -> tuple[Tensor, Tensor]:
+    return (
+        torch.from_numpy(np.stack([t.points for t in tokens])),
+        torch.from_numpy(np.stack([t.labels for t in tokens])),
+    )
+
+
+def mask_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """[..., H, W] logits against soft targets: twice the cross entropy plus the dice loss, per mask."""
+    cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1))
+    chance = logits.sigmoid()
+    dice = 1 - (2 * (chance * target).sum((-2, -1)) + 1) / ((chance + target).sum((-2, -1)) + 1)
+    return 2 * cross + dice
+
+
+def true_iou(logits: Tensor, target: Tensor) -> Tensor:
+    got, want = logits > 0, target > 0.5
+    return (got & want).sum((-2, -1)).float() / (got | want).sum((-2, -1)).clamp(min=1)
+
+
+def step_loss(
+    rng: np.random.Generator,
+    model: Nano,
+    features: PixelFeatures,
+    cells: CellMasks,
+    batch: Batch,
+    correct: bool,
+    iou_weight: float,
+) -> Tensor:
+    frame = batch.pixels.shape[-1]
+    embedding = model.vision_encoder(batch.pixels.contiguous(memory_format=torch.channels_last))
+    each = embedding[batch.owner]
+    target = F.avg_pool2d(torch.from_numpy(batch.wanted).float()[:, None], 4)
+    count, side = len(batch.tokens), frame // 4
+    tokens = batch.tokens
+    mask_input, has_mask = torch.zeros(count, 1, side, side), torch.zeros(count)
+    if correct:
+        with torch.no_grad():
+            logits, ious = model.decoder(each, *stacked(tokens), mask_input, has_mask)
+        mask_input = logits[torch.arange(count), 1 + ious[:, 1:].argmax(1)][:, None]
+        has_mask = torch.ones(count)
+        answered = F.interpolate(mask_input, (frame, frame), mode="bilinear")[:, 0].numpy() > 0
+        tokens = [prompts.corrective(rng, w, a, t) for w, a, t in zip(batch.wanted, answered, tokens, strict=True)]
+    logits, ious = model.decoder(each, *stacked(tokens), mask_input, has_mask)
+    every = target.expand_as(logits)
+    losses = mask_losses(logits, every)
+    loss = losses[:, 1:].min(1).values.mean() + 0.5 * losses[:, 0].mean() + 0.1 * losses[:, 1:].mean()
+    loss = loss + iou_weight * F.mse_loss(ious, true_iou(logits.detach(), every))
+    inside = [np.argwhere(w) for w in batch.wanted]
+    asked = np.stack([p[int(rng.integers(len(p)))][::-1] + 0.5 for p in inside]).astype(np.float32) / frame
+    near = features(embedding, batch.owner, torch.from_numpy(asked))
+    return loss + 0.3 * mask_losses(near, target[:, 0]).mean() + 0.6 * mask_losses(cells(), target[:, 0]).mean()
+
+
+@torch.no_grad()
+def score(model: Nano, image: NDArray[np.uint8], labels: NDArray[np.integer], frame: int) -> list[tuple[float, float]]:
+    """IoU of the mask ranked first and of the best of three, one click at each object's deepest point."""
+    h, w = labels.shape
+    scale = frame / max(h, w)
+    size = (round(w * scale), round(h * scale))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    canvas = np.zeros((frame, frame, 3), np.uint8)
+    canvas[: size[1], : size[0]] = resized
+    model.set_frame(frame)
+    embedding = model.vision_encoder(normalised(canvas, (size[1], size[0]))[None])
+    scores = []
+    for label in np.unique(labels)[1:]:
+        wanted = labels == label
+        if wanted.sum() < SMALLEST * h * w:
+            continue
+        x, y = prompts.deepest(wanted)
+        points = torch.tensor([[[(x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5], [0, 0]]])
+        empty = torch.zeros(1, 1, frame // 4, frame // 4)
+        logits, ious = model.decoder(embedding, points, torch.tensor([[1.0, -1.0]]), empty, torch.zeros(1))
+        full = F.interpolate(logits[:, 1:], (frame, frame), mode="bilinear")[..., : size[1], : size[0]]
+        full = F.interpolate(full, (h, w), mode="bilinear")[0]
+        each = true_iou(full, torch.from_numpy(wanted).expand_as(full))
+        scores.append((float(each[ious[0, 1:].argmax()]), float(each.max())))
+    return scores
+
+
+def report(model: Nano, held_out: list[scenes.Scene], frame: int) -> dict[str, float]:
+    photo, truth = coins()
+    on_scenes = np.mean([s for scene in held_out for s in score(model, scene.image, scene.labels, frame)], 0)
+    on_coins = np.mean(score(model, photo, truth, 1024), 0)
+    names = ("scenes_first", "scenes_best", "coins_first", "coins_best")
+    return dict(zip(names, (round(float(v), 3) for v in (*on_scenes, *on_coins)), strict=True))
+
+
+def train(minutes: float, seed: int, drawn: list[scenes.Scene], held_out: list[scenes.Scene], out: Path) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model, features = Nano(), PixelFeatures()
+    tie_attention(model)
+    cells = CellMasks(model.mask_decoder.transformer)
+    model.vision_encoder.to(memory_format=torch.channels_last)
+    parameters = [p for p in (*model.parameters(), *features.parameters(), *cells.parameters()) if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=4e-4, weight_decay=0.05)
+    started, reported, step = time.monotonic(), time.monotonic(), 0
+    facts: dict[str, object] = {"seed": seed, "minutes": minutes, "stages": [asdict(s) for s in STAGES], "reports": []}
+    reports: list[dict[str, float]] = []
+    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
+        stage = next(s for s in STAGES if done < s.until)
+        which = int(rng.integers(len(stage.frames)))
+        model.set_frame(stage.frames[which])
+        batch = sample(rng, drawn, stage.frames[which], stage.images[which], stage.prompts, stage.ground)
+        correct = done > 0.15 and rng.random() < 0.3
+        loss = step_loss(rng, model, features, cells, batch, correct, stage.iou_weight)
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-4 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        if time.monotonic() - reported > (60 if done < 0.12 else 300) or done * 60 * minutes > 60 * minutes - 5:
+            frame = stage.frames[0]
+            reports.append({"minute": round(done * minutes, 1), "step": step, **report(model, held_out, frame)})
+            print(json.dumps({"frame": frame, "loss": round(float(loss), 3), **reports[-1]}), flush=True)
+            save(model, {**facts, "steps": step, "reports": reports}, out)
+            reported = time.monotonic()
+    reports.append({"minute": minutes, "step": step, **report(model, held_out, 1024)})
+    print(json.dumps({"final": True, **reports[-1]}), flush=True)
+    save(model, {**facts, "steps": step, "reports": reports}, out)
+
+
+def save(model: Nano, facts: dict[str, object], out: Path) -> None:
+    tensors = {
+        name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith("decoder.")
+    }
+    encoding = tensors.pop("prompt_encoder.shared_embedding.positional_embedding")
+    tensors["shared_image_embedding.positional_embedding"] = encoding
+    save_file(tensors, out / "nano.safetensors.part")
+    (out / "nano.safetensors.part").replace(out / "nano.safetensors")
+    (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=95)
+    parser.add_argument("--scenes", type=int, default=3200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/training"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(2)
+    with ProcessPoolExecutor(2) as pool:
+        first = options.seed * 100_000
+        drawn = list(pool.map(scenes.draw, range(first, first + options.scenes), chunksize=50))
+        held_out = list(pool.map(scenes.draw, range(VALIDATION_SEED, VALIDATION_SEED + 30), chunksize=10))
+    print(f"{len(drawn)} scenes drawn", flush=True)
+    train(options.minutes, options.seed, drawn, held_out, options.out)
+
+
+if __name__ == "__main__":
+    main()
