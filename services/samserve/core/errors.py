@@ -145,8 +145,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
     return status_pb2.Status(code=code.value[0], message=message, details=[packed])
 
 
-def error_of(error: grpc.RpcError, stage: str) -> SamserveError:
-    """The exception a received gRPC failure stands for; `stage` is what the caller was waiting for."""
+def error_of(error: Any, stage: str) -> SamserveError:
+    """The exception a received grpc.RpcError stands for, plain or aio; `stage` is what the caller was waiting for."""
     code, message = error.code(), error.details() or "no reason given"
     info, retry, bad = _received_details(error)
     match code:
@@ -169,7 +169,7 @@ def error_of(error: grpc.RpcError, stage: str) -> SamserveError:
             return SamserveError(f"{stage}: {message} ({code.name})")
 
 
-def _received_details(error: grpc.RpcError) -> tuple[details.ErrorInfo, float, details.BadRequest]:
+def _received_details(error: Any) -> tuple[details.ErrorInfo, float, details.BadRequest]:
     info, retry, bad = details.ErrorInfo(), details.RetryInfo(), details.BadRequest()
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY:

@@ -35,4 +35,5 @@ def to_frame(points: Floats, size: Size, frame: int) -> Floats:
     """[..., 2] (x, y) source pixels -> the same in frame pixels. Source: SAM, ResizeLongestSide.apply_coords."""
     inner = fit(size, frame)
     scale = np.array([inner.width / size.width, inner.height / size.height])
-    return (points * scale).astype(np.float32)
+    scaled: Floats = (points * scale).astype(np.float32)
+    return scaled

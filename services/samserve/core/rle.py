@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 
 def encode_rle(mask: Mask) -> bytes:
@@ -49,7 +50,8 @@ def compress(counts: Counts) -> bytes:
         groups.append((group | (more << 5)) + 48)
         present.append(going_on)
         going_on = going_on & more
-    return np.stack(groups, 1)[np.stack(present, 1)].astype(np.uint8).tobytes()
+    text: Bytes = np.stack(groups, 1)[np.stack(present, 1)].astype(np.uint8)
+    return text.tobytes()
 
 
 def decompress(compressed: bytes) -> Counts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import grpc
+import grpc.aio
 
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
@@ -34,7 +34,7 @@ class Embeddings:
         self._resident, self._cache, self._embedder = resident, cache, embedder
 
     async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]:
-        """The embedding, and whether it was there already. Raises EmbeddingNotCached if it was not and there is no data."""
+        """The embedding, and whether it was there. Raises EmbeddingNotCached if it was not and there is no data."""
         if (resident := self._resident.get(key)) is not None:
             return resident, True
         cached = await self._cache.get(key)

@@ -34,8 +34,9 @@ def full_mask(logits: Floats, size: Size, frame: int) -> Mask:
     """
     inner = fit(size, frame)
     framed = cv2.resize(logits, (frame, frame), interpolation=cv2.INTER_LINEAR)[: inner.height, : inner.width]
-    whole = cv2.resize(framed, (size.width, size.height), interpolation=cv2.INTER_LINEAR)
-    return whole.reshape(size.height, size.width) > 0
+    whole: Floats = cv2.resize(framed, (size.width, size.height), interpolation=cv2.INTER_LINEAR)
+    mask: Mask = whole.reshape(size.height, size.width) > 0
+    return mask
 
 
 def stability_score(logits: Floats, size: Size, frame: int, offset: float = 1.0) -> float:

@@ -12,7 +12,8 @@ from samserve.core.geometry import Size, to_frame
 
 Floats = NDArray[np.float32]
 
-PAD, BACKGROUND, FOREGROUND, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1.0, 0.0, 1.0, 2.0, 3.0
+BACKGROUND, FOREGROUND = 0.0, 1.0
+CORNERS, PADDING = np.array([2, 3], np.float32), np.array([-1], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ def _check_inside(points: Floats, size: Size, field: str) -> None:
 
 
 def tokens(prompt: Prompt, size: Size, frame: int) -> tuple[Floats, Floats]:
-    """Points [K, 2] in frame pixels and labels [K]: the clicks, then the box's corners, or SAM's padding if there is none.
+    """Points [K, 2] in frame pixels and labels [K]: the clicks, then the box's corners, or else SAM's padding.
 
     A mask alone has no tokens. Source: SAM's prompt encoder, which pads points that come without a box.
     """
     points, labels = to_frame(prompt.points, size, frame), prompt.labels
     if prompt.box is not None:
         corners = to_frame(prompt.box.reshape(2, 2), size, frame)
-        return np.concatenate([points, corners]), np.append(labels, np.float32([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]))
+        return np.concatenate([points, corners]), np.concatenate([labels, CORNERS])
     if len(points):
-        return np.concatenate([points, np.zeros((1, 2), np.float32)]), np.append(labels, np.float32(PAD))
+        return np.concatenate([points, np.zeros((1, 2), np.float32)]), np.concatenate([labels, PADDING])
     return points, labels

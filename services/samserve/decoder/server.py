@@ -7,7 +7,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
+import grpc.aio
 import numpy as np
 import structlog
 from grpc_health.v1 import health as health_names

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
-import grpc
+import grpc.aio
 import numpy as np
 
 from samserve.core.errors import DETAILS_KEY, InvalidInput, code_of, status_of
@@ -18,7 +19,7 @@ from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 
-Context = grpc.aio.ServicerContext[pb.PredictRequest, pb.PredictResponse]
+Context: TypeAlias = "grpc.aio.ServicerContext[pb.PredictRequest, pb.PredictResponse]"
 
 
 class SegmentationServicer(rpc.SegmentationServiceServicer):

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 
-# Read by Ray as it is imported: replicas keep user code on the loop that tritonclient and redis were made on (grpc.aio has
-# one poller a process), and nothing is reported anywhere.
+# Read by Ray as it is imported. Replicas keep user code on their one loop, as grpc.aio has one poller a process;
+# nothing is reported anywhere.
 os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")

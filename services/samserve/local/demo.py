@@ -24,10 +24,12 @@ def demo() -> None:
     """Segment the sample photo twice; the second time its embedding is in the cache."""
     if not PHOTO.is_file():
         raise StartFailed(f"there is no {PHOTO}: run the demo from the project's root")
-    with running(StackOptions(), lambda part: console.print(f"starting {part}")) as stack:
-        with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
-            first = client.segment(PHOTO, [CLICK])
-            again = client.segment(PHOTO, [CLICK])
+    with (
+        running(StackOptions(), lambda part: console.print(f"starting {part}")) as stack,
+        Client(stack.addresses.decoder, stack.addresses.embedding) as client,
+    ):
+        first = client.segment(PHOTO, [CLICK])
+        again = client.segment(PHOTO, [CLICK])
     if (first.cache, again.cache) != ("MISS", "HIT"):
         raise StartFailed(f"expected a MISS, then a HIT, but got {first.cache}, then {again.cache}")
     OUT.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,10 +121,10 @@ class Stack:
     def start_triton(self) -> None:
         bundle = load_bundle(self.options.bundles / self.options.model)
         repository = write_repository(bundle, self.folder / "model_repository", threads=os.cpu_count() or 1)
-        ports = [self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics")]
-        program = triton.start(repository, *ports, self.folder / "triton.log")
+        http, grpc_, metrics = (self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
+        program = triton.start(repository, http, grpc_, metrics, self.folder / "triton.log")
         self.programs["triton"] = program
-        program.wait_ready(lambda: triton.ready(ports[0]), START_SECONDS)
+        program.wait_ready(lambda: triton.ready(http), START_SECONDS)
 
     def start_embedding(self) -> None:
         settings = {
@@ -158,7 +158,7 @@ class Stack:
             program.stop()
         self.programs.clear()
 
-    def _environment(self, settings: dict[str, object]) -> dict[str, str]:
+    def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         ours = {
             "REDIS_URL": self.addresses.redis,
             "TRITON_URL": self.addresses.triton,

@@ -1,6 +1,6 @@
 """The real Triton server without a container: taken from the wheel that NVIDIA publishes for PyTriton.
 
-    python -m samserve.local.triton      install it beside this environment; `samserve up` does so too when it is missing
+    python -m samserve.local.triton      install it beside this environment, as `samserve up` does when it is missing
 
 The wheel cannot live in our environment, as it asks for an older numpy; only its server is used, not its Python code.
 """

@@ -72,10 +72,9 @@ def _export(
             dynamic_shapes=axes,
             opset_version=OPSET,
             dynamo=True,
-            optimize=False,  # its constant folding would transpose weights and lose their names; ONNX Runtime folds at load
+            optimize=False,  # folding would lose the weights' names; ONNX Runtime folds at load
             verbose=False,
         )
-    assert program is not None
     model = halve_weights(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)

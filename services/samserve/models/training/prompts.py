@@ -1,4 +1,4 @@
-"""Training prompts, drawn the way SAM's authors draw them: clicks anywhere inside, jittered boxes, corrective clicks."""
+"""Training prompts, drawn as SAM's authors draw them: clicks anywhere inside, jittered boxes, corrective clicks."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ random noise or crops of scikit-image's bundled photos (`PHOTOS`; the coins phot
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -127,8 +127,8 @@ def _noise_maker(rng: Rng, size: int) -> Callable[[int, int], Floats]:
 
 @cache
 def _photos() -> tuple[Bytes, ...]:
-    folder = os.path.join(os.path.dirname(skimage.__file__), "data")
-    photos = (cv2.imread(os.path.join(folder, name)) for name in PHOTOS)
+    folder = Path(skimage.__file__).parent / "data"
+    photos = (cv2.imread(str(folder / name)) for name in PHOTOS)
     return tuple(np.ascontiguousarray(photo[..., ::-1], np.uint8) for photo in photos if photo is not None)
 
 

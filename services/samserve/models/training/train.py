@@ -161,7 +161,10 @@ def sample(
     """Scenes and prompts of one step; all prompts of a step are of one kind, so that no padding but SAM's is seen."""
     kind = rng.random()
     clicks, box = (1, False) if kind < 0.58 else (0, True) if kind < 0.8 else (1, True) if kind < 0.88 else (2, False)
-    pixels, owner, wanted, tokens = [], [], [], []
+    pixels: list[Tensor] = []
+    owner: list[int] = []
+    wanted: list[NDArray[np.bool_]] = []
+    tokens: list[prompts.Tokens] = []
     while len(pixels) < images:
         seen = view(rng, drawn[int(rng.integers(len(drawn)))], frame)
         valid = (frame, frame)
@@ -299,7 +302,7 @@ def train(minutes: float, seed: int, drawn: list[scenes.Scene], held_out: list[s
         for group in optimizer.param_groups:
             group["lr"] = 4e-4 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1

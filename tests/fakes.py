@@ -1,0 +1,66 @@
+"""Small stand-ins, behind the services' own protocols."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samserve.core.cache import CacheKey
+from samserve.core.embedding import Embedding, Head
+from samserve.core.errors import EmbeddingNotCached
+from samserve.core.geometry import Size
+from samserve.core.image import FramedImage
+from samserve.embedding.encoder import EncoderSpec
+
+
+class FakeCache:
+    """A dictionary; `down` makes it as forgetful as a Redis that is away."""
+
+    def __init__(self) -> None:
+        self.entries: dict[CacheKey, Embedding] = {}
+        self.down = False
+
+    async def head(self, key: CacheKey) -> Head | None:
+        found = await self.get(key)
+        return None if found is None else Head(found.model_version, found.size)
+
+    async def get(self, key: CacheKey) -> Embedding | None:
+        return None if self.down else self.entries.get(key)
+
+    async def put(self, key: CacheKey, embedding: Embedding) -> None:
+        if not self.down:
+            self.entries[key] = embedding
+
+
+class FakeEncoder:
+    """Embeds an image as its mean colour; counts how often, and can be told to fail."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.failure: Exception | None = None
+
+    async def spec(self) -> EncoderSpec:
+        return EncoderSpec("nano", "nano-test", 64, ("embedding",))
+
+    async def encode(self, spec: EncoderSpec, image: FramedImage) -> dict[str, np.ndarray]:
+        if self.failure is not None:
+            raise self.failure
+        self.encoded += 1
+        return {"embedding": np.full((4, 2, 2), image.pixels.mean(), np.float16)}
+
+
+class FakeEmbeddings:
+    """Knows one image, of a given size, by any id in `known`; makes any other from bytes."""
+
+    def __init__(self, model_version: str, size: Size, tensors: dict[str, np.ndarray]) -> None:
+        self.embedding = Embedding(model_version, size, tensors)
+        self.known: set[str] = set()
+        self.failure: Exception | None = None
+
+    async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]:
+        if self.failure is not None:
+            raise self.failure
+        hit = key.image_id in self.known
+        if not hit and data is None:
+            raise EmbeddingNotCached(key.image_id)
+        self.known.add(key.image_id)
+        return self.embedding, hit

@@ -1,0 +1,75 @@
+"""The reference: transformers' SamModel in PyTorch, with the weights read back from the shipped bundle by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers import SamConfig, SamModel
+
+from samserve.core.config import BUNDLES
+from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.models.bundle import Bundle, load_bundle
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder
+
+SHARED = "shared_image_embedding.positional_embedding"
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    """A graph's initialisers by their names in PyTorch, those kept as fp16 made fp32 again."""
+    initializers = onnx.load(path).graph.initializer
+    return {
+        i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32)) for i in initializers
+    }
+
+
+@dataclass
+class Reference:
+    """transformers' model; its own image encoder is a stump that is never run."""
+
+    model: SamModel
+    encoder: NanoEncoder
+
+    @torch.no_grad()
+    def embed(self, pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
+        """uint8 [1024, 1024, 3] and its valid part -> [1, 256, 64, 64]."""
+        normal = (torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
+        padded = torch.zeros_like(normal)
+        padded[:height, :width] = normal[:height, :width]
+        return self.encoder(padded.permute(2, 0, 1)[None])
+
+    @torch.no_grad()
+    def decode(self, embedding: torch.Tensor, **prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Low-res logits [4, 256, 256] and predicted IoU [4] of one prompt: the single mask, then the three."""
+        parts = [self.model(image_embeddings=embedding, multimask_output=m, **prompt) for m in (False, True)]
+        logits = torch.cat([part.pred_masks[0, 0] for part in parts])
+        return logits, torch.cat([part.iou_scores[0, 0] for part in parts])
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return load_bundle(BUNDLES / "nano")
+
+
+@pytest.fixture(scope="session")
+def decoder(bundle: Bundle) -> MaskDecoder:
+    return MaskDecoder(bundle, threads=2)
+
+
+@pytest.fixture(scope="session")
+def reference(bundle: Bundle) -> Reference:
+    stump = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32}
+    model = SamModel(SamConfig(vision_config=stump | {"num_pos_feats": 128})).eval()
+    tensors = weights(str(bundle.decoder))
+    tensors[SHARED] = tensors["prompt_encoder.shared_embedding.positional_embedding"]
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all(name.startswith("vision_encoder.") for name in missing)
+    encoder = NanoEncoder().eval()
+    own = {n.removeprefix("vision_encoder."): t for n, t in weights(str(bundle.encoder)).items() if n.startswith("vision")}
+    encoder.load_state_dict(own)
+    return Reference(model, encoder)

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samserve.core.geometry import Size, fit, to_frame
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"),
+    [
+        (Size(1024, 1024), Size(1024, 1024)),
+        (Size(640, 427), Size(1024, 683)),
+        (Size(427, 640), Size(683, 1024)),
+        (Size(2130, 1960), Size(1024, 942)),
+        (Size(37, 900), Size(42, 1024)),
+        (Size(1, 1), Size(1024, 1024)),
+        (Size(1, 5000), Size(1, 1024)),
+    ],
+)
+def test_the_longest_side_becomes_the_frames(size: Size, inner: Size) -> None:
+    assert fit(size, 1024) == inner
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_an_images_corners_stay_its_corners(width: int, height: int) -> None:
+    size = Size(width, height)
+    inner = fit(size, 1024)
+    corners = to_frame(np.array([[0, 0], [width, height]], np.float32), size, 1024)
+    assert np.allclose(corners, [[0, 0], [inner.width, inner.height]], atol=1e-3)
+    assert 1 <= inner.width <= 1024
+    assert 1 <= inner.height <= 1024
+    assert 1024 in (inner.width, inner.height)

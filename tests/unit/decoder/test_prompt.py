@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from samserve.core.errors import InvalidInput
+from samserve.core.geometry import Size
+from samserve.decoder.prompt import Prompt, check_prompts, tokens
+
+SIZE = Size(640, 427)
+
+
+def prompt(points: list[tuple[float, float]] | None = None, box: list[float] | None = None) -> Prompt:
+    return Prompt(
+        points=np.array(points or [], np.float32).reshape(-1, 2),
+        labels=np.ones(len(points or []), np.float32),
+        box=None if box is None else np.array(box, np.float32),
+        mask_input=None,
+        multimask=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "good", [prompt([(0, 0)]), prompt([(640, 427)]), prompt(box=[0, 0, 640, 427]), prompt([(3, 4)], [1, 1, 9, 9])]
+)
+def test_prompts_on_the_image_are_taken(good: Prompt) -> None:
+    assert check_prompts([good], SIZE) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (prompt(), "prompts[0]"),
+        (prompt([(641, 3)]), "prompts[0].points"),
+        (prompt([(-1, 3)]), "prompts[0].points"),
+        (prompt([(float("nan"), 3)]), "prompts[0].points"),
+        (prompt([(float("inf"), 3)]), "prompts[0].points"),
+        (prompt(box=[5, 5, 5, 9]), "prompts[0].box"),
+        (prompt(box=[9, 5, 5, 9]), "prompts[0].box"),
+        (prompt(box=[0, 0, 641, 9]), "prompts[0].box"),
+    ],
+)
+def test_a_prompt_that_means_nothing_is_refused_by_field(bad: Prompt, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_prompts([bad], SIZE)
+    assert caught.value.field == field
+
+
+def test_no_prompt_at_all_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no prompt"):
+        check_prompts([], SIZE)
+
+
+def test_clicks_are_padded_and_a_box_is_two_corners() -> None:
+    points, labels = tokens(prompt([(64, 42.7)]), SIZE, 1024)
+    assert labels.tolist() == [1, -1]
+    assert np.allclose(points, [[102.4, 68.3], [0, 0]], atol=1e-4)
+    points, labels = tokens(prompt([(64, 42.7)], [0, 0, 640, 427]), SIZE, 1024)
+    assert labels.tolist() == [1, 2, 3]
+    assert np.allclose(points[1:], [[0, 0], [1024, 683]], atol=1e-4)

@@ -1,0 +1,38 @@
+import numpy as np
+
+from samserve.core.cache import CacheKey
+from samserve.core.embedding import Embedding
+from samserve.core.geometry import Size
+from samserve.decoder.resident import Resident
+
+
+def key(name: str) -> CacheKey:
+    return CacheKey("public", "v", name)
+
+
+def of_bytes(count: int) -> Embedding:
+    return Embedding("v", Size(1, 1), {"embedding": np.zeros(count // 2, np.float16)})
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    resident = Resident(300)
+    for name in "abc":
+        resident.put(key(name), of_bytes(100))
+    assert resident.get(key("a")) is not None
+    resident.put(key("d"), of_bytes(100))
+    assert [name for name in "abcd" if resident.get(key(name))] == ["a", "c", "d"]
+
+
+def test_what_is_larger_than_the_bound_is_not_kept() -> None:
+    resident = Resident(100)
+    resident.put(key("a"), of_bytes(60))
+    resident.put(key("b"), of_bytes(200))
+    assert len(resident) == 1
+    assert resident.get(key("a")) is not None
+
+
+def test_putting_an_entry_twice_counts_it_once() -> None:
+    resident = Resident(250)
+    for name in "aaab":
+        resident.put(key(name), of_bytes(100))
+    assert len(resident) == 2

@@ -1,0 +1,60 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from samserve.core.config import BUNDLES
+from samserve.models.bundle import DECODER, BrokenBundle, find_bundles, load_bundle
+from samserve.models.triton.repository import write_repository
+
+NANO = BUNDLES / "nano"
+MOST = 16 * 2**20
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(NANO, tmp_path / "nano"))
+
+
+def test_the_shipped_model_is_whole_and_small() -> None:
+    nano = load_bundle(NANO)
+    assert nano.name == "nano"
+    assert nano.embedding == {"embedding": (256, 64, 64)}
+    assert sum(file.stat().st_size for file in NANO.iterdir()) <= MOST
+    assert NANO in find_bundles(BUNDLES)
+
+
+def test_a_damaged_file_is_named(copy: Path) -> None:
+    damaged = bytearray((copy / DECODER).read_bytes())
+    damaged[1000] ^= 1
+    (copy / DECODER).write_bytes(damaged)
+    with pytest.raises(BrokenBundle, match=DECODER):
+        load_bundle(copy)
+
+
+def test_a_missing_file_is_named(copy: Path) -> None:
+    (copy / DECODER).unlink()
+    with pytest.raises(BrokenBundle, match=f"lacks {DECODER}"):
+        load_bundle(copy)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BrokenBundle, match="not a model bundle"):
+        load_bundle(tmp_path)
+
+
+def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
+    facts = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**facts, "format": 99}))
+    with pytest.raises(BrokenBundle, match="format 99"):
+        load_bundle(copy)
+
+
+def test_the_model_repository_tells_triton_what_it_runs(tmp_path: Path) -> None:
+    nano = load_bundle(NANO)
+    config = (write_repository(nano, tmp_path, threads=2) / "sam_encoder" / "config.pbtxt").read_text()
+    assert f'key: "model_version" value {{ string_value: "{nano.model_version}" }}' in config
+    assert "dynamic_batching" in config
+    assert "TYPE_FP16 dims: [ 256, 64, 64 ]" in config
+    assert (tmp_path / "sam_encoder" / "1" / "model.py").is_file()
