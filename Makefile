@@ -53,7 +53,7 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_click.py
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
-	$(BIN)/python -m samserve.models.training.quality
+	$(BIN)/python loadtest/nano_quality.py
 
 clean:  ## remove what was built
 	rm -rf build dist

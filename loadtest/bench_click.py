@@ -19,7 +19,6 @@ import numpy as np
 import onnxruntime
 from rich.console import Console
 from rich.table import Table
-
 from samserve.client import Click, Client
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
@@ -111,7 +110,11 @@ def main() -> None:
     Console().print(table)
     out = Path("build/bench/click.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     out.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 

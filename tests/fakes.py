@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached

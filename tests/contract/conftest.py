@@ -8,7 +8,6 @@ import grpc.aio
 import numpy as np
 import pytest
 from fakes import FakeEmbeddings
-
 from samserve.core.config import BUNDLES
 from samserve.core.geometry import Size
 from samserve.decoder.mask_decoder import MaskDecoder

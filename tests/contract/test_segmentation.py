@@ -4,12 +4,11 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from contract.conftest import SIZE, Service
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from PIL import Image
-
-from contract.conftest import SIZE, Service
 from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable
 from samserve.core.rle import decode_rle
 from samserve.v1 import segmentation_pb2 as pb

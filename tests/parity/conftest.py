@@ -9,12 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from transformers import SamConfig, SamModel
-
 from samserve.core.config import BUNDLES
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.models.bundle import Bundle, load_bundle
 from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder
+from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"
 
@@ -23,7 +22,8 @@ def weights(path: str) -> dict[str, torch.Tensor]:
     """A graph's initialisers by their names in PyTorch, those kept as fp16 made fp32 again."""
     initializers = onnx.load(path).graph.initializer
     return {
-        i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32)) for i in initializers
+        i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32))
+        for i in initializers
     }
 
 
@@ -70,6 +70,8 @@ def reference(bundle: Bundle) -> Reference:
     assert not unexpected
     assert all(name.startswith("vision_encoder.") for name in missing)
     encoder = NanoEncoder().eval()
-    own = {n.removeprefix("vision_encoder."): t for n, t in weights(str(bundle.encoder)).items() if n.startswith("vision")}
+    own = {
+        n.removeprefix("vision_encoder."): t for n, t in weights(str(bundle.encoder)).items() if n.startswith("vision")
+    }
     encoder.load_state_dict(own)
     return Reference(model, encoder)

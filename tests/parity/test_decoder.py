@@ -9,7 +9,6 @@ import skimage.data
 import torch
 from parity.conftest import Reference
 from PIL import Image
-
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.image import FramedImage, Limits, frame_image

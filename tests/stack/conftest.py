@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from samserve.client import Client
 from samserve.local.stack import Stack, StackOptions
 
@@ -46,7 +45,7 @@ class Encoded:
 def encoded(stack: Stack) -> Callable[[], Encoded]:
     def read() -> Encoded:
         url = f"http://{stack.addresses.triton_http}/v2/models/sam_encoder/stats"
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=5) as answer:
             (stats,) = json.load(answer)["model_stats"]
         return Encoded(int(stats["inference_count"]), int(stats["execution_count"]))
 

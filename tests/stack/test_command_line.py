@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-
 from samserve.local.stack import Stack
 
 SAMSERVE = [sys.executable, "-m", "samserve.cli"]

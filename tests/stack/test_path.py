@@ -13,8 +13,6 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from stack.conftest import Encoded
-
 from samserve.client import Box, Click, Client, Prompt
 from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
@@ -22,6 +20,7 @@ from samserve.local.process import free_port
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
+from stack.conftest import Encoded
 
 Photos = Callable[..., bytes]
 Counter = Callable[[], Encoded]
@@ -136,7 +135,7 @@ def test_health_reflection_and_metrics_tell_of_the_decoder(stack: Stack, client:
         (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked)
         names = {service.name for service in listed.list_services_response.service}
     assert "samserve.v1.SegmentationService" in names
-    with urllib.request.urlopen(f"http://{stack.addresses.decoder_metrics}/metrics", timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://{stack.addresses.decoder_metrics}/metrics", timeout=5) as answer:
         metrics = answer.read().decode()
     assert 'samserve_requests_total{code="OK",method="Predict"}' in metrics
     assert 'samserve_stage_seconds_bucket{le="0.1",stage="decode"}' in metrics

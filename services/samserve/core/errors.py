@@ -94,17 +94,19 @@ class DeadlinePassed(SamserveError):
 
 def _bad_request(error: InvalidInput) -> Message:
     violation = details.BadRequest.FieldViolation(field=error.field, description=str(error))
-    return details.BadRequest(field_violations=[violation])
+    detail: Message = details.BadRequest(field_violations=[violation])
+    return detail
 
 
 def _info(reason: str, **metadata: str) -> Message:
-    return details.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    detail: Message = details.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return detail
 
 
 def _retry(error: Any) -> Message:
-    return details.RetryInfo(
-        retry_delay=Duration(nanos=int(error.retry_after % 1 * 1e9), seconds=int(error.retry_after))
-    )
+    whole, rest = divmod(error.retry_after, 1)
+    detail: Message = details.RetryInfo(retry_delay=Duration(seconds=int(whole), nanos=int(rest * 1e9)))
+    return detail
 
 
 _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message]]] = {

@@ -19,13 +19,21 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 from samserve.core.config import EmbeddingSettings, read
 from samserve.embedding.app import GRPC_SERVICERS, build
 
+OBJECT_STORE_BYTES = 512 * 2**20  # only images on their way to a replica; Ray would take a third of the memory
+
 
 def main() -> None:
     settings = read(EmbeddingSettings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
     try:
         serve.start(
             http_options=HTTPOptions(host=settings.host, port=settings.http_port),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -104,18 +105,16 @@ class Stack:
 
     def start_redis(self) -> None:
         port = self._ports["redis"]
-        command = [
-            str(get_binary_path()),
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
-        command += ["--maxmemory", CACHE_BYTES, "--maxmemory-policy", "allkeys-lru", "--dir", str(self.folder)]
+        options = {
+            "port": port,
+            "bind": "127.0.0.1",
+            "save": "",
+            "appendonly": "no",
+            "maxmemory": CACHE_BYTES,
+            "maxmemory-policy": "allkeys-lru",
+            "dir": self.folder,
+        }
+        command = [str(get_binary_path()), *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
         self._run("redis", command, os.environ).wait_ready(lambda: answers(port), START_SECONDS)
 
     def start_triton(self) -> None:
@@ -235,9 +234,13 @@ def _healthy(address: str) -> bool:
 def _ray_serves(address: str) -> bool:
     """Whether Ray Serve's proxy knows our application. Its proxy has no grpc.health.v1, only a service of its own."""
     with grpc.insecure_channel(address) as channel:
+
+        def ask(method: str) -> Any:
+            return channel.unary_unary(f"/ray.serve.RayServeAPIService/{method}")
+
         try:
-            listed = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")(b"", timeout=2)
-            channel.unary_unary("/ray.serve.RayServeAPIService/Healthz")(b"", timeout=2)
+            listed: bytes = ask("ListApplications")(b"", timeout=2)
+            ask("Healthz")(b"", timeout=2)
         except grpc.RpcError:
             return False
     return b"embedding" in listed

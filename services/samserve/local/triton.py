@@ -23,7 +23,7 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def install(home: Path = HOME) -> Path:
-    """Install the server under `home` unless it is there; written aside and renamed, so a half-done one never counts."""
+    """Install the server under `home` unless it is there; written aside and renamed, so half of one never counts."""
     if home.is_dir():
         return home
     part = home.with_name(f"{home.name}.part-{os.getpid()}")

@@ -1,5 +1,4 @@
 import pytest
-
 from samserve.core.config import DecoderSettings, EmbeddingSettings, read
 
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, pack, unpack, unpack_head
 from samserve.core.geometry import Size
 

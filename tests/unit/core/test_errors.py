@@ -2,7 +2,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-
 from samserve.core import errors
 from samserve.core.errors import DETAILS_KEY, SamserveError, error_of, status_of
 

@@ -3,7 +3,6 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.core.image import Limits, frame_image
@@ -39,7 +38,9 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert frame_image(encoded(picture, "TIFF"), 256, LIMITS).pixels.shape == (256, 256, 3)
 
 
-@pytest.mark.parametrize(("orientation", "size"), [(1, Size(64, 48)), (3, Size(64, 48)), (6, Size(48, 64)), (8, Size(48, 64))])
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(1, Size(64, 48)), (3, Size(64, 48)), (6, Size(48, 64)), (8, Size(48, 64))]
+)
 def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(orientation: int, size: Size) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
-
 from samserve.core.rle import decode_rle, encode_rle
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))

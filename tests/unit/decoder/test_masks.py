@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
 from samserve.core.geometry import Size, fit
 from samserve.decoder import masks
 

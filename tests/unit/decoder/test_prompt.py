@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt, check_prompts, tokens

@@ -1,5 +1,4 @@
 import numpy as np
-
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
-
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
 from samserve.core.geometry import Size

@@ -3,7 +3,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from samserve.core.config import BUNDLES
 from samserve.models.bundle import DECODER, BrokenBundle, find_bundles, load_bundle
 from samserve.models.triton.repository import write_repository

@@ -5,8 +5,11 @@ Everything but the image encoder is transformers' SAM, with SAM's sizes, under t
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
@@ -94,3 +97,15 @@ class Nano(nn.Module):
         """Work at `frame` model-frame pixels instead of 1024: the positional encoding knows no resolution."""
         self.prompt_encoder.input_image_size = frame
         self.prompt_encoder.image_embedding_size = (frame // STRIDE, frame // STRIDE)
+
+
+def load_weights(model: Nano, path: Path) -> None:
+    """Load a training run's weights; every parameter must be there."""
+    tensors = load_file(path)
+    tensors["prompt_encoder.shared_embedding.positional_embedding"] = tensors.pop(
+        "shared_image_embedding.positional_embedding"
+    )
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    left = [name for name in missing if not name.startswith(("decoder.", "shared_image_embedding."))]
+    if left or unexpected:
+        raise ValueError(f"{path} is not a checkpoint of nano: missing {left}, unexpected {unexpected}")

@@ -6,12 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from samserve.core.config import BUNDLES
 from samserve.models.bundle import DECODER, ENCODER, write_facts
 from samserve.models.export import EncoderGraph, export_decoder, export_encoder, round_to_half
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH, Nano
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH, Nano, load_weights
+from samserve.models.training.train import CHECKPOINT, FACTS
 
 FRAME = 1024
 
@@ -19,7 +18,7 @@ FRAME = 1024
 def publish(run: Path, out: Path) -> None:
     """Export the run's weights, rounded to fp16, and write the bundle's facts."""
     model = Nano()
-    load_weights(model, run / "nano.safetensors")
+    load_weights(model, run / CHECKPOINT)
     round_to_half(model)
     model.set_frame(FRAME)
     out.mkdir(parents=True, exist_ok=True)
@@ -42,21 +41,9 @@ def publish(run: Path, out: Path) -> None:
                 "pixel_mean": PIXEL_MEAN,
                 "pixel_std": PIXEL_STD,
             },
-            "training": json.loads((run / "facts.json").read_text()),
+            "training": json.loads((run / FACTS).read_text()),
         },
     )
-
-
-def load_weights(model: Nano, path: Path) -> None:
-    """Load a training run's weights; every parameter must be there."""
-    tensors = load_file(path)
-    tensors["prompt_encoder.shared_embedding.positional_embedding"] = tensors.pop(
-        "shared_image_embedding.positional_embedding"
-    )
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    left = [name for name in missing if not name.startswith(("decoder.", "shared_image_embedding."))]
-    if left or unexpected:
-        raise ValueError(f"{path} is not a checkpoint of nano: missing {left}, unexpected {unexpected}")
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 
 Three stages: many small frames (256 pixels, 16x16 cells) teach what an object is, then frames of 512 and at last 1024
 pixels teach large objects and, above all, the IoU head, which must see the scale it will rank masks at. Writes
-`nano.safetensors` (fp32, transformers' parameter names) and `facts.json` at every report.
+`nano.safetensors` (fp32, transformers' parameter names) and `facts.json` at every report. `--begin 0.75` goes on from
+them, on other scenes if the seed is another.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from torch import Tensor, nn
 
 from samserve.models.training import prompts, scenes
 from samserve.models.training.coins import coins
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano, load_weights
 
 SCENE = 512  # pixels of a drawn scene's side
 SMALLEST = 60 / 256**2  # an object's least share of the frame: less does not show in the mask
+PEAK = 4e-4  # learning rate
+CHECKPOINT, FACTS = "nano.safetensors", "facts.json"
 DETAIL = 8  # channels of the auxiliary pixel features
 VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
 
@@ -280,19 +283,44 @@ def report(model: Nano, held_out: list[scenes.Scene], frame: int) -> dict[str, f
     return dict(zip(names, (round(float(v), 3) for v in (*on_scenes, *on_coins)), strict=True))
 
 
-def train(minutes: float, seed: int, drawn: list[scenes.Scene], held_out: list[scenes.Scene], out: Path) -> None:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+@dataclass(frozen=True, slots=True)
+class Run:
+    """begin: share of the schedule at which it starts; more than 0 goes on from a checkpoint."""
+
+    minutes: float
+    seed: int
+    begin: float
+    out: Path
+
+
+def train(run: Run, drawn: list[scenes.Scene], held_out: list[scenes.Scene]) -> None:
+    """Train for the run's minutes, reporting and saving on the way."""
+    torch.manual_seed(run.seed)
+    rng = np.random.default_rng(run.seed)
     model, features = Nano(), PixelFeatures()
-    tie_attention(model)
     cells = CellMasks(model.mask_decoder.transformer)
+    before: list[object] = []
+    if run.begin:
+        load_weights(model, run.out / CHECKPOINT)
+        before = json.loads((run.out / FACTS).read_text())["runs"]
+    else:
+        tie_attention(model)
     model.vision_encoder.to(memory_format=torch.channels_last)
     parameters = [p for p in (*model.parameters(), *features.parameters(), *cells.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=4e-4, weight_decay=0.05)
-    started, reported, step = time.monotonic(), time.monotonic(), 0
-    facts: dict[str, object] = {"seed": seed, "minutes": minutes, "stages": [asdict(s) for s in STAGES], "reports": []}
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.05)
     reports: list[dict[str, float]] = []
-    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
+    started = reported = time.monotonic()
+    step = 0
+
+    def tell(frame: int) -> None:
+        minute = round((time.monotonic() - started) / 60, 1)
+        reports.append({"minute": minute, "step": step, "frame": frame, **report(model, held_out, frame)})
+        print(json.dumps(reports[-1]), flush=True)
+        facts = {"seed": run.seed, "minutes": run.minutes, "begin": run.begin, "steps": step, "reports": reports}
+        save(model, {"stages": [asdict(stage) for stage in STAGES], "runs": [*before, facts]}, run.out)
+
+    while (passed := (time.monotonic() - started) / (60 * run.minutes)) < 1:
+        done = run.begin + (1 - run.begin) * passed
         stage = next(s for s in STAGES if done < s.until)
         which = int(rng.integers(len(stage.frames)))
         model.set_frame(stage.frames[which])
@@ -300,21 +328,16 @@ def train(minutes: float, seed: int, drawn: list[scenes.Scene], held_out: list[s
         correct = done > 0.15 and rng.random() < 0.3
         loss = step_loss(rng, model, features, cells, batch, correct, stage.iou_weight)
         for group in optimizer.param_groups:
-            group["lr"] = 4e-4 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        if time.monotonic() - reported > (60 if done < 0.12 else 300) or done * 60 * minutes > 60 * minutes - 5:
-            frame = stage.frames[0]
-            reports.append({"minute": round(done * minutes, 1), "step": step, **report(model, held_out, frame)})
-            print(json.dumps({"frame": frame, "loss": round(float(loss), 3), **reports[-1]}), flush=True)
-            save(model, {**facts, "steps": step, "reports": reports}, out)
+        if time.monotonic() - reported > (60 if done < 0.12 else 300):
+            tell(stage.frames[0])
             reported = time.monotonic()
-    reports.append({"minute": minutes, "step": step, **report(model, held_out, 1024)})
-    print(json.dumps({"final": True, **reports[-1]}), flush=True)
-    save(model, {**facts, "steps": step, "reports": reports}, out)
+    tell(1024)
 
 
 def save(model: Nano, facts: dict[str, object], out: Path) -> None:
@@ -323,9 +346,10 @@ def save(model: Nano, facts: dict[str, object], out: Path) -> None:
     }
     encoding = tensors.pop("prompt_encoder.shared_embedding.positional_embedding")
     tensors["shared_image_embedding.positional_embedding"] = encoding
-    save_file(tensors, out / "nano.safetensors.part")
-    (out / "nano.safetensors.part").replace(out / "nano.safetensors")
-    (out / "facts.json").write_text(json.dumps(facts, indent=1))
+    part = out / f"{CHECKPOINT}.part"
+    save_file(tensors, part)
+    part.replace(out / CHECKPOINT)
+    (out / FACTS).write_text(json.dumps(facts, indent=1))
 
 
 def main() -> None:
@@ -333,6 +357,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=95)
     parser.add_argument("--scenes", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", type=float, default=0, help="share of the schedule to go on from")
     parser.add_argument("--out", type=Path, default=Path("build/training"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -343,7 +368,7 @@ def main() -> None:
         drawn = list(pool.map(scenes.draw, range(first, first + options.scenes), chunksize=50))
         held_out = list(pool.map(scenes.draw, range(VALIDATION_SEED, VALIDATION_SEED + 30), chunksize=10))
     print(f"{len(drawn)} scenes drawn", flush=True)
-    train(options.minutes, options.seed, drawn, held_out, options.out)
+    train(Run(options.minutes, options.seed, options.begin, options.out), drawn, held_out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure nano through the whole stack: `make quality`, or `python -m samserve.models.training.quality`.
+"""Measure nano through the whole stack: `make quality`.
 
 One click at each object's deepest point, on scikit-image's coins and on held-out drawn scenes; on the scenes also a
 loose box, and a second, corrective click with the first answer's logits. Prints a table, writes `quality.json` and
@@ -21,7 +21,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
 from samserve.client import Box, Click, Client, Mask, Prompt
 from samserve.local.stack import StackOptions, running
 from samserve.models.training import scenes
@@ -64,7 +63,9 @@ def iou(one: Truth, other: Truth) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def measure(client: Client, image: NDArray[np.uint8], labels: NDArray[np.integer], rng: np.random.Generator) -> list[Outcome]:
+def measure(
+    client: Client, image: NDArray[np.uint8], labels: NDArray[np.integer], rng: np.random.Generator
+) -> list[Outcome]:
     """Ask for every object of one picture that shows at 256 pixels."""
     objects = [labels == label for label in np.unique(labels)[1:]]
     objects = [truth for truth in objects if truth.sum() >= SMALLEST * truth.size]
@@ -178,13 +179,17 @@ def main() -> None:
     sheet(on_coins, options.out / "coins.png")
     sheet(ranked[::-1][:SHOWN], options.out / "best.png")
     sheet(ranked[:SHOWN], options.out / "worst.png")
-    table = Table("mean IoU", "value", "goal", title=f"{len(on_coins)} coins, {len(on_scenes)} objects in {len(seeds)} scenes")
+    table = Table(
+        "mean IoU", "value", "goal", title=f"{len(on_coins)} coins, {len(on_scenes)} objects in {len(seeds)} scenes"
+    )
     reached = goals(on_coins, on_scenes)
     for goal in reached:
         colour = "green" if goal.value >= goal.least else "red"
         table.add_row(goal.name, f"[{colour}]{goal.value:.3f}[/]", f">= {goal.least:.2f}")
     console.print(table)
-    rows = [{"name": g.name, "value": g.value, "goal": f">= {g.least:.3f}", "holds": g.value >= g.least} for g in reached]
+    rows = [
+        {"name": g.name, "value": g.value, "goal": f">= {g.least:.3f}", "holds": g.value >= g.least} for g in reached
+    ]
     (options.out / "quality.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
