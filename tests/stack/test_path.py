@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from samserve.client import Box, Click, Client, Prompt
-from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, ModelNotFound, Unavailable
+from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
 from samserve.local.process import free_port
 from samserve.local.stack import Stack
@@ -184,6 +184,16 @@ def test_a_truncated_photo_is_refused_by_both_services_alike(
     half = coins.read_bytes()[:30_000]
     assert _refusal(stack, service, detail, data=half) is grpc.StatusCode.INVALID_ARGUMENT
     assert "cut short" in detail.field_violations[0].description
+    assert client.segment(coins, CLICK).masks
+
+
+@pytest.mark.parametrize("megabytes", [33, 40])
+def test_an_oversized_image_is_refused_in_a_sentence(client: Client, coins: Path, megabytes: int) -> None:
+    oversized = bytes(megabytes * 2**20)
+    for call in (lambda: client.embed(oversized), lambda: client.segment(oversized, CLICK)):
+        with pytest.raises(InvalidInput, match=r"more than|larger than") as caught:
+            call()
+        assert caught.value.field == "data"
     assert client.segment(coins, CLICK).masks
 
 

@@ -161,6 +161,8 @@ def error_of(error: Any, stage: str) -> SamserveError:
             return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
         case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in message:  # gRPC's own word, without details
+            return InvalidInput("data", f"the image is larger than {stage} accepts: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,6 +100,9 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
     code = grpc.StatusCode.OK
     try:
         yield
+    except asyncio.CancelledError:
+        code = grpc.StatusCode.CANCELLED
+        raise
     except Exception as error:
         code, status = code_of(error), status_of(error)
         details = ((DETAILS_KEY, status.SerializeToString()),)

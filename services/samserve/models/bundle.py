@@ -89,5 +89,8 @@ def write_facts(path: Path, facts: dict[str, Any]) -> None:
 
 def digest(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    hashed = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(2**20):
+            hashed.update(chunk)
+    return hashed.hexdigest()
