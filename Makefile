@@ -1,5 +1,5 @@
 # The two that matter: `make demo` and `make test`. Everything lives in .venv and build/.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -11,7 +11,8 @@ help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(BIN)/pip:
-	@command -v $(PYTHON) >/dev/null || { echo "samserve needs Python 3.11: install it, or name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "samserve's pinned versions need Python 3.11: install it, or name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # what serving on this machine needs: neither torch nor transformers

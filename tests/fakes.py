@@ -8,6 +8,7 @@ from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.geometry import Size
 from samserve.core.image import FramedImage
+from samserve.decoder.embeddings import Found
 from samserve.embedding.encoder import EncoderSpec
 
 
@@ -55,11 +56,11 @@ class FakeEmbeddings:
         self.known: set[str] = set()
         self.failure: Exception | None = None
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]:
+    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return self.embedding, hit
+        return Found(self.embedding, hit, {} if hit else {"encode": 1.0})

@@ -31,6 +31,8 @@ def test_same_bytes_sent_twice_are_encoded_once(client: Client, encoded: Counter
     photo, before = new_photo(), encoded()
     first, second = client.segment(photo, CLICK), client.segment(photo, CLICK)
     assert (first.cache, second.cache) == ("MISS", "HIT")
+    assert first.timings_ms["embedding"] > first.timings_ms["embedding.encode"] > 0
+    assert "embedding.encode" not in second.timings_ms
     assert (encoded() - before).images == 1
     assert first.image_id == second.image_id == image_id(photo)
     for one, other in zip(first.masks, second.masks, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import grpc.aio
@@ -13,6 +14,16 @@ from samserve.core.rpc import TENANT_KEY, message_limits
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.v1 import types_pb2 as types
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An embedding; hit: it was there already; remote_ms: else, the stages of the embedding service."""
+
+    embedding: Embedding
+    hit: bool
+    remote_ms: dict[str, float]
 
 
 class Cache(Protocol):
@@ -24,7 +35,7 @@ class Cache(Protocol):
 class Embedder(Protocol):
     """Makes an embedding of an image's bytes."""
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Embedding: ...
+    async def embed(self, tenant: str, model: str, data: bytes) -> Found: ...
 
 
 class Embeddings:
@@ -33,20 +44,20 @@ class Embeddings:
     def __init__(self, resident: Resident, cache: Cache, embedder: Embedder) -> None:
         self._resident, self._cache, self._embedder = resident, cache, embedder
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]:
-        """The embedding, and whether it was there. Raises EmbeddingNotCached if it was not and there is no data."""
+    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
+        """Find the embedding, or have it made. Raises EmbeddingNotCached if it is not there and there is no data."""
         if (resident := self._resident.get(key)) is not None:
-            return resident, True
-        cached = await self._cache.get(key)
-        embedding = cached
-        if embedding is None:
-            if data is None:
-                raise EmbeddingNotCached(key.image_id)
-            embedding = await self._embedder.embed(key.tenant, model, data)
-            if embedding.model_version != key.model_version:
-                raise ModelVersionMismatch(embedding.model_version, key.model_version)
-        self._resident.put(key, embedding)
-        return embedding, cached is not None
+            return Found(resident, hit=True, remote_ms={})
+        if (cached := await self._cache.get(key)) is not None:
+            found = Found(cached, hit=True, remote_ms={})
+        elif data is not None:
+            found = await self._embedder.embed(key.tenant, model, data)
+        else:
+            raise EmbeddingNotCached(key.image_id)
+        if found.embedding.model_version != key.model_version:
+            raise ModelVersionMismatch(found.embedding.model_version, key.model_version)
+        self._resident.put(key, found.embedding)
+        return found
 
 
 class RemoteEmbedder:
@@ -57,17 +68,19 @@ class RemoteEmbedder:
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Embedding:
-        """Raises what the service answers, and Unavailable if it does not."""
+    async def embed(self, tenant: str, model: str, data: bytes) -> Found:
+        """Send the bytes, get the tensors. Raises what the service answers, and Unavailable if it does not."""
         request = pb.EmbedRequest(data=data, model=model, include_embedding=True)
         try:
             answer = await self._stub.Embed(request, timeout=self._timeout, metadata=((TENANT_KEY, tenant),))
         except grpc.aio.AioRpcError as problem:
             raise error_of(problem, "the embedding service") from problem
         try:
-            return unpack(answer.embedding.data)
+            embedding = unpack(answer.embedding.data)
         except DamagedEmbedding as problem:
             raise Unavailable(f"the embedding service sent a damaged embedding: {problem}") from problem
+        remote = {time.stage: time.milliseconds for time in answer.timings}
+        return Found(embedding, hit=answer.cache == types.CACHE_STATUS_HIT, remote_ms=remote)
 
     async def close(self) -> None:
         await self._channel.close()

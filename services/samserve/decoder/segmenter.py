@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from samserve.core.cache import CacheKey
-from samserve.core.embedding import Embedding
 from samserve.core.errors import ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
 from samserve.core.image_id import check_image_id, image_id
 from samserve.core.rle import encode_rle
 from samserve.core.telemetry import StageClock
 from samserve.decoder import masks
+from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.prompt import Prompt, check_prompts
 
@@ -71,7 +71,7 @@ class Segmented:
 class Finder(Protocol):
     """Finds embeddings."""
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> tuple[Embedding, bool]: ...
+    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found: ...
 
 
 class Segmenter:
@@ -91,14 +91,16 @@ class Segmenter:
             name = await self._identify(order)
         with clock.stage("embedding"):
             key = CacheKey(order.tenant, bundle.model_version, name)
-            embedding, hit = await self._embeddings.find(key, bundle.name, order.data)
+            found = await self._embeddings.find(key, bundle.name, order.data)
+        clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
+        embedding = found.embedding
         check_prompts(order.prompts, embedding.size)
         with clock.stage("decode"):
             candidates = await self._in_pool(lambda: self._decoder.decode(embedding, order.prompts))
         with clock.stage("masks"):
             write = [lambda c=c: self._write(c, embedding.size, order.output) for c in candidates]
             results = await asyncio.gather(*map(self._in_pool, write))
-        return Segmented(name, bundle.model_version, embedding.size, hit, results)
+        return Segmented(name, bundle.model_version, embedding.size, found.hit, results)
 
     async def _identify(self, order: SegmentOrder) -> str:
         if order.data is None:
