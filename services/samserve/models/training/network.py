@@ -5,11 +5,8 @@ Everything but the image encoder is transformers' SAM, with SAM's sizes, under t
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
@@ -99,13 +96,13 @@ class Nano(nn.Module):
         self.prompt_encoder.image_embedding_size = (frame // STRIDE, frame // STRIDE)
 
 
-def load_weights(model: Nano, path: Path) -> None:
-    """Load a training run's weights; every parameter must be there."""
-    tensors = load_file(path)
-    tensors["prompt_encoder.shared_embedding.positional_embedding"] = tensors.pop(
+def load_weights(model: Nano, tensors: dict[str, Tensor]) -> None:
+    """Load a checkpoint's tensors; every parameter must be there."""
+    given = dict(tensors)
+    given["prompt_encoder.shared_embedding.positional_embedding"] = given.pop(
         "shared_image_embedding.positional_embedding"
     )
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    left = [name for name in missing if not name.startswith(("decoder.", "shared_image_embedding."))]
+    missing, unexpected = model.load_state_dict(given, strict=False)
+    left = [name for name in missing if not name.startswith("decoder.")]
     if left or unexpected:
-        raise ValueError(f"{path} is not a checkpoint of nano: missing {left}, unexpected {unexpected}")
+        raise ValueError(f"this is not a checkpoint of nano: missing {left}, unexpected {unexpected}")

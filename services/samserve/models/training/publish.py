@@ -1,10 +1,16 @@
-"""Make the shipped bundle from a training run: `python -m samserve.models.training.publish --run build/training`."""
+"""Make the shipped bundle: `python -m samserve.models.training.publish --runs build/training`.
+
+Several runs, of which one went on from the other, are averaged weight by weight.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 
 from samserve.core.config import BUNDLES
 from samserve.models.bundle import DECODER, ENCODER, write_facts
@@ -15,10 +21,11 @@ from samserve.models.training.train import CHECKPOINT, FACTS
 FRAME = 1024
 
 
-def publish(run: Path, out: Path) -> None:
-    """Export the run's weights, rounded to fp16, and write the bundle's facts."""
+def publish(runs: list[Path], out: Path) -> None:
+    """Export the runs' mean weights, rounded to fp16, and write the bundle's facts; the last run knows those before."""
+    weights = [load_file(run / CHECKPOINT) for run in runs]
     model = Nano()
-    load_weights(model, run / CHECKPOINT)
+    load_weights(model, {name: torch.stack([w[name] for w in weights]).mean(0) for name in weights[0]})
     round_to_half(model)
     model.set_frame(FRAME)
     out.mkdir(parents=True, exist_ok=True)
@@ -41,17 +48,17 @@ def publish(run: Path, out: Path) -> None:
                 "pixel_mean": PIXEL_MEAN,
                 "pixel_std": PIXEL_STD,
             },
-            "training": json.loads((run / FACTS).read_text()),
+            "training": {**json.loads((runs[-1] / FACTS).read_text()), "averaged": len(runs)},
         },
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("build/training"))
+    parser.add_argument("--runs", type=Path, nargs="+", default=[Path("build/training")])
     parser.add_argument("--out", type=Path, default=BUNDLES / "nano")
     options = parser.parse_args()
-    publish(options.run, options.out)
+    publish(options.runs, options.out)
     print(f"{options.out}: {sum(f.stat().st_size for f in options.out.iterdir()) / 2**20:.1f} MiB")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from samserve.models.training import prompts, scenes
@@ -301,7 +301,7 @@ def train(run: Run, drawn: list[scenes.Scene], held_out: list[scenes.Scene]) -> 
     cells = CellMasks(model.mask_decoder.transformer)
     before: list[object] = []
     if run.begin:
-        load_weights(model, run.out / CHECKPOINT)
+        load_weights(model, load_file(run.out / CHECKPOINT))
         before = json.loads((run.out / FACTS).read_text())["runs"]
     else:
         tie_attention(model)
