@@ -30,7 +30,7 @@ from samserve.local.stack import StackOptions, running
 from samserve.models.bundle import Bundle, load_bundle
 
 PHOTO = Path("examples/coins.png")
-CLICK = (284.0, 124.0)
+CLICK = (213.0, 193.0)
 ROUNDS = 15
 
 

@@ -36,7 +36,7 @@ def run(environment: dict[str, str], *words: object) -> subprocess.CompletedProc
 
 def test_segment_prints_json_and_draws(environment: dict[str, str], coins: Path, tmp_path: Path) -> None:
     drawing = tmp_path / "overlay.png"
-    done = run(environment, "segment", coins, "--point", "284,124", "--out", drawing, "--json")
+    done = run(environment, "segment", coins, "--point", "213,193", "--out", drawing, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["width"], answer["height"]) == (384, 303)
@@ -125,7 +125,7 @@ def test_up_runs_until_interrupted_and_status_tells(stack: Stack, environment: d
         told = json.loads(state.stdout)
         assert told["ready"]
         assert told["addresses"]["redis"] == at.redis
-        assert run(environment, "segment", coins, "--point", "284,124").returncode == 0
+        assert run(environment, "segment", coins, "--point", "213,193").returncode == 0
         assert "runs already" in run(environment, "up").stderr
     finally:
         up.send_signal(signal.SIGINT)

@@ -114,14 +114,14 @@ def test_without_triton_callers_are_told_to_retry_and_hits_go_on(
 
 
 def test_all_kinds_of_prompt_are_answered_in_one_call(client: Client, coins: Path) -> None:
-    first = client.segment(coins, [Click(284, 124)], low_res_logits=True)
+    first = client.segment(coins, [Click(213, 193)], low_res_logits=True)
     answer = client.predict(
         coins,
         [
-            Prompt([Click(284, 124)]),
-            Prompt([Click(284, 124), Click(20, 20, on=False)]),
+            Prompt([Click(213, 193)]),
+            Prompt([Click(213, 193), Click(20, 20, on=False)]),
             Prompt(box=Box(260, 100, 310, 150), multimask=False),
-            Prompt([Click(284, 124)], mask_input=first.masks[0].low_res_logits),
+            Prompt([Click(213, 193)], mask_input=first.masks[0].low_res_logits),
         ],
     )
     assert [len(masks) for masks in answer.results] == [3, 3, 1, 3]

@@ -14,7 +14,7 @@ from samserve.local.process import StartFailed
 from samserve.local.stack import StackOptions, running
 
 PHOTO = Path("examples/coins.png")
-CLICK = Click(284, 124)  # on a coin in the second row
+CLICK = Click(213, 193)  # the middle of a coin in the third row
 OUT = Path("build/demo")
 
 console = Console(stderr=True, highlight=False)
