@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 from pycocotools import mask as coco
-
 from samserve.models.training.coins import coins as truth
 
 
