@@ -21,4 +21,5 @@ def test_the_demo_leaves_a_picture_and_a_result(tmp_path: Path, coins: Path) -> 
     _, labels = truth()
     wanted, got = labels == labels[193, 213], coco.decode(result["masks"][0]["rle"]).astype(bool)
     assert (wanted & got).sum() / (wanted | got).sum() > 0.8
-    assert Image.open(tmp_path / "build/demo/overlay.png").size == (1536, 1212)
+    with Image.open(tmp_path / "build/demo/overlay.png") as picture:
+        assert picture.size == (1536, 1212)

@@ -72,8 +72,8 @@ class Stack:
             decoder_metrics=at["decoder_metrics"],
             redis=self.options.redis_url or f"redis://{at['redis']}/0",
             triton=self.options.triton_url or at["triton_grpc"],
-            triton_http=at.get("triton_http", ""),
-            triton_metrics=at.get("triton_metrics", ""),
+            triton_http="" if self.options.triton_url else at["triton_http"],
+            triton_metrics="" if self.options.triton_url else at["triton_metrics"],
             logs=str(self.folder),
             pid=os.getpid(),
         )
