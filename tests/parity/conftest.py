@@ -5,26 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from samserve.core.config import BUNDLES
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.models.bundle import Bundle, load_bundle
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
 from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"
-
-
-def weights(path: str) -> dict[str, torch.Tensor]:
-    """A graph's initialisers by their names in PyTorch, those kept as fp16 made fp32 again."""
-    initializers = onnx.load(path).graph.initializer
-    return {
-        i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32))
-        for i in initializers
-    }
 
 
 @dataclass
@@ -64,14 +53,14 @@ def decoder(bundle: Bundle) -> MaskDecoder:
 def reference(bundle: Bundle) -> Reference:
     stump = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32}
     model = SamModel(SamConfig(vision_config=stump | {"num_pos_feats": 128})).eval()
-    tensors = weights(str(bundle.decoder))
+    tensors = graph_weights(bundle.decoder)
     tensors[SHARED] = tensors["prompt_encoder.shared_embedding.positional_embedding"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert all(name.startswith("vision_encoder.") for name in missing)
     encoder = NanoEncoder().eval()
     own = {
-        n.removeprefix("vision_encoder."): t for n, t in weights(str(bundle.encoder)).items() if n.startswith("vision")
+        n.removeprefix("vision_encoder."): t for n, t in graph_weights(bundle.encoder).items() if n.startswith("vision")
     }
     encoder.load_state_dict(own)
     return Reference(model, encoder)

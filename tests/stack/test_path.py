@@ -1,6 +1,5 @@
 """The path of a click through the real stack."""
 
-import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +127,11 @@ def test_all_kinds_of_prompt_are_answered_in_one_call(client: Client, coins: Pat
     assert np.array_equal(answer.masks[0].array(), first.masks[0].array())
 
 
+def metrics_of(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
 def test_health_reflection_and_metrics_tell_of_the_decoder(stack: Stack, client: Client, coins: Path) -> None:
     client.segment(coins, CLICK)
     with grpc.insecure_channel(stack.addresses.decoder) as channel:
@@ -137,25 +141,24 @@ def test_health_reflection_and_metrics_tell_of_the_decoder(stack: Stack, client:
         (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked)
         names = {service.name for service in listed.list_services_response.service}
     assert "samserve.v1.SegmentationService" in names
-    with urllib.request.urlopen(f"http://{stack.addresses.decoder_metrics}/metrics", timeout=5) as answer:
-        metrics = answer.read().decode()
+    metrics = metrics_of(stack.addresses.decoder_metrics)
     assert 'samserve_requests_total{code="OK",method="Predict"}' in metrics
     assert 'samserve_stage_seconds_bucket{le="0.1",stage="decode"}' in metrics
     assert "samserve_resident_bytes" in metrics
 
 
 def test_sigterm_lets_a_decoder_finish_what_it_has_begun(stack: Stack, coins: Path) -> None:
-    port = free_port()
-    stack.start_decoder("leaving decoder", port, 0)
+    port, metrics_port = free_port(), free_port()
+    stack.start_decoder("leaving decoder", port, metrics_port)
     leaving = stack.programs.pop("leaving decoder")
     with Client(f"127.0.0.1:{port}", stack.addresses.embedding) as client, ThreadPoolExecutor(1) as pool:
         client.segment(coins, CLICK)
-        many = [Prompt([Click(10 + n, 10 + n)]) for n in range(24)]
+        many = [Prompt([Click(10 + n, 10 + n)]) for n in range(200)]
         call = pool.submit(client.predict, coins, many)
-        time.sleep(0.3)  # well into the call's seconds of decoding, as the next line asserts
-        assert not call.done()
+        while 'in_progress{method="Predict"} 1.0' not in metrics_of(f"127.0.0.1:{metrics_port}"):
+            assert not call.done()
         leaving.stop()
-        assert len(call.result().results) == 24
+        assert len(call.result().results) == 200
     assert "drained" in leaving.log.read_text()
 
 

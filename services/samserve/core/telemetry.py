@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
 RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of embeddings kept in this process.")
 REQUESTS = Counter("samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"])
+REQUESTS_NOW = Gauge("samserve_requests_in_progress", "RPCs that are being answered.", ["method"])
 REQUEST_SECONDS = Histogram(
     "samserve_request_seconds",
     "Time to answer an RPC.",

@@ -13,7 +13,7 @@ import numpy as np
 
 from samserve.core.errors import DETAILS_KEY, InvalidInput, code_of, status_of
 from samserve.core.rpc import stage_times, tenant_of
-from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, StageClock
+from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmented, Segmenter, SegmentOrder
 from samserve.v1 import segmentation_pb2 as pb
@@ -99,7 +99,8 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
     started = time.perf_counter()
     code = grpc.StatusCode.OK
     try:
-        yield
+        with REQUESTS_NOW.labels(method).track_inprogress():
+            yield
     except asyncio.CancelledError:
         code = grpc.StatusCode.CANCELLED
         raise

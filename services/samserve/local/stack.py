@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -175,7 +177,12 @@ class Stack:
 
 @contextmanager
 def running(options: StackOptions, tell: Callable[[str], None] = lambda _: None) -> Iterator[Stack]:
-    """A stack that runs for the length of a block, its logs in a folder that is removed unless the block fails."""
+    """A stack that runs for the length of a block, its logs in a folder that is removed unless the block fails.
+
+    SIGTERM ends the block like an exception, so that no part outlives it, unless the program handles SIGTERM itself.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="samserve-"))
     stack = Stack(options, folder)
     stack.start(tell)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samserve.models.graph import DecoderGraph
 
-OPSET = 18
+OPSET = 20
 SMALL = 1024  # initialisers with fewer elements stay fp32: they are scalars, shapes and biases
 
 

@@ -33,14 +33,17 @@ class DecoderGraph(nn.Module):
         Returns low-res logits [N, 4, 4G, 4G] and predicted IoU [N, 4]: index 0 is the single-mask answer, 1 to 3 the
         three candidates.
         """
-        encoder = self.prompt_encoder
-        sparse = self._embed_points(points, labels)
-        rough = encoder.mask_embed(mask_input)
-        given = has_mask.reshape(-1, 1, 1, 1)
-        dense = given * rough + (1 - given) * encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        return self._decode(embedding + dense, sparse)
+        dense = self.embed_masks(mask_input, has_mask)
+        return self._decode(embedding + dense, self.embed_points(points, labels))
 
-    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+    def embed_masks(self, mask_input: Tensor, has_mask: Tensor) -> Tensor:
+        """[B, 1, 4G, 4G] and [B] -> what is added to the embedding, [B, 256, G, G]."""
+        encoder = self.prompt_encoder
+        given = has_mask.reshape(-1, 1, 1, 1)
+        none = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return given * encoder.mask_embed(mask_input) + (1 - given) * none
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """[N, K, 2] and [N, K] -> [N, K, 256]. Source: SAM's ONNX wrapper, which embeds box corners as points too."""
         encoder = self.prompt_encoder
         frame = encoder.input_image_size

@@ -5,16 +5,23 @@ Everything but the image encoder is transformers' SAM, with SAM's sizes, under t
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
+from samserve.models.bundle import DECODER, ENCODER
 from samserve.models.graph import DecoderGraph
 
 STRIDE = 16  # model-frame pixels per embedding cell
 WIDTH = 256  # channels of the embedding
+PARTS = ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding")
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -106,3 +113,21 @@ def load_weights(model: Nano, tensors: dict[str, Tensor]) -> None:
     left = [name for name in missing if not name.startswith("decoder.")]
     if left or unexpected:
         raise ValueError(f"this is not a checkpoint of nano: missing {left}, unexpected {unexpected}")
+
+
+def graph_weights(graph: Path) -> dict[str, Tensor]:
+    """An exported graph's initialisers by their names in PyTorch, those kept as fp16 made fp32 again."""
+    initializers = onnx.load(str(graph)).graph.initializer
+    return {
+        i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32))
+        for i in initializers
+    }
+
+
+def bundle_weights(bundle: Path) -> dict[str, Tensor]:
+    """A bundle of nano read back as a checkpoint."""
+    weights = {**graph_weights(bundle / ENCODER), **graph_weights(bundle / DECODER)}
+    weights["shared_image_embedding.positional_embedding"] = weights.pop(
+        "prompt_encoder.shared_embedding.positional_embedding"
+    )
+    return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}

@@ -2,10 +2,11 @@
 
     python -m samserve.models.training.train --minutes 95 --out build/training
 
-Three stages: many small frames (256 pixels, 16x16 cells) teach what an object is, then frames of 512 and at last 1024
-pixels teach large objects and, above all, the IoU head, which must see the scale it will rank masks at. Writes
-`nano.safetensors` (fp32, transformers' parameter names) and `facts.json` at every report. `--begin 0.75` goes on from
-them, on other scenes if the seed is another.
+Many small frames (128, then 256 pixels, 16x16 cells) teach what an object is, then frames of 512 and at last 1024
+pixels teach large objects and, above all, the IoU head, which must see the scale it will rank masks at. Two processes
+of one thread each take half of every step. Writes the weights' running mean to `nano.safetensors` (fp32, transformers'
+parameter names) and `facts.json` at every report. `--begin 0.35` goes on from them, or from the shipped bundle where
+there are none, on other scenes if the seed is another.
 """
 
 from __future__ import annotations
@@ -13,26 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from samserve.core.config import BUNDLES
 from samserve.models.training import prompts, scenes
 from samserve.models.training.coins import coins
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano, load_weights
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano, bundle_weights, load_weights
 
 SCENE = 512  # pixels of a drawn scene's side
 SMALLEST = 60 / 256**2  # an object's least share of the frame: less does not show in the mask
-PEAK = 4e-4  # learning rate
+PEAK = 4e-4  # learning rate, falling in a straight line to nothing
+REMEMBERED = 0.995  # share of the weights' running mean that a step keeps
+WORKERS = 2  # processes, one thread each
 CHECKPOINT, FACTS = "nano.safetensors", "facts.json"
 DETAIL = 8  # channels of the auxiliary pixel features
 VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
@@ -40,8 +45,8 @@ VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """until: share of the run at which the stage ends; frames: sizes drawn from; images and prompts per step; ground:
-    share of prompts on the scene's ground, without which "nothing, everywhere" is too comfortable an answer at first.
+    """until: share of the run at which the stage ends; frames: sizes drawn from; images and prompts per worker's step;
+    ground: share of prompts on the scene's ground, without which "nothing, everywhere" is too comfortable at first.
     """
 
     until: float
@@ -53,10 +58,10 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.10, (128,), (8,), 6, 0.5, 0.4),
-    Stage(0.50, (256,), (6,), 6, 1.0, 0.15),
-    Stage(0.74, (512, 256), (2, 6), 6, 2.0, 0.05),
-    Stage(1.01, (1024, 1024, 512), (1, 1, 3), 5, 4.0, 0.03),
+    Stage(0.10, (128,), (4,), 6, 0.5, 0.4),
+    Stage(0.35, (256,), (3,), 6, 1.0, 0.15),
+    Stage(0.55, (512, 256), (2, 4), 6, 2.0, 0.05),
+    Stage(1.01, (1024, 512), (1, 2), 6, 4.0, 0.03),
 )
 
 
@@ -163,7 +168,7 @@ def sample(
 ) -> Batch:
     """Scenes and prompts of one step; all prompts of a step are of one kind, so that no padding but SAM's is seen."""
     kind = rng.random()
-    clicks, box = (1, False) if kind < 0.58 else (0, True) if kind < 0.8 else (1, True) if kind < 0.88 else (2, False)
+    clicks, box = (1, False) if kind < 0.47 else (0, True) if kind < 0.8 else (1, True) if kind < 0.88 else (2, False)
     pixels: list[Tensor] = []
     owner: list[int] = []
     wanted: list[NDArray[np.bool_]] = []
@@ -240,8 +245,10 @@ def step_loss(
     logits, ious = model.decoder(each, *stacked(tokens), mask_input, has_mask)
     every = target.expand_as(logits)
     losses = mask_losses(logits, every)
-    loss = losses[:, 1:].min(1).values.mean() + 0.5 * losses[:, 0].mean() + 0.1 * losses[:, 1:].mean()
-    loss = loss + iou_weight * F.mse_loss(ious, true_iou(logits.detach(), every))
+    loss = losses[:, 1:].min(1).values.mean() + 0.5 * losses[:, 0].mean() + 0.2 * losses[:, 1:].mean()
+    wrong = ious - true_iou(logits.detach(), every)
+    ranking = wrong[:, 1:] - wrong[:, 1:].mean(1, keepdim=True)  # what is wrong with the order of the three
+    loss = loss + iou_weight * (wrong.square().mean() + 2 * ranking.square().mean())
     inside = [np.argwhere(w) for w in batch.wanted]
     asked = np.stack([p[int(rng.integers(len(p)))][::-1] + 0.5 for p in inside]).astype(np.float32) / frame
     near = features(embedding, batch.owner, torch.from_numpy(asked))
@@ -285,59 +292,107 @@ def report(model: Nano, held_out: list[scenes.Scene], frame: int) -> dict[str, f
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """begin: share of the schedule at which it starts; more than 0 goes on from a checkpoint."""
+    """begin: share of the schedule at which it starts; more than 0 goes on from a checkpoint. scenes: per worker."""
 
     minutes: float
     seed: int
     begin: float
+    scenes: int
     out: Path
 
+    def start(self) -> tuple[dict[str, Tensor], list[object]]:
+        """The weights to go on from, and the facts of the runs behind them."""
+        if (self.out / CHECKPOINT).exists():
+            return load_file(self.out / CHECKPOINT), json.loads((self.out / FACTS).read_text())["runs"]
+        shipped = BUNDLES / "nano"
+        return bundle_weights(shipped), json.loads((shipped / "model.json").read_text())["training"]["runs"]
 
-def train(run: Run, drawn: list[scenes.Scene], held_out: list[scenes.Scene]) -> None:
-    """Train for the run's minutes, reporting and saving on the way."""
+
+class Clock:
+    """The first worker's time, which all of them go by: they must agree on every step's size."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._started = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._started) / 60
+
+    def done(self) -> float:
+        """Share of the schedule that has passed, the same in all workers."""
+        passed = torch.tensor(self._run.begin + (1 - self._run.begin) * self.minutes / self._run.minutes)
+        dist.broadcast(passed, 0)
+        return float(passed)
+
+
+def share_gradients(parameters: list[nn.Parameter]) -> None:
+    """Every worker's gradients become the mean of all."""
+    flat = torch.cat([p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters])
+    dist.all_reduce(flat)
+    flat /= WORKERS
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def train(worker: int, run: Run) -> None:
+    """One worker's part of a run; the first one reports and saves on the way."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{run.out.resolve()}/meeting", rank=worker, world_size=WORKERS)
+    first = run.seed * 100_000 + worker * run.scenes
+    drawn = [scenes.draw(seed) for seed in range(first, first + run.scenes)]
+    held_out = [scenes.draw(seed) for seed in range(VALIDATION_SEED, VALIDATION_SEED + 12)]
+
     torch.manual_seed(run.seed)
-    rng = np.random.default_rng(run.seed)
-    model, features = Nano(), PixelFeatures()
-    cells = CellMasks(model.mask_decoder.transformer)
-    before: list[object] = []
+    together, alone = np.random.default_rng(run.seed), np.random.default_rng([run.seed, worker])
+    model, mean, before = Nano(), Nano(), []
     if run.begin:
-        load_weights(model, load_file(run.out / CHECKPOINT))
-        before = json.loads((run.out / FACTS).read_text())["runs"]
+        weights, before = run.start()
+        load_weights(model, weights)
     else:
         tie_attention(model)
-    model.vision_encoder.to(memory_format=torch.channels_last)
+    mean.load_state_dict(model.state_dict())
+    features, cells = PixelFeatures(), CellMasks(model.mask_decoder.transformer)
+    for network in (model, mean):
+        network.vision_encoder.to(memory_format=torch.channels_last)
     parameters = [p for p in (*model.parameters(), *features.parameters(), *cells.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.05)
     reports: list[dict[str, float]] = []
-    started = reported = time.monotonic()
-    step = 0
+    step, reported = 0, 0.0
 
     def tell(frame: int) -> None:
-        minute = round((time.monotonic() - started) / 60, 1)
-        reports.append({"minute": minute, "step": step, "frame": frame, **report(model, held_out, frame)})
+        reports.append(
+            {"minute": round(clock.minutes, 1), "step": step, "frame": frame, **report(mean, held_out, frame)}
+        )
         print(json.dumps(reports[-1]), flush=True)
         facts = {"seed": run.seed, "minutes": run.minutes, "begin": run.begin, "steps": step, "reports": reports}
-        save(model, {"stages": [asdict(stage) for stage in STAGES], "runs": [*before, facts]}, run.out)
+        save(mean, {"stages": [asdict(stage) for stage in STAGES], "runs": [*before, facts]}, run.out)
 
-    while (passed := (time.monotonic() - started) / (60 * run.minutes)) < 1:
-        done = run.begin + (1 - run.begin) * passed
+    clock = Clock(run)
+    while (done := clock.done()) < 1:
         stage = next(s for s in STAGES if done < s.until)
-        which = int(rng.integers(len(stage.frames)))
+        which = int(together.integers(len(stage.frames)))
         model.set_frame(stage.frames[which])
-        batch = sample(rng, drawn, stage.frames[which], stage.images[which], stage.prompts, stage.ground)
-        correct = done > 0.15 and rng.random() < 0.3
-        loss = step_loss(rng, model, features, cells, batch, correct, stage.iou_weight)
+        correct = done > 0.15 and together.random() < 0.3
+        batch = sample(alone, drawn, stage.frames[which], stage.images[which], stage.prompts, stage.ground)
+        loss = step_loss(alone, model, features, cells, batch, correct, stage.iou_weight)
         for group in optimizer.param_groups:
-            group["lr"] = PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = PEAK * min(1, (step + 1) / 100) * (1 - done)
         optimizer.zero_grad()
         loss.backward()
+        share_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        if time.monotonic() - reported > (60 if done < 0.12 else 300):
+        with torch.no_grad():
+            torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), max(1 - REMEMBERED, 1 / step))
+        if worker == 0 and clock.minutes - reported > (2 if done < 0.12 else 10):
             tell(stage.frames[0])
-            reported = time.monotonic()
-    tell(1024)
+            reported = clock.minutes
+    if worker == 0:
+        tell(1024)
+    dist.destroy_process_group()
 
 
 def save(model: Nano, facts: dict[str, object], out: Path) -> None:
@@ -360,15 +415,11 @@ def main() -> None:
     parser.add_argument("--begin", type=float, default=0, help="share of the schedule to go on from")
     parser.add_argument("--out", type=Path, default=Path("build/training"))
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(2)
-    with ProcessPoolExecutor(2) as pool:
-        first = options.seed * 100_000
-        drawn = list(pool.map(scenes.draw, range(first, first + options.scenes), chunksize=50))
-        held_out = list(pool.map(scenes.draw, range(VALIDATION_SEED, VALIDATION_SEED + 30), chunksize=10))
-    print(f"{len(drawn)} scenes drawn", flush=True)
-    train(Run(options.minutes, options.seed, options.begin, options.out), drawn, held_out)
+    run = Run(options.minutes, options.seed, options.begin, options.scenes // WORKERS, options.out)
+    run.out.mkdir(parents=True, exist_ok=True)
+    (run.out / "meeting").unlink(missing_ok=True)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the workers meet on this machine only
+    torch.multiprocessing.spawn(train, (run,), WORKERS)
 
 
 if __name__ == "__main__":
