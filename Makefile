@@ -3,9 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest protos/build.py
+CODE := services tests loadtest protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench up proto format quality clean
+.PHONY: help setup demo test check bench up proto kernel format quality clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -16,7 +16,8 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # what serving on this machine needs: neither torch nor transformers
-$(VENV)/.local: pyproject.toml constraints.txt protos/build.py $(wildcard protos/samserve/v1/*.proto) | $(BIN)/pip
+KERNEL := services/samserve/decoder/kernel
+$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNEL)/cells.c $(KERNEL)/build.py | $(BIN)/pip
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
 	@touch $@
@@ -49,6 +50,9 @@ format: $(VENV)/.dev  ## put the code in order
 
 proto: $(VENV)/.dev  ## generate services/samserve/v1 anew
 	$(BIN)/python protos/build.py
+
+kernel: $(VENV)/.dev  ## compile the decoder's kernel anew
+	$(BIN)/python $(KERNEL)/build.py
 
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_click.py

@@ -31,19 +31,5 @@ def generate() -> None:
     (out / "samserve/v1/__init__.py").write_text('"""Generated from protos/samserve/v1."""\n')
 
 
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # `make proto`, outside a package build
-    pass
-else:
-
-    class ProtoHook(BuildHookInterface):  # type: ignore[misc]
-        """Hatchling's hook: called before a wheel, a plain or an editable one, is put together."""
-
-        def initialize(self, version: str, build_data: dict[str, object]) -> None:
-            del version, build_data
-            generate()
-
-
 if __name__ == "__main__":
     generate()

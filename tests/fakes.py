@@ -6,9 +6,9 @@ import numpy as np
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached
-from samserve.core.geometry import Size
 from samserve.core.image import FramedImage
 from samserve.decoder.embeddings import Found
+from samserve.decoder.mask_decoder import ReadyImage
 from samserve.embedding.encoder import EncoderSpec
 
 
@@ -49,10 +49,10 @@ class FakeEncoder:
 
 
 class FakeEmbeddings:
-    """Knows one image, of a given size, by any id in `known`; makes any other from bytes."""
+    """Knows one image by any id in `known`; makes any other from bytes."""
 
-    def __init__(self, model_version: str, size: Size, tensors: dict[str, np.ndarray]) -> None:
-        self.embedding = Embedding(model_version, size, tensors)
+    def __init__(self, image: ReadyImage) -> None:
+        self.image = image
         self.known: set[str] = set()
         self.failure: Exception | None = None
 
@@ -63,4 +63,4 @@ class FakeEmbeddings:
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(self.embedding, hit, {} if hit else {"encode": 1.0})
+        return Found(self.image, hit, {} if hit else {"encode": 1.0})

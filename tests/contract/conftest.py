@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fakes import FakeEmbeddings
 from samserve.core.config import BUNDLES
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.segmenter import Segmenter
@@ -37,7 +38,7 @@ def decoder() -> MaskDecoder:
 async def service(decoder: MaskDecoder) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
-    embeddings = FakeEmbeddings(bundle.model_version, SIZE, {"embedding": noise})
+    embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
     server = grpc.aio.server()
     with ThreadPoolExecutor(2) as pool:
         servicer = SegmentationServicer(Segmenter(embeddings, decoder, pool), bundle.low_res)

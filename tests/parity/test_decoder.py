@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,7 +15,7 @@ from samserve.core.geometry import Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.masks import full_mask
-from samserve.decoder.prompt import Prompt
+from samserve.decoder.prompt import Prompt, tokens
 from samserve.models.bundle import Bundle
 
 SIZES = [(1024, 1024), (640, 427), (427, 640), (2130, 1960), (2145, 1960), (37, 900), (1, 1)]
@@ -95,9 +96,10 @@ def test_masks_equal_the_references(
     image = framed(*shape)
     embedding = embedded(encoder, bundle, image)
     same = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
-    first = decoder.decode(embedding, [prompts(image.size, np.zeros((256, 256), np.float32))["point"]])[0]
+    ready = decoder.prepare(embedding)
+    first = decoder.decode(ready, [prompts(image.size, np.zeros((256, 256), np.float32))["point"]])[0]
     asked = prompts(image.size, first.logits[0])
-    for kind, got in zip(asked, decoder.decode(embedding, list(asked.values())), strict=True):
+    for kind, got in zip(asked, decoder.decode(ready, list(asked.values())), strict=True):
         logits, ious = reference.decode(same, **as_reference(asked[kind], image.size))
         order = torch.argsort(-ious[1:], stable=True)
         wanted = logits[1:][order]
@@ -116,7 +118,7 @@ def test_the_single_mask_is_the_references_too(
     embedding = embedded(encoder, bundle, image)
     box = prompts(image.size, np.zeros((256, 256), np.float32))["box"]
     single = Prompt(box.points, box.labels, box.box, None, multimask=False)
-    (got,) = decoder.decode(embedding, [single])
+    (got,) = decoder.decode(decoder.prepare(embedding), [single])
     same = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
     logits, ious = reference.decode(same, **as_reference(single, image.size))
     assert got.logits.shape == (1, 256, 256)
@@ -133,3 +135,45 @@ def test_the_encoder_equals_pytorchs(
     wanted = reference.embed(image.pixels, image.valid.height, image.valid.width)[0].numpy()
     assert np.abs(got - wanted).max() <= 4e-3 * np.abs(wanted).max()  # fp16 keeps eleven bits
     assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99999
+
+
+def random_prompt(rng: np.random.Generator, former: np.ndarray) -> Prompt:
+    """Any number of points, a box, a mask, in any mix that means something."""
+    count = int(rng.choice([0, 1, 1, 2, 3, 5, 9, 19, 30]))
+    box = rng.random() < 0.4 or (not count and rng.random() < 0.5)
+    mask = rng.random() < 0.3 or not (count or box)
+    corners = np.sort(rng.uniform(0, 1024, (2, 2)), 0).astype(np.float32).reshape(4)
+    return Prompt(
+        points=rng.uniform(0, 1024, (count, 2)).astype(np.float32),
+        labels=rng.integers(0, 2, count).astype(np.float32),
+        box=corners if box else None,
+        mask_input=former * np.float32(rng.uniform(0.2, 3)) if mask else None,
+        multimask=bool(rng.random() < 0.7),
+    )
+
+
+def test_500_random_prompts_of_every_kind_equal_the_graph_as_written(bundle: Bundle, decoder: MaskDecoder) -> None:
+    rng = np.random.default_rng(0)
+    written = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
+    former = cv2.resize(rng.normal(0, 6, (12, 12)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
+    for _ in range(5):
+        tensor = rng.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)
+        embedding = Embedding(bundle.model_version, Size(1024, 1024), {"embedding": tensor})
+        asked = [random_prompt(rng, former) for _ in range(100)]
+        for prompt, got in zip(asked, decoder.decode(decoder.prepare(embedding), asked), strict=True):
+            points, labels = tokens(prompt, embedding.size, bundle.frame)
+            given = prompt.mask_input is not None
+            logits, ious = written.run(
+                None,
+                {
+                    "embedding": embedding.tensors["embedding"][None].astype(np.float32),
+                    "points": points[None],
+                    "labels": labels[None],
+                    "mask_input": (former * 0 if prompt.mask_input is None else prompt.mask_input)[None, None],
+                    "has_mask": np.array([given], np.float32),
+                },
+            )
+            kept = 1 + np.argsort(-ious[0, 1:], kind="stable") if prompt.multimask else np.array([0])
+            assert np.allclose(np.sort(got.predicted_iou), np.sort(ious[0, kept]), atol=1e-4)
+            if len(kept) == 1 or np.diff(-ious[0, kept]).min() > 1e-5:  # else the order of two may differ
+                assert np.abs(got.logits - logits[0, kept]).max() <= TOLERANCE * np.abs(logits).max()

@@ -12,7 +12,9 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
-RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of embeddings kept in this process.")
+RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of images kept ready in this process.")
+RESIDENT_LOOKUPS = Counter("samserve_resident_lookups_total", "Images looked for in this process.", ["outcome"])
+RESIDENT_EVICTIONS = Counter("samserve_resident_evictions_total", "Images that made room for others in this process.")
 REQUESTS = Counter("samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"])
 REQUESTS_NOW = Gauge("samserve_requests_in_progress", "RPCs that are being answered.", ["method"])
 REQUEST_SECONDS = Histogram(

@@ -1,7 +1,9 @@
-"""Where the decoder finds embeddings: this process, then Redis, then, given the bytes, the embedding service."""
+"""Where the decoder finds images: ready in this process, in Redis, or, given the bytes, at the embedding service."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +13,7 @@ from samserve.core.cache import CacheKey
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable, error_of
 from samserve.core.rpc import TENANT_KEY, message_limits
+from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
@@ -19,7 +22,16 @@ from samserve.v1 import types_pb2 as types
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An embedding; hit: it was there already; remote_ms: else, the stages of the embedding service."""
+    """An image ready for prompts; hit: its embedding was there; remote_ms: else, the embedding service's stages."""
+
+    image: ReadyImage
+    hit: bool
+    remote_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An embedding from elsewhere; hit and remote_ms as in Found."""
 
     embedding: Embedding
     hit: bool
@@ -35,29 +47,44 @@ class Cache(Protocol):
 class Embedder(Protocol):
     """Makes an embedding of an image's bytes."""
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Found: ...
+    async def embed(self, tenant: str, model: str, data: bytes) -> Embedded: ...
 
 
 class Embeddings:
-    """Finds embeddings, and keeps in this process those it found."""
+    """Finds embeddings, has them prepared, and keeps the images ready in this process."""
 
-    def __init__(self, resident: Resident, cache: Cache, embedder: Embedder) -> None:
-        self._resident, self._cache, self._embedder = resident, cache, embedder
+    def __init__(
+        self,
+        resident: Resident,
+        cache: Cache,
+        embedder: Embedder,
+        prepare: Callable[[Embedding], Awaitable[ReadyImage]],
+    ) -> None:
+        self._resident, self._cache, self._embedder, self._prepare = resident, cache, embedder, prepare
+        self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
 
     async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
-        """Find the embedding, or have it made. Raises EmbeddingNotCached if it is not there and there is no data."""
-        if (resident := self._resident.get(key)) is not None:
-            return Found(resident, hit=True, remote_ms={})
+        """Find the image, or have it embedded. Raises EmbeddingNotCached if it is not there and there is no data."""
+        if (ready := self._resident.get(key)) is not None:
+            return Found(ready, hit=True, remote_ms={})
         if (cached := await self._cache.get(key)) is not None:
-            found = Found(cached, hit=True, remote_ms={})
+            embedded = Embedded(cached, hit=True, remote_ms={})
         elif data is not None:
-            found = await self._embedder.embed(key.tenant, model, data)
+            embedded = await self._embedder.embed(key.tenant, model, data)
         else:
             raise EmbeddingNotCached(key.image_id)
-        if found.embedding.model_version != key.model_version:
-            raise ModelVersionMismatch(found.embedding.model_version, key.model_version)
-        self._resident.put(key, found.embedding)
-        return found
+        if embedded.embedding.model_version != key.model_version:
+            raise ModelVersionMismatch(embedded.embedding.model_version, key.model_version)
+        return Found(await self._made_ready(key, embedded.embedding), embedded.hit, embedded.remote_ms)
+
+    async def _made_ready(self, key: CacheKey, embedding: Embedding) -> ReadyImage:
+        """The image prepared, once for all calls that want it now; a call that is cancelled leaves it to the others."""
+        if key not in self._preparing:
+            self._preparing[key] = asyncio.ensure_future(self._prepare(embedding))
+            self._preparing[key].add_done_callback(lambda _: self._preparing.pop(key))
+        image = await asyncio.shield(self._preparing[key])
+        self._resident.put(key, image)
+        return image
 
 
 class RemoteEmbedder:
@@ -68,7 +95,7 @@ class RemoteEmbedder:
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Found:
+    async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
         """Send the bytes, get the tensors. Raises what the service answers, and Unavailable if it does not."""
         request = pb.EmbedRequest(data=data, model=model, include_embedding=True)
         try:
@@ -80,7 +107,7 @@ class RemoteEmbedder:
         except DamagedEmbedding as problem:
             raise Unavailable(f"the embedding service sent a damaged embedding: {problem}") from problem
         remote = {time.stage: time.milliseconds for time in answer.timings}
-        return Found(embedding, hit=answer.cache == types.CACHE_STATUS_HIT, remote_ms=remote)
+        return Embedded(embedding, hit=answer.cache == types.CACHE_STATUS_HIT, remote_ms=remote)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -1,16 +1,24 @@
-"""SAM's mask decoder in ONNX Runtime."""
+"""Prompts on an image to candidate masks, by the decoder's own kernel."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from samserve.core.embedding import Embedding
+from samserve.core.geometry import Size
+from samserve.decoder.kernel import MOST_TOKENS
 from samserve.decoder.prompt import Floats, Prompt, tokens
+from samserve.decoder.transformer import FIXED_TOKENS, Cores, PreparedImage, Transformer
 from samserve.models.bundle import Bundle
 
 
@@ -22,54 +30,97 @@ class Candidates:
     predicted_iou: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyImage:
+    """An image that prompts can be decoded on at once."""
+
+    embedding: Embedding
+    prepared: PreparedImage
+
+    @property
+    def size(self) -> Size:
+        return self.embedding.size
+
+    @property
+    def model_version(self) -> str:
+        return self.embedding.model_version
+
+    @property
+    def nbytes(self) -> int:
+        return self.embedding.nbytes + self.prepared.nbytes
+
+
 class MaskDecoder:
-    """Decodes prompts on one embedding. Threads may share it: a run changes nothing in it."""
+    """Decodes prompts. Threads may share it; calls that overlap share its cores."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
-        self._session = onnxruntime.InferenceSession(bundle.decoder, options, ["CPUExecutionProvider"])
         self.bundle = bundle
+        self._side = bundle.low_res // 4
+        weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+        self._transformer = Transformer(weights, self._side)
+        self._threads, self._busy, self._lock = threads, 0, threading.Lock()
+        self._pool = ThreadPoolExecutor(threads, "cells")
 
-    def decode(self, embedding: Embedding, prompts: list[Prompt]) -> list[Candidates]:
-        """Answer the prompts in their order. Those with equally many tokens are decoded in one run."""
-        groups: dict[int, list[tuple[int, Floats, Floats]]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            points, labels = tokens(prompt, embedding.size, self.bundle.frame)
-            groups[len(labels)].append((index, points, labels))
-        features = {name: tensor[None].astype(np.float32) for name, tensor in embedding.tensors.items()}
-        answers: dict[int, Candidates] = {}
-        for group in groups.values():
-            chosen = [prompts[index] for index, _, _ in group]
-            logits, ious = self._run(features, [p for _, p, _ in group], [lab for _, _, lab in group], chosen)
-            for row, (index, _, _) in enumerate(group):
-                answers[index] = _candidates(logits[row], ious[row], prompts[index].multimask)
-        return [answers[index] for index in range(len(prompts))]
+    def prepare(self, embedding: Embedding) -> ReadyImage:
+        """Do what all prompts on an image share."""
+        with self._cores() as cores:
+            return ReadyImage(
+                embedding, self._transformer.prepare(embedding.tensors["embedding"].astype(np.float32), cores)
+            )
 
-    def _run(
-        self, features: dict[str, Floats], points: list[Floats], labels: list[Floats], prompts: list[Prompt]
+    def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
+        """Answer the prompts in their order: one with all free cores, several with a core each."""
+        with self._cores() as cores:
+            if len(prompts) == 1 or len(cores.spans) == 1:
+                return [self._decode(image, prompt, cores) for prompt in prompts]
+            alone = Cores(self._side**2)
+            return list(self._pool.map(lambda prompt: self._decode(image, prompt, alone), prompts))
+
+    def _decode(self, image: ReadyImage, prompt: Prompt, cores: Cores) -> Candidates:
+        points, labels = tokens(prompt, image.size, self.bundle.frame)
+        wanted = [1, 2, 3] if prompt.multimask else [0]
+        if FIXED_TOKENS + len(labels) <= MOST_TOKENS:
+            logits, every = self._transformer.decode(image.prepared, points, labels, prompt.mask_input, wanted, cores)
+        else:
+            logits, every = self._decode_as_written(image, prompt, points, labels)
+            logits = logits[wanted]
+        ious = every[wanted]
+        best_first: NDArray[np.intp] = np.argsort(-ious, kind="stable")
+        return Candidates(logits[best_first], ious[best_first])
+
+    def _decode_as_written(
+        self, image: ReadyImage, prompt: Prompt, points: Floats, labels: Floats
     ) -> tuple[Floats, Floats]:
-        side = self.bundle.low_res
-        mask_input = np.zeros((len(prompts), 1, side, side), np.float32)
-        has_mask = np.zeros(len(prompts), np.float32)
-        for row, prompt in enumerate(prompts):
-            if prompt.mask_input is not None:
-                mask_input[row, 0], has_mask[row] = prompt.mask_input, 1
-        logits, ious = self._session.run(
+        """For prompts of very many points, where the rearranged decoder would do more work than SAM's own."""
+        side, given = self.bundle.low_res, prompt.mask_input is not None
+        features = {name: tensor[None].astype(np.float32) for name, tensor in image.embedding.tensors.items()}
+        logits, ious = self._as_written.run(
             ["low_res_logits", "predicted_iou"],
             {
                 **features,
-                "points": np.stack(points),
-                "labels": np.stack(labels),
-                "mask_input": mask_input,
-                "has_mask": has_mask,
+                "points": points[None],
+                "labels": labels[None],
+                "mask_input": (prompt.mask_input if given else np.zeros((side, side), np.float32))[None, None],
+                "has_mask": np.array([given], np.float32),
             },
         )
-        return logits, ious
+        return logits[0], ious[0]
 
+    @cached_property
+    def _as_written(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
+        return onnxruntime.InferenceSession(self.bundle.decoder, options, ["CPUExecutionProvider"])
 
-def _candidates(logits: Floats, ious: Floats, multimask: bool) -> Candidates:
-    """Of the four masks decoded, the one for a clear prompt, or the three for an ambiguous one, best first."""
-    kept: NDArray[np.intp] = 1 + np.argsort(-ious[1:], kind="stable") if multimask else np.array([0])
-    return Candidates(logits[kept], ious[kept])
+    @contextmanager
+    def _cores(self) -> Iterator[Cores]:
+        """This call's share of the threads: all of them, unless other calls are at work."""
+        with self._lock:
+            self._busy += 1
+            threads = max(1, self._threads // self._busy)
+        try:
+            yield Cores(self._side**2, threads, self._pool if threads > 1 else None)
+        finally:
+            with self._lock:
+                self._busy -= 1

@@ -1,12 +1,12 @@
-"""Embeddings kept in this process, bounded in bytes; the least recently used go first."""
+"""Images kept ready in this process, bounded in bytes; the least recently used go first."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 from samserve.core.cache import CacheKey
-from samserve.core.embedding import Embedding
-from samserve.core.telemetry import RESIDENT_BYTES
+from samserve.core.telemetry import RESIDENT_BYTES, RESIDENT_EVICTIONS, RESIDENT_LOOKUPS
+from samserve.decoder.mask_decoder import ReadyImage
 
 
 class Resident:
@@ -14,22 +14,25 @@ class Resident:
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self._bytes = most_bytes, 0
-        self._entries: OrderedDict[CacheKey, Embedding] = OrderedDict()
+        self._entries: OrderedDict[CacheKey, ReadyImage] = OrderedDict()
 
-    def get(self, key: CacheKey) -> Embedding | None:
-        if key in self._entries:
+    def get(self, key: CacheKey) -> ReadyImage | None:
+        found = self._entries.get(key)
+        RESIDENT_LOOKUPS.labels("miss" if found is None else "hit").inc()
+        if found is not None:
             self._entries.move_to_end(key)
-        return self._entries.get(key)
+        return found
 
-    def put(self, key: CacheKey, embedding: Embedding) -> None:
+    def put(self, key: CacheKey, image: ReadyImage) -> None:
         """Keep it; one larger than the bound is not kept at all."""
-        if embedding.nbytes > self._most or key in self._entries:
+        if image.nbytes > self._most or key in self._entries:
             return
-        self._entries[key] = embedding
-        self._bytes += embedding.nbytes
+        self._entries[key] = image
+        self._bytes += image.nbytes
         while self._bytes > self._most:
             _, oldest = self._entries.popitem(last=False)
             self._bytes -= oldest.nbytes
+            RESIDENT_EVICTIONS.inc()
         RESIDENT_BYTES.set(self._bytes)
 
     def __len__(self) -> int:

@@ -93,14 +93,14 @@ class Segmenter:
             key = CacheKey(order.tenant, bundle.model_version, name)
             found = await self._embeddings.find(key, bundle.name, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        embedding = found.embedding
-        check_prompts(order.prompts, embedding.size)
+        image = found.image
+        check_prompts(order.prompts, image.size)
         with clock.stage("decode"):
-            candidates = await self._in_pool(lambda: self._decoder.decode(embedding, order.prompts))
+            candidates = await self._in_pool(lambda: self._decoder.decode(image, order.prompts))
         with clock.stage("masks"):
-            write = [lambda c=c: self._write(c, embedding.size, order.output) for c in candidates]
+            write = [lambda c=c: self._write(c, image.size, order.output) for c in candidates]
             results = await asyncio.gather(*map(self._in_pool, write))
-        return Segmented(name, bundle.model_version, embedding.size, found.hit, results)
+        return Segmented(name, bundle.model_version, image.size, found.hit, results)
 
     async def _identify(self, order: SegmentOrder) -> str:
         if order.data is None:

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from threadpoolctl import threadpool_limits
 
 from samserve.core.cache import CacheOptions, EmbeddingCache
 from samserve.core.config import DecoderSettings, read
@@ -23,7 +24,7 @@ from samserve.core.geometry import Size
 from samserve.core.rpc import message_limits
 from samserve.core.telemetry import set_up_logs
 from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
-from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.resident import Resident
 from samserve.decoder.segmenter import Segmenter
@@ -38,11 +39,17 @@ log = structlog.get_logger()
 
 async def serve(settings: DecoderSettings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what has begun."""
+    threadpool_limits(1, "blas")  # the cores are the decoder's to share out
     decoder = MaskDecoder(load_bundle(settings.bundles / settings.model), settings.decode_threads)
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
     embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
-    segmenter = Segmenter(Embeddings(Resident(settings.resident_bytes), cache, embedder), decoder, pool)
+
+    async def prepare(embedding: Embedding) -> ReadyImage:
+        return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
+
+    embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare)
+    segmenter = Segmenter(embeddings, decoder, pool)
 
     server = grpc.aio.server(options=[*message_limits(settings.max_image_bytes), ("grpc.so_reuseport", 0)])
     servicer = SegmentationServicer(segmenter, decoder.bundle.low_res)
@@ -75,7 +82,7 @@ def warm_up(decoder: MaskDecoder) -> None:
     blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
     frame = decoder.bundle.frame
     click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
-    decoder.decode(Embedding(decoder.bundle.model_version, Size(frame, frame), blank), [click])
+    decoder.decode(decoder.prepare(Embedding(decoder.bundle.model_version, Size(frame, frame), blank)), [click])
 
 
 async def _announce(checks: health.HealthServicer, status: int) -> None:

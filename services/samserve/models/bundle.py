@@ -1,7 +1,8 @@
 """A bundle: a folder with everything serving needs of one model, loadable with ONNX Runtime alone.
 
 encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height, width) -> the embedding's tensors, fp16
-decoder.onnx   see samserve.models.graph.DecoderGraph
+decoder.onnx   see samserve.models.graph.DecoderGraph; its weights lie in the next file
+decoder.safetensors   prompt encoder and mask decoder under transformers' names, fp16
 model.json     the facts below, digests of the files, licence, and for a trained model how it was trained
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 FACTS = "model.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+WEIGHTS = "decoder.safetensors"
 FORMAT = 1
 
 
@@ -42,6 +44,10 @@ class Bundle:
     @property
     def decoder(self) -> Path:
         return self.path / DECODER
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -79,7 +85,8 @@ def find_bundles(folder: Path) -> list[Path]:
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Complete `facts` with format, digests and model version, and write them: the last step of an export."""
     files = {
-        name: {"sha256": digest(path / name), "bytes": (path / name).stat().st_size} for name in (ENCODER, DECODER)
+        name: {"sha256": digest(path / name), "bytes": (path / name).stat().st_size}
+        for name in (ENCODER, DECODER, WEIGHTS)
     }
     named = json.dumps([files[ENCODER]["sha256"], facts["preprocessing"], facts["precision"]], sort_keys=True)
     version = f"{facts['name']}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import warnings
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from samserve.models.bundle import WEIGHTS
 from samserve.models.graph import DecoderGraph
 
 OPSET = 20
@@ -57,6 +61,35 @@ def export_decoder(graph: DecoderGraph, cells: int, width: int, path: Path) -> N
     n, k = torch.export.Dim("prompts", min=1, max=4096), torch.export.Dim("tokens", min=1, max=4096)
     axes = {"embedding": {}, "points": {0: n, 1: k}, "labels": {0: n, 1: k}, "mask_input": {0: n}, "has_mask": {0: n}}
     _export(graph, inputs, axes, ["low_res_logits", "predicted_iou"], path)
+    weights = {
+        name: tensor.detach()
+        for part in ("prompt_encoder", "mask_decoder")
+        for name, tensor in getattr(graph, part).state_dict(prefix=f"{part}.").items()
+    }
+    save_file({name: tensor.half().contiguous() for name, tensor in weights.items()}, path.with_name(WEIGHTS))
+    path.with_name(WEIGHTS).chmod(0o644)
+    share_weights(path, path.with_name(WEIGHTS))
+
+
+def share_weights(graph: Path, weights: Path) -> None:
+    """Let a graph read its fp16 initialisers `NAME.half` from a safetensors file beside it, instead of holding
+    copies of them: ONNX's external data at the file's own offsets.
+    """
+    with weights.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    model = onnx.load(graph, load_external_data=False)
+    for initializer in model.graph.initializer:
+        name = initializer.name.removesuffix(".half")
+        if name == initializer.name:
+            continue
+        begin, end = header[name]["data_offsets"]
+        initializer.ClearField("raw_data")
+        initializer.data_location = TensorProto.EXTERNAL
+        place = {"location": weights.name, "offset": 8 + length + begin, "length": end - begin}
+        for key, value in place.items():
+            initializer.external_data.add(key=key, value=str(value))
+    onnx.save(model, graph)
 
 
 def _export(

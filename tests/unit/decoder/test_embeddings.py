@@ -1,3 +1,5 @@
+import asyncio
+
 import numpy as np
 import pytest
 from fakes import FakeCache
@@ -5,8 +7,10 @@ from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.geometry import Size
-from samserve.decoder.embeddings import Embeddings, Found
+from samserve.decoder.embeddings import Embedded, Embeddings
+from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
+from samserve.decoder.transformer import PreparedImage
 
 KEY = CacheKey("public", "v1", "ab" * 32)
 
@@ -21,19 +25,31 @@ class FakeEmbedder:
     def __init__(self, version: str = "v1") -> None:
         self.version, self.asked = version, 0
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Found:
+    async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
         self.asked += 1
-        return Found(made(self.version), hit=False, remote_ms={"encode": 2.0})
+        return Embedded(made(self.version), hit=False, remote_ms={"encode": 2.0})
+
+
+class Preparer:
+    """Prepares embeddings as empty images, and counts."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    async def __call__(self, embedding: Embedding) -> ReadyImage:
+        self.prepared += 1
+        await asyncio.sleep(0)
+        return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {}))
 
 
 async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
-    embeddings = Embeddings(Resident(1000), cache, embedder)
+    embeddings = Embeddings(Resident(1000), cache, embedder, Preparer())
     first = await embeddings.find(KEY, "nano", b"photo")
     again = await embeddings.find(KEY, "nano", b"photo")
     assert (first.hit, again.hit, embedder.asked) == (False, True, 1)
     await cache.put(KEY, made())
-    cold = Embeddings(Resident(1000), cache, embedder)
+    cold = Embeddings(Resident(1000), cache, embedder, Preparer())
     assert (await cold.find(KEY, "nano", None)).hit
     cache.entries.clear()
     assert (await cold.find(KEY, "nano", None)).hit
@@ -42,11 +58,29 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
 
 async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
     with pytest.raises(EmbeddingNotCached):
-        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder()).find(KEY, "nano", None)
+        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer()).find(KEY, "nano", None)
 
 
 async def test_an_embedding_of_another_version_is_never_used() -> None:
     resident = Resident(1000)
     with pytest.raises(ModelVersionMismatch):
-        await Embeddings(resident, FakeCache(), FakeEmbedder("v2")).find(KEY, "nano", b"photo")
+        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer()).find(KEY, "nano", b"photo")
     assert len(resident) == 0
+
+
+async def test_calls_at_once_prepare_an_image_once() -> None:
+    prepare = Preparer()
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
+    found = await asyncio.gather(*(embeddings.find(KEY, "nano", b"photo") for _ in range(5)))
+    assert prepare.prepared == 1
+    assert all(f.image is found[0].image for f in found)
+
+
+async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
+    prepare = Preparer()
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
+    calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", b"photo")) for _ in range(2)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    assert (await calls[1]).image.model_version == "v1"
+    assert prepare.prepared == 1

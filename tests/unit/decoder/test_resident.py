@@ -2,15 +2,18 @@ import numpy as np
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
+from samserve.decoder.transformer import PreparedImage
 
 
 def key(name: str) -> CacheKey:
     return CacheKey("public", "v", name)
 
 
-def of_bytes(count: int) -> Embedding:
-    return Embedding("v", Size(1, 1), {"embedding": np.zeros(count // 2, np.float16)})
+def of_bytes(count: int) -> ReadyImage:
+    embedding = Embedding("v", Size(1, 1), {"embedding": np.zeros(count // 4, np.float16)})
+    return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {"key0": np.zeros(count // 8, np.float32)}))
 
 
 def test_the_least_recently_used_goes_first() -> None:

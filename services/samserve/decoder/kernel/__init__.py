@@ -1,0 +1,106 @@
+"""The compiled passes over an image's cells (cells.c), one library per instruction set.
+
+The package's build compiles them (build.py, here); ctypes lets go of the interpreter's lock while one runs, so that
+threads may share an image.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEADS, TILE, MOST_TOKENS = 8, 64, 24
+LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma"}}
+
+_COUNTS = ("cells", "tokens", "rough", "masks")
+_ARRAYS = (
+    *("key0", "value0", "query0", "out0", "key1", "value1", "query1", "norm1", "out1", "key2", "value2", "fine"),
+    *("square0", "square1", "cross1", "place_key1", "place_query1", "place_key2", "rough_rows"),
+    *("s1", "s2", "r1", "r2"),
+    *("ask0", "ask0_rough", "keys0", "keys0_rough", "keys0_bias", "values0", "gram0"),
+    *("ask1", "ask1_mixed", "keys1", "keys1_mixed", "keys1_bias", "values1", "gram1", "gram12", "gram2"),
+    *("ask2", "ask2_mixed1", "ask2_mixed2"),
+    *("mix", "fine_bias", "norm_weight", "norm_bias", "widen", "widen_bias", "hyper", "logits"),
+)
+_NUMBERS = ("epsilon1", "epsilon2", "epsilon_fine")
+
+
+class _Job(ctypes.Structure):
+    """Mirrors Job in cells.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _COUNTS),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_float) for name in _NUMBERS),
+    )
+
+
+class Job:
+    """One prompt on one image: the numbers and fp32 arrays of cells.c's Job, by name, kept alive as long as it is."""
+
+    def __init__(self, **counts: int) -> None:
+        self._raw = _Job(**counts)
+        self.cells = counts["cells"]
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def give(self, **values: NDArray[np.float32] | float) -> None:
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                value = np.ascontiguousarray(value, np.float32)
+                self._kept[name] = value
+                setattr(self._raw, name, value.ctypes.data)
+            else:
+                setattr(self._raw, name, value)
+
+    def run(self, name: str, first: int, last: int, out: NDArray[np.float32] | None = None) -> None:
+        """Run pass `name` over cells first to last, both multiples of TILE."""
+        where = () if out is None else (ctypes.c_void_p(out.ctypes.data),)
+        getattr(_library(), name)(ctypes.byref(self._raw), ctypes.c_int64(first), ctypes.c_int64(last), *where)
+
+
+def gelu(x: NDArray[np.float32]) -> None:
+    """Exact GELU of a contiguous fp32 array, in place."""
+    _library().activate(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size))
+
+
+def project(
+    weight: NDArray[np.float32], x: NDArray[np.float32], first: int, last: int, out: NDArray[np.float32]
+) -> None:
+    """weight [R, K], x [tiles, K, 64] -> out [tiles, R, 64], for columns first to last."""
+    pointers = (ctypes.c_void_p(a.ctypes.data) for a in (weight, x, out))
+    at = next(pointers)
+    rows, inner = weight.shape
+    _library().project(
+        at,
+        ctypes.c_int64(rows),
+        ctypes.c_int64(inner),
+        next(pointers),
+        ctypes.c_int64(first),
+        ctypes.c_int64(last),
+        next(pointers),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    folder = Path(__file__).parent
+    flags = _processor_flags()
+    level = next((level for level, needed in LEVELS.items() if needed <= flags), None)
+    if level is None:
+        raise OSError(f"the decoder needs a processor with AVX2 and FMA; this {platform.machine()} has not both")
+    library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
+    for name in ("pass_first", "pass_second", "pass_third", "pass_masks", "activate", "project"):
+        getattr(library, name).restype = None
+    return library
+
+
+def _processor_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":", 1)[1].split())
+    return set()
