@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from samserve.core.cache import CacheKey
+from samserve.core.embedding import Embedding
 from samserve.core.errors import ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
 from samserve.core.image_id import check_image_id, image_id
@@ -32,14 +33,21 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentOrder:
-    """Prompts on one image, given by its bytes or its id. An empty model or version means the one served."""
+class ImageOrder:
+    """An image, given by its bytes or its id. An empty model or version means the one served."""
 
     tenant: str
     model: str
     data: bytes | None
     image_id: str
     model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOrder:
+    """Prompts on one image."""
+
+    image: ImageOrder
     prompts: list[Prompt]
     output: Output
 
@@ -58,13 +66,19 @@ class MaskAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Segmented:
-    """The outcome: per prompt its masks, best first. hit: the embedding was there already."""
+class FoundImage:
+    """An image ready for prompts. hit: its embedding was there already."""
 
     image_id: str
-    model_version: str
-    size: Size
+    embedding: Embedding
     hit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """The outcome: per prompt its masks, best first."""
+
+    image: FoundImage
     results: list[list[MaskAnswer]]
 
 
@@ -82,6 +96,14 @@ class Segmenter:
 
     async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
         """Find the embedding, decode the prompts on it, write the masks."""
+        image = await self.find(order.image, clock)
+        embedding = image.embedding
+        check_prompts(order.prompts, embedding.size)
+        candidates = await self.decode(embedding, order.prompts, clock)
+        return Segmented(image, await self.write(candidates, embedding.size, order.output, clock))
+
+    async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
+        """The image's embedding, which is made if it must be and the bytes are given."""
         bundle = self._decoder.bundle
         if order.model not in ("", bundle.name):
             raise ModelNotFound(order.model, [bundle.name])
@@ -93,16 +115,22 @@ class Segmenter:
             key = CacheKey(order.tenant, bundle.model_version, name)
             found = await self._embeddings.find(key, bundle.name, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        embedding = found.embedding
-        check_prompts(order.prompts, embedding.size)
-        with clock.stage("decode"):
-            candidates = await self._in_pool(lambda: self._decoder.decode(embedding, order.prompts))
-        with clock.stage("masks"):
-            write = [lambda c=c: self._write(c, embedding.size, order.output) for c in candidates]
-            results = await asyncio.gather(*map(self._in_pool, write))
-        return Segmented(name, bundle.model_version, embedding.size, found.hit, results)
+        return FoundImage(name, found.embedding, found.hit)
 
-    async def _identify(self, order: SegmentOrder) -> str:
+    async def decode(self, embedding: Embedding, prompts: list[Prompt], clock: StageClock) -> list[Candidates]:
+        """Candidates of each prompt; the prompts have been checked."""
+        with clock.stage("decode"):
+            return await self._in_pool(lambda: self._decoder.decode(embedding, prompts))
+
+    async def write(
+        self, candidates: list[Candidates], size: Size, output: Output, clock: StageClock
+    ) -> list[list[MaskAnswer]]:
+        """The masks of each prompt's candidates, in the forms wanted."""
+        with clock.stage("masks"):
+            write = [lambda c=c: self._write(c, size, output) for c in candidates]
+            return await asyncio.gather(*map(self._in_pool, write))
+
+    async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:
             return check_image_id(order.image_id)
         data = order.data
