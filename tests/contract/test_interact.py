@@ -12,7 +12,14 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client, Interaction
-from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
+from samserve.core.errors import (
+    DETAILS_KEY,
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelNotFound,
+    Unavailable,
+)
 from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
 from samserve.v1 import segmentation_pb2 as pb
@@ -106,6 +113,15 @@ async def until(holds: Callable[[], bool]) -> None:
 def tasks() -> list[str]:
     """The names of what is running, gRPC's own among it."""
     return sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+
+
+async def settled() -> list[str]:
+    """What runs when nothing comes or goes any more."""
+    earlier: list[str] = []
+    while earlier != (now := tasks()):
+        earlier = now
+        await asyncio.sleep(0.1)
+    return now
 
 
 def ended(code: str) -> float:
@@ -215,7 +231,7 @@ async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -
     service.embeddings.known.add(ID)
     await predicted(service, prompt(FIRST))
     service.decoder.busy.clear()
-    before, count = tasks(), ended("CANCELLED")
+    before, count = await settled(), ended("CANCELLED")
     stream = Stream(service)
     await stream.open()
     if busy:
@@ -226,7 +242,7 @@ async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -
     stream.call.cancel()
     await until(lambda: ended("CANCELLED") == count + 1)
     service.decoder.go.set()
-    await until(lambda: tasks() == before)
+    assert await settled() == before
 
 
 async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(service: Service, stream: Stream) -> None:
@@ -299,6 +315,17 @@ async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) ->
 
     await asyncio.to_thread(use)
     await until(lambda: ended("OK") == before + 2)
+
+
+async def test_the_client_waits_no_longer_than_it_is_told(service: Service) -> None:
+    def use() -> None:
+        with Client(service.address, timeout=0.5) as client, client.interact(b"the image") as image:
+            service.decoder.go.clear()
+            with pytest.raises(DeadlinePassed):
+                image.step([Click(100, 50)])
+
+    await asyncio.to_thread(use)
+    service.decoder.go.set()
 
 
 async def test_the_client_is_told_that_its_replica_goes_away(service: Service) -> None:
