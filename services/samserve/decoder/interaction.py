@@ -17,8 +17,8 @@ from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """prompt: all clicks so far and the box, or what is known to be wrong with it; multimask: None means three candidates
-    when nothing is refined, else one mask; reset: refine nothing former.
+    """prompt: all clicks so far and the box, or what is known to be wrong with it; multimask: None means three
+    candidates when nothing is refined, else one mask; reset: refine nothing former.
     """
 
     id: int
