@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def generate() -> None:
     """Write the messages, their type stubs and the gRPC services' code."""
-    protos = sorted((ROOT / "protos").rglob("*.proto"))
+    protos = sorted((ROOT / "protos" / "samserve").rglob("*.proto"))
     out = ROOT / "services"
     include = Path(grpc_tools.__file__).parent / "_proto"
     code = protoc.main(
         [
             "protoc",
             f"-I{ROOT / 'protos'}",
+            f"-I{ROOT / 'protos' / 'third_party'}",  # its code comes with googleapis-common-protos
             f"-I{include}",
             f"--python_out={out}",
             f"--pyi_out={out}",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image import FramedImage
 from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import ReadyImage
+from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
+from samserve.decoder.prompt import Prompt
 from samserve.embedding.encoder import EncoderSpec
 
 
@@ -46,6 +49,22 @@ class FakeEncoder:
             raise self.failure
         self.encoded += 1
         return {"embedding": np.full((4, 2, 2), image.pixels.mean(), np.float16)}
+
+
+class HeldDecoder:
+    """A real decoder that can be made to wait before it decodes; remembers the prompts it decoded."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        self._decoder, self.bundle = decoder, decoder.bundle
+        self.decoded: list[Prompt] = []
+        self.busy, self.go = threading.Event(), threading.Event()
+        self.go.set()
+
+    def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
+        self.decoded += prompts
+        self.busy.set()
+        assert self.go.wait(10)
+        return self._decoder.decode(image, prompts)
 
 
 class FakeEmbeddings:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import grpc.aio
 import numpy as np
 import pytest
-from fakes import FakeEmbeddings
+from fakes import FakeEmbeddings, HeldDecoder
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
@@ -25,6 +26,10 @@ class Service:
     """The decoder's servicer on a real gRPC server, over fake embeddings."""
 
     embeddings: FakeEmbeddings
+    decoder: HeldDecoder
+    draining: asyncio.Event
+    server: grpc.aio.Server
+    address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
 
@@ -41,10 +46,12 @@ async def service(decoder: MaskDecoder) -> AsyncIterator[Service]:
     embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
     server = grpc.aio.server()
     with ThreadPoolExecutor(2) as pool:
-        servicer = SegmentationServicer(Segmenter(embeddings, decoder, pool), bundle.low_res)
+        held, draining = HeldDecoder(decoder), asyncio.Event()
+        servicer = SegmentationServicer(Segmenter(embeddings, held, pool), bundle.low_res, draining)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Service(embeddings, rpc.SegmentationServiceStub(channel), bundle.model_version)
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = rpc.SegmentationServiceStub(channel)
+            yield Service(embeddings, held, draining, server, address, stub, bundle.model_version)
         await server.stop(None)

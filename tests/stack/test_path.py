@@ -127,6 +127,21 @@ def test_all_kinds_of_prompt_are_answered_in_one_call(client: Client, coins: Pat
     assert np.array_equal(answer.masks[0].array(), first.masks[0].array())
 
 
+def test_clicks_of_one_stream_refine_each_other(client: Client, encoded: Counter, new_photo: Photos) -> None:
+    photo, before, clicks = new_photo(), encoded(), [*CLICK, Click(20, 20, on=False)]
+    with client.interact(photo) as shown:
+        assert shown.image.cache == "MISS"
+    with client.interact(photo) as shown:
+        assert (shown.image.cache, shown.image.image_id) == ("HIT", image_id(photo))
+        first, second = shown.step(CLICK), shown.step(clicks)
+    assert (encoded() - before).images == 1
+    alone = client.segment(photo, CLICK, low_res_logits=True)
+    refined = client.segment(photo, clicks, mask_input=alone.masks[0].low_res_logits, multimask=False)
+    assert (len(first.masks), len(second.masks)) == (3, 1)
+    for one, other in zip(first.masks + second.masks, alone.masks + refined.masks, strict=True):
+        assert np.array_equal(one.array(), other.array())
+
+
 def metrics_of(address: str) -> str:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
         return str(answer.read().decode())

@@ -8,6 +8,8 @@ with Client() as client:
 """
 
 from samserve.client.answer import Answer, EmbedAnswer, Mask
-from samserve.client.client import Box, Click, Client, Prompt
+from samserve.client.client import Client
+from samserve.client.interaction import Interaction
+from samserve.client.prompt import Box, Click, Prompt
 
-__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Mask", "Prompt"]
+__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Interaction", "Mask", "Prompt"]

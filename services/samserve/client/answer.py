@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
+from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
@@ -84,6 +85,17 @@ class Answer:
 
 def cache_name(status: types.CacheStatus) -> str:
     return types.CacheStatus.Name(status).removeprefix("CACHE_STATUS_")
+
+
+def read_embed_answer(answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened) -> EmbedAnswer:
+    """Translate from the wire."""
+    return EmbedAnswer(
+        image_id=answer.image.image_id,
+        model_version=answer.image.model_version,
+        size=Size(answer.image.width, answer.image.height),
+        cache=cache_name(answer.cache),
+        timings_ms={t.stage: t.milliseconds for t in answer.timings},
+    )
 
 
 def read_answer(answer: pb.PredictResponse) -> Answer:

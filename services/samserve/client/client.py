@@ -6,14 +6,15 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
 
-from samserve.client.answer import Answer, EmbedAnswer, cache_name, read_answer
+from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
+from samserve.client.interaction import Interaction
+from samserve.client.prompt import Box, Click, Prompt, write_prompt
 from samserve.core.errors import EmbeddingNotCached, error_of
-from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
 from samserve.core.rpc import DEFAULT_TENANT, TENANT_KEY, message_limits
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -39,35 +40,6 @@ _RETRIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Click:
-    """A point in pixels of the oriented image; `on`: whether it is on the object."""
-
-    x: float
-    y: float
-    on: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle in pixels of the oriented image."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One object asked for. mask_input: a former mask's low_res_logits. multimask: three candidates, or one mask."""
-
-    points: Sequence[Click] = ()
-    box: Box | None = None
-    mask_input: bytes = b""
-    multimask: bool = True
-
-
 class Client(AbstractContextManager["Client"]):
     """Talks to a samserve. Threads may share it. Failures are raised as samserve.core.errors.
 
@@ -87,7 +59,8 @@ class Client(AbstractContextManager["Client"]):
         self._embedding = grpc.insecure_channel(
             embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), options
         )
-        self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder).Predict
+        segmentation = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
+        self._predict, self._interact = segmentation.Predict, segmentation.Interact
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding).Embed
         self._model, self._timeout = model, timeout
         self._metadata = ((TENANT_KEY, tenant),)
@@ -117,7 +90,7 @@ class Client(AbstractContextManager["Client"]):
         request = segmentation_pb2.PredictRequest(
             ref=types.ImageRef(image_id=image_id(data)),
             model=self._model,
-            prompts=[_prompt(prompt) for prompt in prompts],
+            prompts=[write_prompt(prompt) for prompt in prompts],
             output=segmentation_pb2.OutputOptions(low_res_logits=low_res_logits),
         )
         try:
@@ -125,6 +98,20 @@ class Client(AbstractContextManager["Client"]):
         except EmbeddingNotCached:
             request.data = data
             return self._ask_masks(request)
+
+    def interact(self, image: str | Path | bytes, low_res_logits: bool = False) -> Interaction:
+        """Open a stream for one image, to be clicked on: `with client.interact("photo.jpg") as photo: ...`."""
+        data = _bytes(image)
+        opening = segmentation_pb2.InteractRequest.Open(
+            ref=types.ImageRef(image_id=image_id(data)),
+            model=self._model,
+            output=segmentation_pb2.OutputOptions(low_res_logits=low_res_logits),
+        )
+        try:
+            return self._open(opening)
+        except EmbeddingNotCached:
+            opening.data = data
+            return self._open(opening)
 
     def embed(self, image: str | Path | bytes) -> EmbedAnswer:
         """Have an image embedded ahead of its first click."""
@@ -142,30 +129,15 @@ class Client(AbstractContextManager["Client"]):
         except grpc.RpcError as problem:
             raise error_of(problem, "the decoder") from problem
 
+    def _open(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
+        return Interaction(partial(self._interact, metadata=self._metadata), opening, self._timeout)
+
     def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         try:
-            answer = self._embed(request, timeout=self._timeout, metadata=self._metadata)
+            return read_embed_answer(self._embed(request, timeout=self._timeout, metadata=self._metadata))
         except grpc.RpcError as problem:
             raise error_of(problem, "the embedding service") from problem
-        return EmbedAnswer(
-            image_id=answer.image.image_id,
-            model_version=answer.image.model_version,
-            size=Size(answer.image.width, answer.image.height),
-            cache=cache_name(answer.cache),
-            timings_ms={t.stage: t.milliseconds for t in answer.timings},
-        )
 
 
 def _bytes(image: str | Path | bytes) -> bytes:
     return image if isinstance(image, bytes) else Path(image).read_bytes()
-
-
-def _prompt(prompt: Prompt) -> segmentation_pb2.Prompt:
-    on, beside = types.POINT_LABEL_FOREGROUND, types.POINT_LABEL_BACKGROUND
-    box = prompt.box
-    return segmentation_pb2.Prompt(
-        points=[types.Point(x=c.x, y=c.y, label=on if c.on else beside) for c in prompt.points],
-        box=None if box is None else types.Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1),
-        mask_input=prompt.mask_input,
-        multimask=prompt.multimask,
-    )

@@ -9,13 +9,14 @@
     ├─ Unavailable               UNAVAILABLE          RetryInfo
     └─ DeadlinePassed            DEADLINE_EXCEEDED    ErrorInfo with the stage
 
-Servers send `status_of(error)`; the client library turns what it receives into the same classes with `error_of`.
+Servers send `status_of(error)`; the client library turns what it receives into the same classes with `error_of`,
+and with `error_in` where a stream goes on after a failure.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -149,8 +150,19 @@ def status_of(error: BaseException) -> status_pb2.Status:
 
 def error_of(error: Any, stage: str) -> SamserveError:
     """The exception a received grpc.RpcError stands for, plain or aio; `stage` is what the caller was waiting for."""
-    code, message = error.code(), error.details() or "no reason given"
-    info, retry, bad = _received_details(error)
+    sent = (value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY)
+    status = status_pb2.Status.FromString(next(sent, b""))
+    return _error(error.code(), error.details() or "no reason given", status.details, stage)
+
+
+def error_in(status: status_pb2.Status, stage: str) -> SamserveError:
+    """The exception that a status inside an answer stands for; `stage` as in error_of."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    return _error(code, status.message, status.details, stage)
+
+
+def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stage: str) -> SamserveError:
+    info, retry, bad = _unpack(packed)
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
             field = bad.field_violations[0].field if bad.field_violations else "request"
@@ -173,12 +185,10 @@ def error_of(error: Any, stage: str) -> SamserveError:
             return SamserveError(f"{stage}: {message} ({code.name})")
 
 
-def _received_details(error: Any) -> tuple[details.ErrorInfo, float, details.BadRequest]:
+def _unpack(packed: Iterable[AnyProto]) -> tuple[details.ErrorInfo, float, details.BadRequest]:
     info, retry, bad = details.ErrorInfo(), details.RetryInfo(), details.BadRequest()
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY:
-            for packed in status_pb2.Status.FromString(value).details:
-                for kind in (info, retry, bad):
-                    packed.Unpack(kind)
+    for one in packed:
+        for kind in (info, retry, bad):
+            one.Unpack(kind)
     seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return info, seconds or 1.0, bad

@@ -34,10 +34,11 @@ def check_prompts(prompts: list[Prompt], size: Size) -> None:
     if not prompts:
         raise InvalidInput("prompts", "there is no prompt: give at least one point, box or mask")
     for index, prompt in enumerate(prompts):
-        _check(prompt, size, f"prompts[{index}]")
+        check_prompt(prompt, size, f"prompts[{index}]")
 
 
-def _check(prompt: Prompt, size: Size, field: str) -> None:
+def check_prompt(prompt: Prompt, size: Size, field: str) -> None:
+    """Raise InvalidInput, naming what of `field` to mend, for a prompt that means nothing on an image of this size."""
     if not len(prompt.points) and prompt.box is None and prompt.mask_input is None:
         raise InvalidInput(field, f"{field} is empty: give at least one point, box or mask")
     _check_inside(prompt.points, size, f"{field}.points")

@@ -16,7 +16,7 @@ from samserve.core.rle import encode_rle
 from samserve.core.telemetry import StageClock
 from samserve.decoder import masks
 from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates, MaskDecoder
+from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.decoder.prompt import Prompt, check_prompts
 
 T = TypeVar("T")
@@ -32,14 +32,21 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentOrder:
-    """Prompts on one image, given by its bytes or its id. An empty model or version means the one served."""
+class ImageOrder:
+    """An image, given by its bytes or its id. An empty model or version means the one served."""
 
     tenant: str
     model: str
     data: bytes | None
     image_id: str
     model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOrder:
+    """Prompts on one image."""
+
+    image: ImageOrder
     prompts: list[Prompt]
     output: Output
 
@@ -58,13 +65,19 @@ class MaskAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Segmented:
-    """The outcome: per prompt its masks, best first. hit: the embedding was there already."""
+class FoundImage:
+    """An image ready for prompts. hit: its embedding was there already."""
 
     image_id: str
-    model_version: str
-    size: Size
+    ready: ReadyImage
     hit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """The outcome: per prompt its masks, best first."""
+
+    image: FoundImage
     results: list[list[MaskAnswer]]
 
 
@@ -81,7 +94,14 @@ class Segmenter:
         self._embeddings, self._decoder, self._pool = embeddings, decoder, pool
 
     async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
-        """Find the embedding, decode the prompts on it, write the masks."""
+        """Find the image, decode the prompts on it, write the masks."""
+        image = await self.find(order.image, clock)
+        check_prompts(order.prompts, image.ready.size)
+        candidates = await self.decode(image.ready, order.prompts, clock)
+        return Segmented(image, await self.write(candidates, image.ready.size, order.output, clock))
+
+    async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
+        """The image, ready; it is embedded if it must be and the bytes are given."""
         bundle = self._decoder.bundle
         if order.model not in ("", bundle.name):
             raise ModelNotFound(order.model, [bundle.name])
@@ -93,16 +113,22 @@ class Segmenter:
             key = CacheKey(order.tenant, bundle.model_version, name)
             found = await self._embeddings.find(key, bundle.name, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        image = found.image
-        check_prompts(order.prompts, image.size)
-        with clock.stage("decode"):
-            candidates = await self._in_pool(lambda: self._decoder.decode(image, order.prompts))
-        with clock.stage("masks"):
-            write = [lambda c=c: self._write(c, image.size, order.output) for c in candidates]
-            results = await asyncio.gather(*map(self._in_pool, write))
-        return Segmented(name, bundle.model_version, image.size, found.hit, results)
+        return FoundImage(name, found.image, found.hit)
 
-    async def _identify(self, order: SegmentOrder) -> str:
+    async def decode(self, image: ReadyImage, prompts: list[Prompt], clock: StageClock) -> list[Candidates]:
+        """Candidates of each prompt; the prompts have been checked."""
+        with clock.stage("decode"):
+            return await self._in_pool(lambda: self._decoder.decode(image, prompts))
+
+    async def write(
+        self, candidates: list[Candidates], size: Size, output: Output, clock: StageClock
+    ) -> list[list[MaskAnswer]]:
+        """The masks of each prompt's candidates, in the forms wanted."""
+        with clock.stage("masks"):
+            write = [lambda c=c: self._write(c, size, output) for c in candidates]
+            return await asyncio.gather(*map(self._in_pool, write))
+
+    async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:
             return check_image_id(order.image_id)
         data = order.data

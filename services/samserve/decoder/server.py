@@ -52,7 +52,8 @@ async def serve(settings: DecoderSettings) -> None:
     segmenter = Segmenter(embeddings, decoder, pool)
 
     server = grpc.aio.server(options=[*message_limits(settings.max_image_bytes), ("grpc.so_reuseport", 0)])
-    servicer = SegmentationServicer(segmenter, decoder.bundle.low_res)
+    draining = asyncio.Event()
+    servicer = SegmentationServicer(segmenter, decoder.bundle.low_res, draining)
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -70,6 +71,7 @@ async def serve(settings: DecoderSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await stopping.wait()
     await _announce(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
+    draining.set()  # else an idle stream would hold the stop for all of its grace
     await server.stop(settings.drain_s)
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc.aio
 import numpy as np
 
-from samserve.core.errors import DETAILS_KEY, InvalidInput, code_of, status_of
+from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
+from samserve.core.geometry import Size
 from samserve.core.rpc import stage_times, tenant_of
 from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
+from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
-from samserve.decoder.segmenter import MaskAnswer, Output, Segmented, Segmenter, SegmentOrder
+from samserve.decoder.segmenter import FoundImage, ImageOrder, MaskAnswer, Output, Segmented, Segmenter, SegmentOrder
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 
-Context: TypeAlias = "grpc.aio.ServicerContext[pb.PredictRequest, pb.PredictResponse]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, low_res: int) -> None:
-        self._segmenter, self._low_res = segmenter, low_res
+    def __init__(self, segmenter: Segmenter, low_res: int, draining: asyncio.Event) -> None:
+        self._segmenter, self._low_res, self._draining = segmenter, low_res, draining
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         clock = StageClock()
@@ -36,20 +38,51 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             return _response(done, clock)
         raise AssertionError("unreachable: a failed call has been aborted")
 
+    async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
+        async with _answering("Interact", context):
+            image, output = await self._open(context)
+            interaction = Interaction(self._segmenter, image.ready, output)
+            async with _beside(self._take_steps(interaction, context), self._end_when_draining(interaction)):
+                async for answer in interaction.answers():
+                    await context.write(_step_response(answer, image.ready.size))
+
+    async def _open(self, context: Context) -> tuple[FoundImage, Output]:
+        request = await _next(context)
+        if request is None or request.WhichOneof("message") != "open":
+            raise InvalidInput("open", "the stream's first request must be an open")
+        clock = StageClock()
+        image = await self._segmenter.find(_image_order(request.open, context), clock)
+        await context.write(_opened_response(image, clock))
+        return image, _output(request.open.output)
+
+    async def _take_steps(self, interaction: Interaction, context: Context) -> None:
+        try:
+            while (request := await _next(context)) is not None:
+                interaction.submit(self._step(request))
+            interaction.end()
+        except Exception as error:
+            interaction.end(error)
+
+    async def _end_when_draining(self, interaction: Interaction) -> None:
+        await self._draining.wait()
+        interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
+
+    def _step(self, request: pb.InteractRequest) -> Step:
+        if request.WhichOneof("message") != "step":
+            raise InvalidInput("step", "every request after the stream's first must be a step")
+        step = request.step
+        try:
+            prompt: Prompt | InvalidInput = self._prompt(step.prompt, "prompt")
+        except InvalidInput as error:
+            prompt = error
+        multimask = step.prompt.multimask if step.prompt.HasField("multimask") else None
+        return Step(step.id, prompt, multimask, step.reset)
+
     def _order(self, request: pb.PredictRequest, context: Context) -> SegmentOrder:
-        formats = set(request.output.formats) or {pb.MASK_FORMAT_RLE}
         return SegmentOrder(
-            tenant=tenant_of(context.invocation_metadata() or ()),
-            model=request.model,
-            data=request.data if request.WhichOneof("image") == "data" else None,
-            image_id=request.ref.image_id,
-            model_version=request.ref.model_version,
+            image=_image_order(request, context),
             prompts=[self._prompt(p, f"prompts[{i}]") for i, p in enumerate(request.prompts)],
-            output=Output(
-                rle=bool(formats & {pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_UNSPECIFIED}),
-                png=pb.MASK_FORMAT_PNG in formats,
-                low_res_logits=request.output.low_res_logits,
-            ),
+            output=_output(request.output),
         )
 
     def _prompt(self, prompt: pb.Prompt, field: str) -> Prompt:
@@ -69,19 +102,77 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         )
 
 
+async def _next(context: Context) -> pb.InteractRequest | None:
+    """The next request, None once the client has half-closed. gRPC's own iterator would keep an open's bytes alive."""
+    request: object = await context.read()
+    return request if isinstance(request, pb.InteractRequest) else None
+
+
+def _image_order(request: pb.PredictRequest | pb.InteractRequest.Open, context: Context) -> ImageOrder:
+    return ImageOrder(
+        tenant=tenant_of(context.invocation_metadata() or ()),
+        model=request.model,
+        data=request.data if request.WhichOneof("image") == "data" else None,
+        image_id=request.ref.image_id,
+        model_version=request.ref.model_version,
+    )
+
+
+def _output(options: pb.OutputOptions) -> Output:
+    formats = set(options.formats) or {pb.MASK_FORMAT_RLE}
+    return Output(
+        rle=bool(formats & {pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_UNSPECIFIED}),
+        png=pb.MASK_FORMAT_PNG in formats,
+        low_res_logits=options.low_res_logits,
+    )
+
+
 def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
+    size = done.image.ready.size
     return pb.PredictResponse(
-        image=types.ImageRef(
-            image_id=done.image_id, model_version=done.model_version, width=done.size.width, height=done.size.height
-        ),
-        cache=types.CACHE_STATUS_HIT if done.hit else types.CACHE_STATUS_MISS,
-        results=[pb.PromptResult(masks=[_mask(m, done) for m in result]) for result in done.results],
+        image=_image_ref(done.image),
+        cache=_cache_status(done.image),
+        results=[pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results],
         timings=stage_times(clock.milliseconds),
     )
 
 
-def _mask(mask: MaskAnswer, done: Segmented) -> pb.Mask:
-    size, box = done.size, mask.box
+def _opened_response(image: FoundImage, clock: StageClock) -> pb.InteractResponse:
+    return pb.InteractResponse(
+        opened=pb.InteractResponse.Opened(
+            image=_image_ref(image), cache=_cache_status(image), timings=stage_times(clock.milliseconds)
+        )
+    )
+
+
+def _step_response(answer: StepAnswer, size: Size) -> pb.InteractResponse:
+    return pb.InteractResponse(
+        answer=pb.InteractResponse.Answer(
+            step=answer.step,
+            masks=[_mask(m, size) for m in answer.masks],
+            superseded=answer.superseded,
+            error=None if answer.error is None else status_of(answer.error),
+            timings=stage_times(answer.milliseconds),
+        )
+    )
+
+
+def _image_ref(image: FoundImage) -> types.ImageRef:
+    ready = image.ready
+    return types.ImageRef(
+        image_id=image.image_id,
+        model_version=ready.model_version,
+        width=ready.size.width,
+        height=ready.size.height,
+    )
+
+
+def _cache_status(image: FoundImage) -> types.CacheStatus:
+    return types.CACHE_STATUS_HIT if image.hit else types.CACHE_STATUS_MISS
+
+
+def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:
+    box = mask.box
     return pb.Mask(
         predicted_iou=mask.predicted_iou,
         stability_score=mask.stability_score,
@@ -111,3 +202,15 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
     finally:
         REQUESTS.labels(method, code.name).inc()
         REQUEST_SECONDS.labels(method).observe(time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the work in tasks of its own for as long as the block runs; at its end none is left."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

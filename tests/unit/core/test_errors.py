@@ -3,7 +3,7 @@ import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from samserve.core import errors
-from samserve.core.errors import DETAILS_KEY, SamserveError, error_of, status_of
+from samserve.core.errors import DETAILS_KEY, SamserveError, error_in, error_of, status_of
 
 EVERY = [
     (errors.InvalidInput("prompts[0]", "no"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -37,10 +37,10 @@ def test_every_error_reaches_the_caller_as_itself(error: SamserveError, code: gr
     status = status_of(error)
     assert status.code == code.value[0]
     assert errors.code_of(error) is code
-    received = error_of(Received(code, status), "the decoder")
-    assert type(received) is type(error)
-    for name in ("field", "image_id", "model", "known", "asked", "served", "retry_after", "stage"):
-        assert getattr(received, name, None) == getattr(error, name, None)
+    for received in (error_of(Received(code, status), "the decoder"), error_in(status, "the decoder")):
+        assert type(received) is type(error)
+        for name in ("field", "image_id", "model", "known", "asked", "served", "retry_after", "stage"):
+            assert getattr(received, name, None) == getattr(error, name, None)
 
 
 def test_every_error_of_the_tree_is_in_the_table() -> None:

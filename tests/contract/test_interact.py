@@ -1,0 +1,334 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from contract.conftest import SIZE, Service
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+from prometheus_client import REGISTRY
+from samserve.client import Click, Client, Interaction
+from samserve.core.errors import (
+    DETAILS_KEY,
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelNotFound,
+    Unavailable,
+)
+from samserve.decoder import interaction
+from samserve.decoder.interaction import Step
+from samserve.v1 import segmentation_pb2 as pb
+from samserve.v1 import types_pb2 as types
+
+ID = "ab" * 32
+FIRST = [(100, 50, True)]
+SECOND = [*FIRST, (200, 90, False)]
+LOGITS = pb.OutputOptions(low_res_logits=True)
+OUTSIDE = [(321, 5, True)]
+
+
+def prompt(clicks: list[tuple[float, float, bool]], **fields: object) -> pb.Prompt:
+    on, beside = types.POINT_LABEL_FOREGROUND, types.POINT_LABEL_BACKGROUND
+    return pb.Prompt(points=[types.Point(x=x, y=y, label=on if hit else beside) for x, y, hit in clicks], **fields)
+
+
+def opening(**fields: object) -> pb.InteractRequest:
+    given = fields or {"ref": types.ImageRef(image_id=ID), "output": LOGITS}
+    return pb.InteractRequest(open=pb.InteractRequest.Open(**given))
+
+
+def step(number: int, asked: pb.Prompt, reset: bool = False) -> pb.InteractRequest:
+    return pb.InteractRequest(step=pb.InteractRequest.Step(id=number, prompt=asked, reset=reset))
+
+
+class Stream:
+    """One Interact call, opened."""
+
+    def __init__(self, service: Service) -> None:
+        self.call = service.stub.Interact(timeout=30)
+
+    async def open(self) -> pb.InteractResponse.Opened:
+        await self.call.write(opening())
+        return (await self.call.read()).opened
+
+    async def ask(self, *steps: pb.InteractRequest) -> list[pb.InteractResponse.Answer]:
+        for one in steps:
+            await self.call.write(one)
+        return await self.read(len(steps))
+
+    async def read(self, answers: int) -> list[pb.InteractResponse.Answer]:
+        return [(await self.call.read()).answer for _ in range(answers)]
+
+
+@pytest.fixture
+async def stream(service: Service) -> AsyncIterator[Stream]:
+    service.embeddings.known.add(ID)
+    stream = Stream(service)
+    await stream.open()
+    yield stream
+    stream.call.cancel()
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """The steps that the server has read."""
+    steps: list[Step] = []
+    submit = interaction.Interaction.submit
+
+    def take(self: interaction.Interaction, one: Step) -> None:
+        steps.append(one)
+        submit(self, one)
+
+    monkeypatch.setattr(interaction.Interaction, "submit", take)
+    return steps
+
+
+async def predicted(service: Service, asked: pb.Prompt) -> list[pb.Mask]:
+    request = pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[asked], output=LOGITS)
+    return list((await service.stub.Predict(request)).results[0].masks)
+
+
+async def refused(call: grpc.aio.StreamStreamCall, detail: Message) -> grpc.StatusCode:
+    """The code the call ends with, `detail` filled in."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())[DETAILS_KEY])
+    assert status.details[0].Unpack(detail), status
+    return caught.value.code()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.005)
+
+
+def begun_since(before: set[asyncio.Task]) -> list[str]:
+    """The names of the tasks that are new, without those in which gRPC waits for calls: it replaces them."""
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks() - before]
+    return [name for name in names if not name.startswith("AioServer.")]
+
+
+def ended(code: str) -> float:
+    return REGISTRY.get_sample_value("samserve_requests_total", {"method": "Interact", "code": code}) or 0.0
+
+
+async def test_opening_embeds_and_tells_the_size_before_any_click(service: Service) -> None:
+    call = service.stub.Interact()
+    await call.write(opening(data=b"the image"))
+    opened = (await call.read()).opened
+    assert (opened.image.width, opened.image.height) == (SIZE.width, SIZE.height)
+    assert (opened.image.model_version, opened.cache) == (service.model_version, types.CACHE_STATUS_MISS)
+    assert [time.stage for time in opened.timings] == ["hash", "embedding", "embedding.encode"]
+    assert service.embeddings.known == {opened.image.image_id}
+    call.cancel()
+
+
+async def test_a_second_click_refines_the_first_answer(service: Service, stream: Stream) -> None:
+    (first,) = await stream.ask(step(1, prompt(FIRST)))
+    (second,) = await stream.ask(step(2, prompt(SECOND)))
+    assert (first.step, second.step) == (1, 2)
+    assert [time.stage for time in second.timings] == ["decode", "masks"]
+    assert list(first.masks) == await predicted(service, prompt(FIRST))
+    former = first.masks[0].low_res_logits
+    assert list(second.masks) == await predicted(service, prompt(SECOND, mask_input=former, multimask=False))
+    (third,) = await stream.ask(step(3, prompt(SECOND, multimask=True)))
+    former = second.masks[0].low_res_logits
+    assert list(third.masks) == await predicted(service, prompt(SECOND, mask_input=former))
+    (own,) = await stream.ask(step(4, prompt(SECOND, mask_input=first.masks[0].low_res_logits)))
+    assert own.masks == second.masks
+
+
+async def test_a_reset_begins_anew(service: Service, stream: Stream) -> None:
+    _, after = (await stream.ask(step(1, prompt(FIRST))))[0], (await stream.ask(step(2, prompt(SECOND), reset=True)))[0]
+    assert len(after.masks) == 3
+    assert list(after.masks) == await predicted(service, prompt(SECOND))
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (prompt([]), "prompt"),
+        (prompt(OUTSIDE), "prompt.points"),
+        (prompt(FIRST, mask_input=b"\0" * 10), "prompt.mask_input"),
+    ],
+)
+async def test_a_wrong_step_is_answered_and_loses_nothing(
+    service: Service, stream: Stream, bad: pb.Prompt, field: str
+) -> None:
+    (first,) = await stream.ask(step(1, prompt(FIRST)))
+    (wrong,) = await stream.ask(step(2, bad))
+    assert (wrong.step, len(wrong.masks), wrong.superseded) == (2, 0, False)
+    detail = details.BadRequest()
+    assert wrong.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert wrong.error.details[0].Unpack(detail)
+    assert detail.field_violations[0].field == field
+    (after,) = await stream.ask(step(3, prompt(SECOND)))
+    former = first.masks[0].low_res_logits
+    assert list(after.masks) == await predicted(service, prompt(SECOND, mask_input=former, multimask=False))
+
+
+async def test_a_wrong_step_resets_all_the_same(stream: Stream) -> None:
+    await stream.ask(step(1, prompt(FIRST)))
+    await stream.ask(step(2, prompt(OUTSIDE), reset=True))
+    (after,) = await stream.ask(step(3, prompt(SECOND)))
+    assert len(after.masks) == 3
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_of_the_steps_that_queue_only_the_newest_is_decoded(
+    service: Service, stream: Stream, taken: list[Step], reset: bool
+) -> None:
+    decoder = service.decoder
+    decoder.go.clear()
+    await stream.call.write(step(1, prompt(FIRST)))
+    await until(decoder.busy.is_set)
+    for number in (2, 3, 4):
+        await stream.call.write(step(number, prompt(OUTSIDE), reset=reset and number == 3))
+    await stream.call.write(step(5, prompt(SECOND)))
+    await until(lambda: len(taken) == 5)
+    decoder.go.set()
+    answers = await stream.read(5)
+    assert [a.step for a in answers] == [1, 2, 3, 4, 5]
+    assert [a.superseded for a in answers] == [False, True, True, True, False]
+    assert [len(a.masks) for a in answers] == [3, 0, 0, 0, 3 if reset else 1]
+    assert [p.mask_input is None for p in decoder.decoded] == [True, reset]
+    assert (await stream.ask(step(6, prompt(SECOND))))[0].step == 6
+
+
+async def test_a_half_closed_stream_answers_what_it_took_and_ends(service: Service, stream: Stream) -> None:
+    before = ended("OK")
+    service.decoder.go.clear()
+    await stream.call.write(step(1, prompt(FIRST)))
+    await until(service.decoder.busy.is_set)
+    await stream.call.write(step(2, prompt(SECOND)))
+    await stream.call.done_writing()
+    service.decoder.go.set()
+    answers = await stream.read(2)
+    assert await stream.call.read() is grpc.aio.EOF
+    assert [(a.step, a.superseded) for a in answers] == [(1, False), (2, False)]
+    assert await stream.call.code() is grpc.StatusCode.OK
+    assert ended("OK") == before + 1
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -> None:
+    service.embeddings.known.add(ID)
+    await predicted(service, prompt(FIRST))
+    service.decoder.busy.clear()
+    before, count = asyncio.all_tasks(), ended("CANCELLED")
+    stream = Stream(service)
+    await stream.open()
+    if busy:
+        service.decoder.go.clear()
+        await stream.call.write(step(1, prompt(FIRST)))
+        await until(service.decoder.busy.is_set)
+    await until(lambda: "SegmentationServicer._take_steps" in begun_since(before))
+    stream.call.cancel()
+    await until(lambda: ended("CANCELLED") == count + 1)
+    service.decoder.go.set()
+    await until(lambda: not begun_since(before))
+
+
+async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(service: Service, stream: Stream) -> None:
+    idle = Stream(service)
+    await idle.open()
+    service.decoder.go.clear()
+    await stream.call.write(step(1, prompt(FIRST)))
+    await until(service.decoder.busy.is_set)
+    service.draining.set()
+    stop = asyncio.create_task(service.server.stop(20))
+    retry = details.RetryInfo()
+    assert await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE
+    assert retry.retry_delay.seconds == 1
+    service.decoder.go.set()
+    assert len((await stream.call.read()).answer.masks) == 3
+    assert await refused(stream.call, retry) is grpc.StatusCode.UNAVAILABLE
+    await asyncio.wait_for(stop, 5)
+
+
+@pytest.mark.parametrize("requests", [[step(1, prompt(FIRST))], [opening(), opening()], []])
+async def test_a_stream_is_one_open_and_then_steps(service: Service, requests: list[pb.InteractRequest]) -> None:
+    service.embeddings.known.add(ID)
+    call = service.stub.Interact()
+    for request in requests:
+        await call.write(request)
+    if not requests:
+        await call.done_writing()
+    detail = details.BadRequest()
+    assert await refused(call, detail) is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail.field_violations[0].field == ("step" if len(requests) == 2 else "open")
+
+
+async def test_opening_fails_as_predict_does(service: Service) -> None:
+    info = details.ErrorInfo()
+    call = service.stub.Interact()
+    await call.write(opening())
+    assert await refused(call, info) is grpc.StatusCode.NOT_FOUND
+    assert info.reason == "EMBEDDING_NOT_CACHED"
+
+
+async def test_an_open_stream_needs_no_cache(service: Service, stream: Stream) -> None:
+    service.embeddings.known.clear()
+    service.embeddings.failure = EmbeddingNotCached(ID)
+    (answer,) = await stream.ask(step(1, prompt(FIRST)))
+    assert len(answer.masks) == 3
+
+
+async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) -> None:
+    before = ended("OK")
+
+    def click(image: Interaction) -> None:
+        first = image.step([Click(100, 50)])
+        with pytest.raises(InvalidInput, match="320 x 200") as caught:
+            image.step([Click(321, 5)])
+        assert caught.value.field == "prompt.points"
+        second = image.step([Click(100, 50), Click(200, 90, on=False)])
+        fresh = image.step([Click(100, 50)], reset=True)
+        assert [len(a.masks) for a in (first, second, fresh)] == [3, 1, 3]
+        assert first.size == image.image.size == SIZE
+        assert all(np.array_equal(a.array(), b.array()) for a, b in zip(first.masks, fresh.masks, strict=True))
+
+    def use() -> None:
+        with Client(service.address, service.address) as client:
+            for cache in ("MISS", "HIT"):
+                with client.interact(b"the image") as image:
+                    assert image.image.cache == cache
+                    click(image)
+        with Client(service.address, model="sam9") as lost, pytest.raises(ModelNotFound, match="nano"):
+            lost.interact(b"the image")
+
+    await asyncio.to_thread(use)
+    await until(lambda: ended("OK") == before + 2)
+
+
+async def test_the_client_waits_no_longer_than_it_is_told(service: Service) -> None:
+    def use() -> None:
+        with Client(service.address, timeout=0.5) as client, client.interact(b"the image") as image:
+            service.decoder.go.clear()
+            with pytest.raises(DeadlinePassed):
+                image.step([Click(100, 50)])
+
+    await asyncio.to_thread(use)
+    service.decoder.go.set()
+
+
+async def test_the_client_is_told_that_its_replica_goes_away(service: Service) -> None:
+    def use() -> None:
+        with Client(service.address, timeout=10) as client, client.interact(b"the image") as image:
+            image.step([Click(100, 50)])
+            loop.call_soon_threadsafe(service.draining.set)
+            with pytest.raises(Unavailable, match="shutting down") as caught:
+                while True:
+                    image.step([Click(100, 50)])
+            assert caught.value.retry_after == 1
+
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(use)
