@@ -26,6 +26,7 @@ class Service:
     embeddings: FakeEmbeddings
     stub: rpc.SegmentationServiceStub
     model_version: str
+    address: str
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,7 @@ async def service(decoder: MaskDecoder) -> AsyncIterator[Service]:
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Service(embeddings, rpc.SegmentationServiceStub(channel), bundle.model_version)
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Service(embeddings, rpc.SegmentationServiceStub(channel), bundle.model_version, address)
         await server.stop(None)

@@ -7,7 +7,7 @@ with Client() as client:
     answer.masks[0].array()          # bool [height, width]
 """
 
-from samserve.client.answer import Answer, EmbedAnswer, Mask
+from samserve.client.answer import Answer, EmbedAnswer, Mask, Polygon
 from samserve.client.client import Box, Click, Client, Prompt
 
-__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Mask", "Prompt"]
+__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Mask", "Polygon", "Prompt"]

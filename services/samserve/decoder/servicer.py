@@ -14,6 +14,7 @@ import numpy as np
 from samserve.core.errors import DETAILS_KEY, InvalidInput, code_of, status_of
 from samserve.core.rpc import stage_times, tenant_of
 from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
+from samserve.decoder.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmented, Segmenter, SegmentOrder
 from samserve.v1 import segmentation_pb2 as pb
@@ -48,7 +49,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             output=Output(
                 rle=bool(formats & {pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_UNSPECIFIED}),
                 png=pb.MASK_FORMAT_PNG in formats,
+                polygons=pb.MASK_FORMAT_POLYGONS in formats,
+                bits=pb.MASK_FORMAT_BITS in formats,
                 low_res_logits=request.output.low_res_logits,
+                polygon_tolerance=request.output.polygon_tolerance,
+                max_masks=request.output.max_masks,
             ),
         )
 
@@ -90,7 +95,16 @@ def _mask(mask: MaskAnswer, done: Segmented) -> pb.Mask:
         rle=None if mask.rle is None else types.Rle(height=size.height, width=size.width, counts=mask.rle),
         png=mask.png or b"",
         low_res_logits=mask.low_res_logits or b"",
+        polygons=[
+            pb.Polygon(exterior=_ring(polygon.exterior), holes=map(_ring, polygon.holes))
+            for polygon in mask.polygons or ()
+        ],
+        bits=mask.bits or b"",
     )
+
+
+def _ring(ring: Ring) -> pb.Ring:
+    return pb.Ring(xy=ring.ravel().tolist())
 
 
 @asynccontextmanager
