@@ -29,6 +29,7 @@ class _Columns:
     weight: Floats
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def outline(logits: Floats, size: Size, frame: int) -> Runs:
     """[L, L] low-res logits -> the mask at the source's size; the frame is a whole multiple of L.
 
@@ -46,7 +47,7 @@ def outline(logits: Floats, size: Size, frame: int) -> Runs:
     below, inside_below = _across(framed, rows + 1, left, weight)
     turning = inside != inside_below
     rows, at, above, below, inside = (a[turning] for a in (rows, at, above, below, inside))
-    share = above / (above - below)
+    share = np.nan_to_num(above / (above - below), nan=0.5)  # logits too small or too large for float32
     y = (row0 + rows + share + 0.5) * (size.height / inner.height) - 0.5
     y = np.where(inside, np.ceil(y), np.floor(y) + 1).astype(np.int64)  # 0 itself is background
     ends = [_across(framed, np.full_like(columns.left, row), columns.left, columns.weight)[1] for row in (0, -1)]
