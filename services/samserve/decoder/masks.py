@@ -20,8 +20,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Columns:
-    """The source's columns that may hold a part of the mask: the first one's number, the number in all, and of each the
-    framed column to its left, and the next one's weight: [N].
+    """The source's columns that may hold some of the mask: the first one's number; of each, [N], the framed column to
+    its left, counted in the part, and the weight of the one after it.
     """
 
     first: int
