@@ -66,7 +66,7 @@ class Uncached:
         click = Prompt(np.array([CLICK], np.float32), np.ones(1, np.float32), None, None, multimask=True)
         (candidates,) = self._decoder.decode(embedding, [click])
         for logits, iou in zip(candidates.logits, candidates.predicted_iou, strict=True):
-            write_mask(logits, float(iou), embedding.size, self._bundle.frame, Output(True, False, False))
+            write_mask(logits, float(iou), embedding.size, self._bundle.frame, Output(rle=True))
 
     def click(self) -> None:
         self.decode(self.embed())

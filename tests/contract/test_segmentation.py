@@ -1,3 +1,4 @@
+import asyncio
 import io
 
 import grpc
@@ -9,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from PIL import Image
+from samserve.client import Click, Client, Prompt
 from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable
 from samserve.core.rle import decode_rle
 from samserve.v1 import segmentation_pb2 as pb
@@ -38,7 +40,8 @@ async def refused(service: Service, bad: pb.PredictRequest, detail: Message, **c
 
 async def test_three_masks_come_best_first_in_the_forms_asked_for(service: Service) -> None:
     service.embeddings.known.add(ID)
-    output = pb.OutputOptions(formats=[pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_PNG], low_res_logits=True)
+    formats = [pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_PNG, pb.MASK_FORMAT_POLYGONS, pb.MASK_FORMAT_BITS]
+    output = pb.OutputOptions(formats=formats, low_res_logits=True)
     answer = await service.stub.Predict(request(CLICK, output=output))
     masks = answer.results[0].masks
     assert len(masks) == 3
@@ -48,7 +51,47 @@ async def test_three_masks_come_best_first_in_the_forms_asked_for(service: Servi
         decoded = decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
         assert decoded.sum() == mask.area
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.png))), decoded)
+        assert mask.bits == np.packbits(decoded, axis=1).tobytes()
+        assert sum(enclosed(p.exterior) + sum(map(enclosed, p.holes)) for p in mask.polygons) == -mask.area
         assert len(mask.low_res_logits) == 2 * 256 * 256
+
+
+def enclosed(ring: pb.Ring) -> float:
+    """The ring's area in pixels, positive if it is clockwise on the screen."""
+    x, y = np.array(ring.xy).reshape(-1, 2).T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+async def test_a_tolerance_makes_polygons_of_fewer_corners(service: Service) -> None:
+    service.embeddings.known.add(ID)
+    corners = []
+    for tolerance in (0, 1, 30):
+        output = pb.OutputOptions(formats=[pb.MASK_FORMAT_POLYGONS], polygon_tolerance=tolerance)
+        mask = (await service.stub.Predict(request(CLICK, output=output))).results[0].masks[0]
+        assert not mask.HasField("rle")
+        corners.append(sum(len(p.exterior.xy) + sum(len(hole.xy) for hole in p.holes) for p in mask.polygons))
+    assert corners[0] >= corners[1] > corners[2] > 0  # specks of few pixels keep theirs
+
+
+async def test_no_more_masks_are_sent_than_asked_for(service: Service) -> None:
+    service.embeddings.known.add(ID)
+    single = pb.Prompt(points=CLICK.points, multimask=False)
+    every = (await service.stub.Predict(request(CLICK, single))).results
+    for most, numbers in ((1, [1, 1]), (2, [2, 1]), (7, [3, 1])):
+        answer = await service.stub.Predict(request(CLICK, single, output=pb.OutputOptions(max_masks=most)))
+        assert [len(result.masks) for result in answer.results] == numbers
+        assert answer.results[0].masks[0] == every[0].masks[0]
+
+
+async def test_the_client_reads_every_form(service: Service) -> None:
+    formats = ["rle", "png", "polygons", "bits"]
+    with Client(service.address, service.address) as client:
+        prompts = [Prompt([Click(100, 50)])]
+        answer = await asyncio.to_thread(client.predict, b"the image", prompts, formats=formats, max_masks=1)
+    (mask,) = answer.masks
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.png))), mask.array())
+    assert mask.bits == np.packbits(mask.array(), axis=1).tobytes()
+    assert all(p.exterior.shape[1] == 2 and (p.exterior <= (SIZE.width, SIZE.height)).all() for p in mask.polygons)
 
 
 async def test_only_what_is_asked_for_is_sent(service: Service) -> None:
@@ -103,6 +146,9 @@ async def test_bytes_answer_what_a_reference_cannot(service: Service) -> None:
         (request(pb.Prompt(mask_input=b"\0" * 10)), "prompts[0].mask_input"),
         (request(CLICK, image_id="not a hash"), "image_id"),
         (pb.PredictRequest(prompts=[CLICK]), "image_id"),
+        (request(CLICK, output=pb.OutputOptions(polygon_tolerance=-1)), "output.polygon_tolerance"),
+        (request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("nan"))), "output.polygon_tolerance"),
+        (request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("inf"))), "output.polygon_tolerance"),
     ],
 )
 async def test_bad_requests_are_refused_by_field(service: Service, bad: pb.PredictRequest, field: str) -> None:

@@ -7,9 +7,9 @@ with Client() as client:
     answer.masks[0].array()          # bool [height, width]
 """
 
-from samserve.client.answer import Answer, EmbedAnswer, Mask
+from samserve.client.answer import Answer, EmbedAnswer, Mask, Polygon
 from samserve.client.client import Client
 from samserve.client.interaction import Interaction
 from samserve.client.prompt import Box, Click, Prompt
 
-__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Interaction", "Mask", "Prompt"]
+__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Interaction", "Mask", "Polygon", "Prompt"]

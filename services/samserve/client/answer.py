@@ -14,11 +14,22 @@ from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
+Corners = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polygon:
+    """A connected part of a mask. Rings: [N, 2] (x, y) of corners in pixels of the oriented image, as a box's are."""
+
+    exterior: Corners
+    holes: list[Corners]
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
     """One mask. rle: COCO's compressed counts; bbox: x0, y0, x1, y1 in pixels of the oriented image, x1, y1 exclusive;
-    low_res_logits: to refine it with, in `Prompt.mask_input`; empty if not asked for.
+    low_res_logits: to refine it with, in `Prompt.mask_input`; png: one bit a pixel; bits: rows of whole bytes, a byte's
+    highest bit the leftmost pixel. What was not asked for is empty.
     """
 
     size: Size
@@ -28,9 +39,12 @@ class Mask:
     area: int
     bbox: tuple[int, int, int, int]
     low_res_logits: bytes
+    png: bytes
+    polygons: list[Polygon]
+    bits: bytes
 
     def array(self) -> NDArray[np.bool_]:
-        """The mask as bool [height, width]."""
+        """The mask as bool [height, width], from its RLE."""
         return decode_rle(self.rle, self.size.height, self.size.width)
 
     def as_json(self) -> dict[str, Any]:
@@ -121,4 +135,11 @@ def _mask(mask: pb.Mask, size: Size) -> Mask:
         area=mask.area,
         bbox=(int(box.x0), int(box.y0), int(box.x1), int(box.y1)),
         low_res_logits=mask.low_res_logits,
+        png=mask.png,
+        polygons=[Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes]) for p in mask.polygons],
+        bits=mask.bits,
     )
+
+
+def _corners(ring: pb.Ring) -> Corners:
+    return np.array(ring.xy, np.float32).reshape(-1, 2)

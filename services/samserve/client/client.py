@@ -84,14 +84,31 @@ class Client(AbstractContextManager["Client"]):
         """Masks of the object that one prompt means, in an image given by its path or its bytes."""
         return self.predict(image, [Prompt(points, box, mask_input, multimask)], low_res_logits)
 
-    def predict(self, image: str | Path | bytes, prompts: Sequence[Prompt], low_res_logits: bool = False) -> Answer:
-        """Masks for several prompts on one image. The bytes travel only if the image is not known yet."""
+    def predict(
+        self,
+        image: str | Path | bytes,
+        prompts: Sequence[Prompt],
+        low_res_logits: bool = False,
+        formats: Sequence[str] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+    ) -> Answer:
+        """Masks for several prompts on one image. The bytes travel only if the image is not known yet.
+
+        formats: any of "rle", "png", "polygons" and "bits". polygon_tolerance: how many pixels polygons may stray from
+        the mask to have fewer corners. max_masks: how many candidates to answer each prompt with, best first; 0: all.
+        """
         data = _bytes(image)
         request = segmentation_pb2.PredictRequest(
             ref=types.ImageRef(image_id=image_id(data)),
             model=self._model,
             prompts=[write_prompt(prompt) for prompt in prompts],
-            output=segmentation_pb2.OutputOptions(low_res_logits=low_res_logits),
+            output=segmentation_pb2.OutputOptions(
+                formats=[f"MASK_FORMAT_{name.upper()}" for name in formats],
+                low_res_logits=low_res_logits,
+                polygon_tolerance=polygon_tolerance,
+                max_masks=max_masks,
+            ),
         )
         try:
             return self._ask_masks(request)

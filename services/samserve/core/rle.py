@@ -10,37 +10,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Counts = NDArray[np.int64]
+from samserve.core.runs import Ints, Mask, Runs, counts
+
 Bytes = NDArray[np.uint8]
 
 
-def encode_rle(mask: Mask) -> bytes:
-    """bool [H, W] -> compressed counts."""
-    return compress(counts_of(mask))
+def encode_rle(runs: Runs) -> bytes:
+    """A mask -> compressed counts."""
+    return compress(counts(runs))
 
 
 def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
     """Compressed counts -> bool [height, width]. Raises ValueError if they are of another size."""
-    counts = decompress(compressed)
-    if counts.sum() != height * width:
-        raise ValueError(f"the run lengths cover {counts.sum()} pixels, not {height} x {width}")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
+    lengths = decompress(compressed)
+    if lengths.sum() != height * width:
+        raise ValueError(f"the run lengths cover {lengths.sum()} pixels, not {height} x {width}")
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
 
 
-def counts_of(mask: Mask) -> Counts:
-    """bool [H, W] -> run lengths."""
-    flat = np.ravel(mask, order="F")
-    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(turns, prepend=0, append=flat.size)
-    return np.concatenate([[0], counts]) if flat.size and flat[0] else counts
-
-
-def compress(counts: Counts) -> bytes:
+def compress(lengths: Ints) -> bytes:
     """Run lengths -> COCO's string."""
-    rest = counts.astype(np.int64)
-    rest[3:] -= counts[1:-2]
+    rest = lengths.astype(np.int64)
+    rest[3:] -= lengths[1:-2]
     groups, present = [], []
     going_on = np.ones(len(rest), bool)
     while going_on.any():
@@ -54,16 +46,16 @@ def compress(counts: Counts) -> bytes:
     return text.tobytes()
 
 
-def decompress(compressed: bytes) -> Counts:
+def decompress(compressed: bytes) -> Ints:
     """COCO's string -> run lengths."""
     groups = np.frombuffer(compressed, np.uint8).astype(np.int64) - 48
     last = (groups & 0x20) == 0
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     shift = 5 * (np.arange(len(groups)) - np.repeat(starts, ends - starts + 1))
-    counts = np.add.reduceat((groups & 0x1F) << shift, starts) if len(groups) else np.zeros(0, np.int64)
+    lengths = np.add.reduceat((groups & 0x1F) << shift, starts) if len(groups) else np.zeros(0, np.int64)
     negative = (groups[ends] & 0x10) != 0
-    counts = np.where(negative, counts - (1 << (shift[ends] + 5)), counts)
-    counts[1::2] = np.cumsum(counts[1::2])  # the third, fifth... after the first build on it, and so the even ones on
-    counts[2::2] = np.cumsum(counts[2::2])  # the second; the very first stands alone
-    return counts
+    lengths = np.where(negative, lengths - (1 << (shift[ends] + 5)), lengths)
+    lengths[1::2] = np.cumsum(lengths[1::2])  # the third, fifth... after the first build on it, and so the even ones on
+    lengths[2::2] = np.cumsum(lengths[2::2])  # the second; the very first stands alone
+    return lengths

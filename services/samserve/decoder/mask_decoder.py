@@ -92,7 +92,7 @@ class MaskDecoder:
         self, image: ReadyImage, prompt: Prompt, points: Floats, labels: Floats
     ) -> tuple[Floats, Floats]:
         """For prompts of very many points, where the rearranged decoder would do more work than SAM's own."""
-        side, given = self.bundle.low_res, prompt.mask_input is not None
+        side, given = self.bundle.low_res, prompt.mask_input
         features = {name: tensor[None].astype(np.float32) for name, tensor in image.embedding.tensors.items()}
         logits, ious = self._as_written.run(
             ["low_res_logits", "predicted_iou"],
@@ -100,8 +100,8 @@ class MaskDecoder:
                 **features,
                 "points": points[None],
                 "labels": labels[None],
-                "mask_input": (prompt.mask_input if given else np.zeros((side, side), np.float32))[None, None],
-                "has_mask": np.array([given], np.float32),
+                "mask_input": (np.zeros((side, side), np.float32) if given is None else given)[None, None],
+                "has_mask": np.array([given is not None], np.float32),
             },
         )
         return logits[0], ious[0]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, TypeVar
 
+from samserve.core import runs
 from samserve.core.cache import CacheKey
-from samserve.core.errors import ModelNotFound, ModelVersionMismatch
+from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
 from samserve.core.image_id import check_image_id, image_id
 from samserve.core.rle import encode_rle
@@ -17,6 +20,7 @@ from samserve.core.telemetry import StageClock
 from samserve.decoder import masks
 from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
+from samserve.decoder.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
 
 T = TypeVar("T")
@@ -24,11 +28,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What of each mask is wanted."""
+    """What is wanted of each mask, and how many masks of each prompt, 0 for all. polygon_tolerance: pixels."""
 
-    rle: bool
-    png: bool
-    low_res_logits: bool
+    rle: bool = False
+    png: bool = False
+    polygons: bool = False
+    bits: bool = False
+    low_res_logits: bool = False
+    polygon_tolerance: float = 0.0
+    max_masks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +61,16 @@ class SegmentOrder:
 
 @dataclass(frozen=True, slots=True)
 class MaskAnswer:
-    """One mask; the forms that were not wanted are None. low_res_logits: fp16, row-major."""
+    """One mask; the forms that were not wanted are None. bits: rows of whole bytes; low_res_logits: fp16, row-major."""
 
     predicted_iou: float
     stability_score: float
     area: int
-    box: masks.Box
+    box: runs.Box
     rle: bytes | None
     png: bytes | None
+    polygons: list[Polygon] | None
+    bits: bytes | None
     low_res_logits: bytes | None
 
 
@@ -95,6 +105,7 @@ class Segmenter:
 
     async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
         """Find the image, decode the prompts on it, write the masks."""
+        check_output(order.output)
         image = await self.find(order.image, clock)
         check_prompts(order.prompts, image.ready.size)
         candidates = await self.decode(image.ready, order.prompts, clock)
@@ -135,24 +146,34 @@ class Segmenter:
         return await self._in_pool(lambda: image_id(data))
 
     def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
+        wanted = zip(candidates.logits, candidates.predicted_iou, strict=True)
         return [
             write_mask(logits, float(iou), size, self._decoder.bundle.frame, output)
-            for logits, iou in zip(candidates.logits, candidates.predicted_iou, strict=True)
+            for logits, iou in islice(wanted, output.max_masks or None)
         ]
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
+def check_output(output: Output) -> None:
+    """Raise InvalidInput, naming the field, for an option that means nothing."""
+    if not 0 <= output.polygon_tolerance < math.inf:
+        field = "output.polygon_tolerance"
+        raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
+
+
 def write_mask(logits: masks.Floats, predicted_iou: float, size: Size, frame: int, output: Output) -> MaskAnswer:
     """One mask in the forms wanted; logits: [L, L], low-res."""
-    mask = masks.full_mask(logits, size, frame)
+    mask = masks.outline(logits, size, frame)
     return MaskAnswer(
         predicted_iou=predicted_iou,
         stability_score=masks.stability_score(logits, size, frame),
-        area=masks.area(mask),
-        box=masks.tight_box(mask),
+        area=runs.area(mask),
+        box=runs.box(mask),
         rle=encode_rle(mask) if output.rle else None,
         png=masks.png(mask) if output.png else None,
+        polygons=polygons(mask, output.polygon_tolerance) if output.polygons else None,
+        bits=runs.bits(mask).tobytes() if output.bits else None,
         low_res_logits=logits.astype("<f2").tobytes() if output.low_res_logits else None,
     )

@@ -16,8 +16,18 @@ from samserve.core.geometry import Size
 from samserve.core.rpc import stage_times, tenant_of
 from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
+from samserve.decoder.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
-from samserve.decoder.segmenter import FoundImage, ImageOrder, MaskAnswer, Output, Segmented, Segmenter, SegmentOrder
+from samserve.decoder.segmenter import (
+    FoundImage,
+    ImageOrder,
+    MaskAnswer,
+    Output,
+    Segmented,
+    Segmenter,
+    SegmentOrder,
+    check_output,
+)
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
@@ -50,10 +60,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         request = await _next(context)
         if request is None or request.WhichOneof("message") != "open":
             raise InvalidInput("open", "the stream's first request must be an open")
+        output = _output(request.open.output)
+        check_output(output)
         clock = StageClock()
         image = await self._segmenter.find(_image_order(request.open, context), clock)
         await context.write(_opened_response(image, clock))
-        return image, _output(request.open.output)
+        return image, output
 
     async def _take_steps(self, interaction: Interaction, context: Context) -> None:
         try:
@@ -123,7 +135,11 @@ def _output(options: pb.OutputOptions) -> Output:
     return Output(
         rle=bool(formats & {pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_UNSPECIFIED}),
         png=pb.MASK_FORMAT_PNG in formats,
+        polygons=pb.MASK_FORMAT_POLYGONS in formats,
+        bits=pb.MASK_FORMAT_BITS in formats,
         low_res_logits=options.low_res_logits,
+        polygon_tolerance=options.polygon_tolerance,
+        max_masks=options.max_masks,
     )
 
 
@@ -181,7 +197,16 @@ def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:
         rle=None if mask.rle is None else types.Rle(height=size.height, width=size.width, counts=mask.rle),
         png=mask.png or b"",
         low_res_logits=mask.low_res_logits or b"",
+        polygons=[
+            pb.Polygon(exterior=_ring(polygon.exterior), holes=map(_ring, polygon.holes))
+            for polygon in mask.polygons or ()
+        ],
+        bits=mask.bits or b"",
     )
+
+
+def _ring(ring: Ring) -> pb.Ring:
+    return pb.Ring(xy=ring.ravel().tolist())
 
 
 @asynccontextmanager

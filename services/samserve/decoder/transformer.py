@@ -26,14 +26,15 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project
 
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
 Tensors = Mapping[str, Floats]
 T = TypeVar("T")
 EPSILON, LAST_EPSILON = 1e-6, 1e-5  # of the norms; the last attention's is PyTorch's default
@@ -68,7 +69,7 @@ class WideLinear:
 
     def __call__(self, x: Floats) -> Floats:
         out = _empty(len(self._weight), len(x), TILE)
-        project(np.ascontiguousarray(x), self._weight, 0, out.shape[0] * TILE, out)
+        project(np.ascontiguousarray(x), self._weight, out, 0, len(out) * TILE)
         return out.transpose(1, 0, 2).reshape(len(x), -1) + self._bias
 
 
@@ -280,7 +281,7 @@ class Transformer:
         for name, part in self._parts.items():
             side = placed if part.placed else x
             projected = _empty(len(x), len(part.weight), TILE)
-            cores.split(lambda first, last, p=part, s=side, o=projected: project(p.weight, s, first, last, o))
+            cores.split(partial(project, part.weight, side, projected))
             parts[name] = np.ascontiguousarray(projected.transpose(0, 2, 1)) if part.cells_first else projected
         g1 = self._first.norm4.weight[:, None]
         apart = x - x.mean(1, keepdims=True)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 from samserve.core.rle import decode_rle, encode_rle
+from samserve.core.runs import runs_of
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
@@ -12,7 +13,7 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 @given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
 @settings(max_examples=200, deadline=None)
 def test_any_mask_is_written_as_pycocotools_writes_it_and_read_back(mask: np.ndarray) -> None:
-    written = encode_rle(mask)
+    written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *mask.shape), mask)
 
@@ -21,7 +22,7 @@ def test_any_mask_is_written_as_pycocotools_writes_it_and_read_back(mask: np.nda
 def test_long_runs_are_written_as_pycocotools_writes_them(shape: tuple[int, int]) -> None:
     mask = np.zeros(shape, bool)
     mask[: shape[0] // 2 + 1, shape[1] // 3 :] = True
-    written = encode_rle(mask)
+    written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *shape), mask)
 
@@ -29,9 +30,9 @@ def test_long_runs_are_written_as_pycocotools_writes_them(shape: tuple[int, int]
 @pytest.mark.parametrize("value", [False, True])
 def test_a_mask_of_one_value_is_one_run(value: bool) -> None:
     mask = np.full((5, 7), value)
-    assert np.array_equal(decode_rle(encode_rle(mask), 5, 7), mask)
+    assert np.array_equal(decode_rle(encode_rle(runs_of(mask)), 5, 7), mask)
 
 
 def test_run_lengths_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="not 4 x 4"):
-        decode_rle(encode_rle(np.ones((3, 3), bool)), 4, 4)
+        decode_rle(encode_rle(runs_of(np.ones((3, 3), bool))), 4, 4)

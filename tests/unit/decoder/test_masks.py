@@ -1,46 +1,115 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco
 from samserve.core.geometry import Size, fit
+from samserve.core.rle import encode_rle
+from samserve.core.runs import area, dense, runs_of
 from samserve.decoder import masks
+from samserve.decoder.segmenter import Output, write_mask
 
 NEAR = 1e-3  # logits nearer to the threshold than this may fall on either side of it
 
 
-def smooth_logits(seed: int) -> np.ndarray:
-    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 1, 12, 12)).astype(np.float32))
+def logits_of(seed: int, grain: int) -> np.ndarray:
+    """Noise of `grain` bumps a side; as many as there are logits: no two alike."""
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 1, grain, grain)).astype(np.float32))
     return torch.nn.functional.interpolate(noise, (256, 256), mode="bicubic")[0, 0].numpy() * 8
 
 
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    down, across = np.mgrid[:256, :256]
+    return (radius - np.hypot(across - x, down - y)).astype(np.float32)
+
+
 def reference(logits: np.ndarray, size: Size) -> np.ndarray:
-    """SAM's postprocess_masks in PyTorch: full-size logits."""
+    """SAM's postprocess_masks in PyTorch, in double precision: full-size logits."""
     inner = fit(size, 1024)
-    framed = torch.nn.functional.interpolate(torch.from_numpy(logits)[None, None], (1024, 1024), mode="bilinear")
-    cut = framed[..., : inner.height, : inner.width]
+    exact = torch.from_numpy(logits.astype(np.float64))[None, None]
+    cut = torch.nn.functional.interpolate(exact, (1024, 1024), mode="bilinear")[..., : inner.height, : inner.width]
     return torch.nn.functional.interpolate(cut, (size.height, size.width), mode="bilinear")[0, 0].numpy()
 
 
-@given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
-def test_a_mask_is_upscaled_as_sam_does(width: int, height: int, seed: int) -> None:
-    logits, size = smooth_logits(seed), Size(width, height)
+def check(logits: np.ndarray, size: Size) -> None:
     wanted = reference(logits, size)
-    got = masks.full_mask(logits, size, 1024)
-    assert got.shape == (height, width)
+    runs = masks.outline(logits, size, 1024)
+    got = dense(runs)
+    assert got.shape == (size.height, size.width)
     assert not ((got != (wanted > 0)) & (np.abs(wanted) > NEAR)).any()
+    assert (np.diff(runs.turns, prepend=-1) > 0).all()
+    assert np.array_equal(runs.turns, runs_of(got).turns)
+    assert np.array_equal(coco.decode({"size": list(got.shape), "counts": encode_rle(runs)}), got)
 
 
-def test_box_and_area_are_tight() -> None:
-    mask = np.zeros((30, 40), bool)
-    mask[3:7, 10:21] = True
-    assert masks.area(mask) == 44
-    assert masks.tight_box(mask) == masks.Box(10, 3, 21, 7)
-    assert masks.tight_box(np.zeros((4, 4), bool)) == masks.Box(0, 0, 0, 0)
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 99), st.sampled_from([2, 12, 80, 256]))
+@example(1, 1, 0, 12)
+@example(1, 900, 0, 12)
+@example(900, 1, 0, 12)
+@example(2, 3, 0, 256)
+@example(1024, 1024, 0, 256)
+@example(1024, 1025, 0, 256)
+@example(4096, 37, 0, 12)
+@example(37, 4096, 0, 256)
+@example(4096, 1, 0, 12)
+@example(1500, 1100, 0, 80)
+@settings(max_examples=30, deadline=None)
+def test_a_mask_is_upscaled_as_sam_does(width: int, height: int, seed: int, grain: int) -> None:
+    check(logits_of(seed, grain), Size(width, height))
+
+
+@pytest.mark.parametrize("size", [Size(1400, 900), Size(900, 1400), Size(300, 200), Size(4096, 37)])
+@pytest.mark.parametrize("at", [(0, 0), (128, 100), (255, 255), (255, 0), (0, 160), (300, 90)])
+@pytest.mark.parametrize("radius", [0.4, 9, 120])
+def test_a_small_mask_anywhere_is_found(size: Size, at: tuple[float, float], radius: float) -> None:
+    check(disc(*at, radius), size)
+
+
+@pytest.mark.parametrize("size", [Size(1, 1), Size(37, 4096), Size(2000, 1500), Size(640, 480)])
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1e-45, 3.0])
+def test_logits_that_are_all_alike_give_all_or_nothing(size: Size, value: float) -> None:
+    runs = masks.outline(np.full((256, 256), value, np.float32), size, 1024)
+    assert area(runs) in ([size.pixels] if value == 3 else [0, size.pixels] if value > 0 else [0])
+    assert len(runs.turns) <= 1
+
+
+def test_logits_that_are_zero_are_background_even_between_others() -> None:
+    logits = np.zeros((256, 256), np.float32)
+    logits[:, 100:] = np.where(np.arange(256)[:, None] % 2, 5, -5)
+    check(logits, Size(1024, 1024))
+    check(logits, Size(1600, 1600))
+
+
+@pytest.mark.parametrize("value", [1e-45, 3e38, np.inf, np.nan])
+def test_logits_beyond_reason_still_make_a_mask(value: float) -> None:
+    logits = np.where(disc(90, 80, 30) > 0, value, -value).astype(np.float32)
+    runs = masks.outline(logits, Size(1400, 900), 1024)
+    assert (np.diff(runs.turns, prepend=-1, append=runs.height * runs.width) > 0).all()
+
+
+def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:
+    size, output = Size(4000, 3000), Output(rle=True, png=True, polygons=True, polygon_tolerance=1)
+    logits = [logits_of(seed, 6) for seed in range(6)]
+    write_mask(logits[0], 1, size, 1024, output)
+    tracemalloc.start()
+    answers = [write_mask(each, 1, size, 1024, output) for each in logits]
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert max(answer.area for answer in answers) > 3e6
+    assert kept < len(answers) * 0.2e6
+    assert peak < 20e6
+
+
+def test_only_what_is_wanted_is_written() -> None:
+    answer = write_mask(disc(90, 90, 20), 1, Size(640, 480), 1024, Output())
+    assert answer.area
+    forms = (answer.rle, answer.png, answer.polygons, answer.bits, answer.low_res_logits)
+    assert forms == (None,) * 5
 
 
 def test_stability_is_one_for_a_sharp_mask_and_less_for_a_soft_one() -> None:
@@ -57,9 +126,9 @@ def test_stability_is_one_for_a_sharp_mask_and_less_for_a_soft_one() -> None:
     assert masks.stability_score(np.full((256, 256), -9, np.float32), size, 1024) == 0
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (33, 57)])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 57), (8, 64)])
 def test_a_png_holds_the_mask_in_one_bit_a_pixel(shape: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).random(shape) > 0.5
-    picture = Image.open(io.BytesIO(masks.png(mask)))
+    picture = Image.open(io.BytesIO(masks.png(runs_of(mask))))
     assert picture.mode == "1"
     assert np.array_equal(np.asarray(picture), mask)

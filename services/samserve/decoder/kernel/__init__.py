@@ -10,10 +10,12 @@ import ctypes
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[Any]  # fp32, contiguous
 HEADS, TILE, MOST_TOKENS = 8, 64, 24
 LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma"}}
 
@@ -46,9 +48,9 @@ class Job:
     def __init__(self, **counts: int) -> None:
         self._raw = _Job(**counts)
         self.cells = counts["cells"]
-        self._kept: dict[str, NDArray[np.float32]] = {}
+        self._kept: dict[str, Floats] = {}
 
-    def give(self, **values: NDArray[np.float32] | float) -> None:
+    def give(self, **values: Floats | float) -> None:
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 value = np.ascontiguousarray(value, np.float32)
@@ -57,33 +59,23 @@ class Job:
             else:
                 setattr(self._raw, name, value)
 
-    def run(self, name: str, first: int, last: int, out: NDArray[np.float32] | None = None) -> None:
+    def run(self, name: str, first: int, last: int, out: Floats | None = None) -> None:
         """Run pass `name` over cells first to last, both multiples of TILE."""
         where = () if out is None else (ctypes.c_void_p(out.ctypes.data),)
         getattr(_library(), name)(ctypes.byref(self._raw), ctypes.c_int64(first), ctypes.c_int64(last), *where)
 
 
-def gelu(x: NDArray[np.float32]) -> None:
+def gelu(x: Floats) -> None:
     """Exact GELU of a contiguous fp32 array, in place."""
     _library().activate(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size))
 
 
-def project(
-    weight: NDArray[np.float32], x: NDArray[np.float32], first: int, last: int, out: NDArray[np.float32]
-) -> None:
+def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> None:
     """weight [R, K], x [tiles, K, 64] -> out [tiles, R, 64], for columns first to last."""
-    pointers = (ctypes.c_void_p(a.ctypes.data) for a in (weight, x, out))
-    at = next(pointers)
     rows, inner = weight.shape
-    _library().project(
-        at,
-        ctypes.c_int64(rows),
-        ctypes.c_int64(inner),
-        next(pointers),
-        ctypes.c_int64(first),
-        ctypes.c_int64(last),
-        next(pointers),
-    )
+    where = [ctypes.c_void_p(array.ctypes.data) for array in (weight, x, out)]
+    counts = [ctypes.c_int64(count) for count in (rows, inner, first, last)]
+    _library().project(*where, *counts)
 
 
 @cache

@@ -453,7 +453,7 @@ void activate(float *x, int64_t count)
 }
 
 /* out, of `rows` rows, = weight[rows][inner] x, x being `inner` rows; for columns `from` to `to`. */
-void project(const float *weight, int64_t rows, int64_t inner, const float *x, int64_t from, int64_t to, float *out)
+void project(const float *weight, const float *x, float *out, int64_t rows, int64_t inner, int64_t from, int64_t to)
 {
     for (long at = from; at < to; at += TILE) product(out + at * rows, weight, inner, x + at * inner, rows, inner, 0);
 }

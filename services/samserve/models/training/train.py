@@ -346,7 +346,8 @@ def train(worker: int, run: Run) -> None:
 
     torch.manual_seed(run.seed)
     together, alone = np.random.default_rng(run.seed), np.random.default_rng([run.seed, worker])
-    model, mean, before = Nano(), Nano(), []
+    model, mean = Nano(), Nano()
+    before: list[object] = []
     if run.begin:
         weights, before = run.start()
         load_weights(model, weights)
