@@ -55,6 +55,7 @@ kernel: $(VENV)/.dev  ## compile the decoder's kernel anew
 	$(BIN)/python $(KERNEL)/build.py
 
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
+	$(BIN)/python loadtest/bench_decoder.py
 	$(BIN)/python loadtest/bench_click.py
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality

@@ -277,12 +277,17 @@ class Transformer:
         """[256, G, G] -> what prompts share. Some 3.5 GFLOP: as much as a few prompts."""
         x = tiled(embedding.reshape(len(embedding), -1) + self._masks.none[:, None])
         placed = x + tiled(self._place)
+        sizes = [part.weight.shape[0] * self._side**2 for part in self._parts.values()]
+        whole = _empty(sum(sizes))  # one piece, which gets huge pages: each prompt reads all of it
+        pieces = np.split(whole, np.cumsum(sizes)[:-1])
         parts = {}
-        for name, part in self._parts.items():
+        for (name, part), piece in zip(self._parts.items(), pieces, strict=True):
             side = placed if part.placed else x
-            projected = _empty(len(x), len(part.weight), TILE)
+            projected = piece.reshape(len(x), -1, TILE)
             cores.split(partial(project, part.weight, side, projected))
-            parts[name] = np.ascontiguousarray(projected.transpose(0, 2, 1)) if part.cells_first else projected
+            if part.cells_first:
+                projected[:] = projected.transpose(0, 2, 1).reshape(projected.shape).copy()
+            parts[name] = projected
         g1 = self._first.norm4.weight[:, None]
         apart = x - x.mean(1, keepdims=True)
         again = apart * g1
@@ -338,7 +343,7 @@ class Transformer:
             keys0=keys,
             keys0_rough=attention.query.fold(keys) @ rough.matrix.T,
             keys0_bias=(keys * attention.query.bias[:, None]).sum(-1),
-            values0=2 * values0,
+            values0=values0,
             gram0=_gram(m1, m0),
         )
 
@@ -363,7 +368,7 @@ class Transformer:
             values1=values1,
             gram1=_gram(m1, m0g),
             gram12=m2 @ np.concatenate([m1, m0g]).T,
-            gram2=m2 @ m2.T,
+            gram2=_half(m2 @ m2.T),
         )
 
         # last attention and upscaling: the image side is r2 (r1 (X g1 + s1'm1) + s2'm2) g2 + b2
@@ -398,8 +403,15 @@ def _empty(*shape: int) -> Floats:
 
 
 def _gram(m: Floats, extra: Floats) -> Floats:
-    """What |S'm + h'extra|^2 takes of each row of S: [T, T + H]."""
-    return np.concatenate([m @ m.T, 2 * m @ extra.T], 1)
+    """[T, T + H]: half of what |S'm + h'extra|^2 takes of each row of S."""
+    return np.concatenate([_half(m @ m.T), m @ extra.T], 1)
+
+
+def _half(gram: Floats) -> Floats:
+    """A symmetric matrix's lower half, with half its diagonal."""
+    half = np.tril(gram)
+    half[np.diag_indices(len(half))] *= np.float32(0.5)
+    return half
 
 
 def tiled(rows: Floats) -> Floats:

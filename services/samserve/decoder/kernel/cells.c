@@ -120,6 +120,27 @@ INLINE void product(float *c, const float *a, long lda, const float *b, long row
     spread(c, TILE, a, lda, b, TILE, rows, k, add);
 }
 
+/* total[64] += 2 x the sum over rows of a x b */
+static void contract(float *total, const float *a, const float *b, long rows)
+{
+    for (int j = 0; j < TILE; j += LANES) {
+        vec sum = all(0.0f);
+        for (long r = 0; r < rows; r++) sum += load(a + r * TILE + j) * load(b + r * TILE + j);
+        store(total + j, load(total + j) + 2.0f * sum);
+    }
+}
+
+/* total[64] += 2 s'(L s + U), s being `rows` rows: s'G s + 2 s'U for G symmetric, of which L is the lower half with half
+   the diagonal. U comes in `scratch` if `add`. */
+static void measure(float *total, const float *s, const float *lower, long lda, long rows, float *scratch, int add)
+{
+    for (long r = 0, count; r < rows; r += count) {
+        count = rows - r < ROWS ? rows - r : ROWS;
+        product(scratch + r * TILE, lower + r * lda, lda, s, count, r + count, add);
+    }
+    contract(total, s, scratch, rows);
+}
+
 /* One prompt on one image. T = 8 x tokens rows, head by head; H rows of a mask prompt, or none. Mirrors cells.py. */
 typedef struct {
     int64_t cells, tokens, rough, masks;
@@ -178,13 +199,21 @@ static void share(const Job *job, float *scores, const float *bias)
         }
 }
 
+/* Over the lanes, by halves. */
+INLINE float folded(vec v, int largest)
+{
+    float x[LANES];
+    store(x, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int j = 0; j < half; j++) x[j] = !largest ? x[j] + x[j + half] : x[j] > x[j + half] ? x[j] : x[j + half];
+    return x[0];
+}
+
 INLINE float largest(const float *p)
 {
     vec top = load(p);
     for (int j = LANES; j < TILE; j += LANES) top = larger(top, load(p + j));
-    float x = top[0];
-    for (int j = 1; j < LANES; j++) x = top[j] > x ? top[j] : x;
-    return x;
+    return folded(top, 1);
 }
 
 /* A softmax over all cells, tile by tile: per row the largest score so far, the total of the weights against it, and
@@ -204,7 +233,7 @@ static void weigh(const Job *job, float *scores, float *out, long width)
             store(s + j, w);
             total += w;
         }
-        for (int j = 0; j < LANES; j++) o[1] += total[j];
+        o[1] += folded(total, 0);
     }
 }
 
@@ -217,29 +246,28 @@ static void start(const Job *job, float *out, long width)
 }
 
 /* sums[row][16] += weights[row][64] part[cells][128], each head its own channels */
+#define BESIDE 8 /* rows whose sums are under way together, so that none waits for its last addition */
 static void gather(const Job *job, const float *weights, const float *part, long at, float *sums, long stride)
 {
     long n = job->tokens;
     for (int h = 0; h < HEADS; h++)
-        for (long i0 = 0; i0 < n; i0 += 4) {
-            long most = n - i0 < 4 ? n - i0 : 4;
-            vec sum[4][HEAD / LANES + 1];
-            for (long i = 0; i < 4; i++)
-                for (int k = 0; k < HEAD / LANES; k++) sum[i][k] = all(0.0f);
-            const float *w = weights + (h * n + i0) * TILE;
-            for (int c = 0; c < TILE; c++) {
-                const float *v = part + (at + c) * HEADS * HEAD + h * HEAD;
-                for (int k = 0; k < HEAD / LANES; k++) {
-                    vec right = load(v + k * LANES);
-                    for (long i = 0; i < 4; i++) sum[i][k] += all(w[(i < most ? i : 0) * TILE + c]) * right;
+        for (int k = 0; k < HEAD; k += LANES)
+            for (long i0 = 0; i0 < n; i0 += BESIDE) {
+                const float *w[BESIDE], *v = part + at * HEADS * HEAD + h * HEAD + k;
+                vec sum[BESIDE];
+                for (long i = 0; i < BESIDE; i++) {
+                    w[i] = weights + (h * n + (i0 + i < n ? i0 + i : i0)) * TILE;
+                    sum[i] = all(0.0f);
+                }
+                for (int c = 0; c < TILE; c++) {
+                    vec right = load(v + c * HEADS * HEAD);
+                    for (long i = 0; i < BESIDE; i++) sum[i] += all(w[i][c]) * right;
+                }
+                for (long i = 0; i < BESIDE && i0 + i < n; i++) {
+                    float *o = sums + (h * n + i0 + i) * stride + k;
+                    store(o, load(o) + sum[i]);
                 }
             }
-            for (long i = 0; i < most; i++)
-                for (int k = 0; k < HEAD / LANES; k++) {
-                    float *o = sums + (h * n + i0 + i) * stride + k * LANES;
-                    store(o, load(o) + sum[i][k]);
-                }
-        }
 }
 
 static void transpose(float *restrict to, long width, const float *restrict from, long rows)
@@ -263,15 +291,6 @@ static void scale(float *to, const float *from, long rows, const float *by)
         for (int j = 0; j < TILE; j += LANES) store(to + r * TILE + j, load(from + r * TILE + j) * load(by + j));
 }
 
-/* total[64] += factor x sum over rows of a x b */
-static void contract(float *total, const float *a, const float *b, long rows, float factor)
-{
-    for (int j = 0; j < TILE; j += LANES) {
-        vec sum = all(0.0f);
-        for (long r = 0; r < rows; r++) sum += load(a + r * TILE + j) * load(b + r * TILE + j);
-        store(total + j, load(total + j) + factor * sum);
-    }
-}
 
 /* First layer, tokens to image. out[T][2 + 16 + PAD64(H)]: top, total, sums of value0, sums of the rough rows. */
 void pass_first(const Job *job, int64_t from, int64_t to, float *out)
@@ -309,10 +328,10 @@ void pass_second(const Job *job, int64_t from, int64_t to, float *out)
         share(job, s, job->keys0_bias);
         memcpy(job->s1 + at * rows, s, rows * TILE * sizeof(float));
 
-        product(other, job->gram0, mixed, s, rows, mixed, 0);
-        against(job, other, job->values0, job->out0, at, 1); /* values0 come doubled */
+        against(job, other, job->values0, job->out0, at, 0);
+        if (H) product(other, job->gram0 + rows, mixed, s + rows * TILE, rows, H, 1);
         memcpy(r1, job->square0 + at, sizeof r1);
-        contract(r1, s, other, rows, 1.0f);
+        measure(r1, s, job->gram0, mixed, rows, other, 1);
         for (int j = 0; j < TILE; j++) r1[j] = 1.0f / sqrtf(r1[j] / (HEADS * 32) + job->epsilon1);
         memcpy(job->r1 + at, r1, sizeof r1);
 
@@ -349,16 +368,15 @@ void pass_third(const Job *job, int64_t from, int64_t to, float *out)
         memcpy(job->s2 + at * rows, t, rows * TILE * sizeof(float));
 
         memcpy(r2, job->square1 + at, sizeof r2);
-        product(other, job->gram1, mixed, s, rows, mixed, 0);
-        against(job, other, job->values0, job->norm1, at, 1);
-        contract(r2, s, other, rows, 1.0f);
+        against(job, other, job->values0, job->norm1, at, 0);
+        if (H) product(other, job->gram1 + rows, mixed, s + rows * TILE, rows, H, 1);
+        measure(r2, s, job->gram1, mixed, rows, other, 1);
         memcpy(cross, job->cross1 + at, sizeof cross);
         product(other, job->gram12, mixed, s, rows, mixed, 0);
         against(job, other, job->values1, job->out1, at, 1);
-        contract(cross, t, other, rows, 2.0f);
+        contract(cross, t, other, rows);
         memset(own, 0, sizeof own);
-        product(other, job->gram2, rows, t, rows, rows, 0);
-        contract(own, t, other, rows, 1.0f);
+        measure(own, t, job->gram2, rows, rows, other, 0);
         for (int j = 0; j < TILE; j++) {
             float variance = r1[j] * (r1[j] * r2[j] + cross[j]) + own[j];
             r2[j] = 1.0f / sqrtf(variance / (HEADS * 32) + job->epsilon2);
@@ -409,7 +427,7 @@ void pass_masks(const Job *job, int64_t from, int64_t to)
 {
     long rows = HEADS * job->tokens, H = job->rough, mixed = 2 * rows + H, masks = job->masks;
     long side = (long)(sqrt((double)job->cells) + 0.5), line = 4 * side;
-    float s[(MOST_MIXED + MOST_ROWS) * TILE], fine[SUBS * FINE * TILE], thin[SUBS * THIN * TILE], r2[TILE], r12[TILE];
+    float s[(MOST_MIXED + MOST_ROWS) * TILE], x[FINE * TILE], thin[SUBS * THIN * TILE], r2[TILE], r12[TILE];
     float pixels[MOST_MASKS * TILE];
     long place[TILE];
     for (long at = from; at < to; at += TILE) {
@@ -423,12 +441,12 @@ void pass_masks(const Job *job, int64_t from, int64_t to)
         }
         scale(s, s, rows + H, r12);
         scale(s + (rows + H) * TILE, s + (rows + H) * TILE, rows, r2);
-        for (long c = 0; c < SUBS * FINE; c++)
-            for (int j = 0; j < TILE; j += LANES)
-                store(fine + c * TILE + j, load(job->fine + (at * SUBS * FINE + c * TILE) + j) * load(r12 + j) + job->fine_bias[c]);
-        product(fine, job->mix, mixed, s, SUBS * FINE, mixed, 1);
         for (int sub = 0; sub < SUBS; sub++) {
-            float *x = fine + sub * FINE * TILE;
+            const float *own = job->fine + (at * SUBS + sub * TILE) * FINE, *bias = job->fine_bias + sub * FINE;
+            for (long c = 0; c < FINE; c++)
+                for (int j = 0; j < TILE; j += LANES)
+                    store(x + c * TILE + j, load(own + c * TILE + j) * load(r12 + j) + bias[c]);
+            product(x, job->mix + sub * FINE * mixed, mixed, s, FINE, mixed, 1);
             settle(job, x);
             product(thin, job->widen, FINE, x, SUBS * THIN, FINE, 0);
             for (long c = 0; c < SUBS * THIN; c++)
