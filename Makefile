@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench up proto kernel format quality clean
+.PHONY: help setup demo test check bench up proto kernel format soak quality clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -57,6 +57,9 @@ kernel: $(VENV)/.dev  ## compile the decoder's kernel anew
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_decoder.py
 	$(BIN)/python loadtest/bench_click.py
+
+soak: $(VENV)/.dev  ## whether the decoder's memory stays flat, to build/bench
+	$(BIN)/python loadtest/soak.py
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
 	$(BIN)/python loadtest/nano_quality.py

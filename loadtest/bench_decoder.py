@@ -1,6 +1,6 @@
 """What a prompt costs in the decoder, against what others run: `make bench`.
 
-The peers have the same weights and prompts, in the same run: SAM's decoder as written, as one ONNX graph in ONNX Runtime
+The peers have the same weights and prompts, in the same run: SAM's decoder as written, one ONNX graph in ONNX Runtime
 (what most services run), and transformers' SamModel in PyTorch. Then concurrent clicks, the gRPC round trip through the
 real stack, and masks at the photo's size against dense upscaling. Writes build/bench/decoder.json and decoder.svg.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -162,9 +162,7 @@ def bench_round_trip(bundle: Bundle) -> list[Row]:
             decoder = MaskDecoder(bundle, 2)
             ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
             x, y = click[0].points[0]
-            ask: Callable[[], object] = lambda d=data, at=Click(float(x), float(y)): client.predict(
-                d, [Asked([at])], max_masks=1
-            )
+            ask = partial(client.predict, data, [Asked([Click(float(x), float(y))])], max_masks=1)
             taken = medians({"call": ask, "decode": lambda d=decoder, r=ready, c=click: d.decode(r, c)}, 41)
             name = f"gRPC round trip, best mask as RLE, {megapixels} MP"
             rows.append(Row(name, taken["call"], "ms", "the bare decode", taken["decode"], goal))
@@ -204,10 +202,10 @@ def plot(rows: list[Row]) -> str:
     ]
     for place, row in enumerate(shown):
         y = 36 + 24 * place
-        lines.append(
-            f'<text x="10" y="{y + 13}">{row.name}</text><rect x="370" y="{y}" width="{300 * row.ratio:.0f}" height="16" '
-            f'fill="#3b7"/><text x="{376 + 300 * row.ratio:.0f}" y="{y + 13}">{row.ratio:.2f}</text>'
-        )
+        width = round(300 * row.ratio)
+        lines.append(f'<text x="10" y="{y + 13}">{row.name}</text>')
+        lines.append(f'<rect x="370" y="{y}" width="{width}" height="16" fill="#3b7"/>')
+        lines.append(f'<text x="{376 + width}" y="{y + 13}">{row.ratio:.2f}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

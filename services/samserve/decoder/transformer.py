@@ -23,16 +23,15 @@ Shapes: n = 5 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project
+from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project, quantise
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
 Tensors = Mapping[str, Floats]
@@ -184,14 +183,18 @@ class FeedForward:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What of a prompt's work depends on the image alone: parts for the kernel, by its names; x [tiles, 256, 64]."""
+    """What of a prompt's work depends on the image alone: parts for the kernel, by its names, 16-bit integers with the
+    scales of their channels [8, 1, 16]; x: the image itself [tiles, 256, 64].
+    """
 
     x: Floats
-    parts: dict[str, Floats]
+    parts: dict[str, NDArray[Any]]
+    scales: dict[str, Floats]
 
     @property
     def nbytes(self) -> int:
-        return self.x.nbytes + sum(part.nbytes for part in self.parts.values())
+        held = (self.x, *self.parts.values(), *self.scales.values())
+        return sum(array.nbytes for array in held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,25 +272,25 @@ class Transformer:
             "fine_bias": b2 @ self._up.first + self._up.first_bias,
             "norm_weight": self._up.norm.weight,
             "norm_bias": self._up.norm.bias,
-            "widen": self._up.second,
-            "widen_bias": self._up.second_bias,
+            "thinner": self._up.second,
+            "thinner_bias": self._up.second_bias,
         }
 
     def prepare(self, embedding: Floats, cores: Cores) -> PreparedImage:
         """[256, G, G] -> what prompts share. Some 3.5 GFLOP: as much as a few prompts."""
         x = tiled(embedding.reshape(len(embedding), -1) + self._masks.none[:, None])
         placed = x + tiled(self._place)
-        sizes = [part.weight.shape[0] * self._side**2 for part in self._parts.values()]
-        whole = _empty(sum(sizes))  # one piece, which gets huge pages: each prompt reads all of it
-        pieces = np.split(whole, np.cumsum(sizes)[:-1])
-        parts = {}
-        for (name, part), piece in zip(self._parts.items(), pieces, strict=True):
-            side = placed if part.placed else x
-            projected = piece.reshape(len(x), -1, TILE)
-            cores.split(partial(project, part.weight, side, projected))
-            if part.cells_first:
-                projected[:] = projected.transpose(0, 2, 1).reshape(projected.shape).copy()
-            parts[name] = projected
+
+        def make(name: str) -> tuple[str, tuple[NDArray[np.int16], Floats]]:
+            part = self._parts[name]
+            projected = _empty(len(x), len(part.weight), TILE)
+            project(part.weight, placed if part.placed else x, projected, 0, self._side**2)
+            return name, quantise(projected, part.cells_first)
+
+        made = cores.each(make, self._parts)
+        parts: dict[str, NDArray[Any]] = {name: small for name, (small, _) in made}
+        scales = {name: scale for name, (_, scale) in made}
+        parts["fine_scale"] = scales.pop("fine")
         g1 = self._first.norm4.weight[:, None]
         apart = x - x.mean(1, keepdims=True)
         again = apart * g1
@@ -296,7 +299,7 @@ class Transformer:
         parts["square0"] = _dot(apart, apart) + linear0 @ apart
         parts["square1"] = _dot(again, again) + linear1 @ apart
         parts["cross1"] = cross @ again
-        return PreparedImage(x, parts)
+        return PreparedImage(x, parts, {name: scale.reshape(HEADS, 1, -1) for name, scale in scales.items()})
 
     def decode(
         self,
@@ -314,7 +317,7 @@ class Transformer:
         g1, b1, g2, b2 = first.norm4.weight, first.norm4.bias, second.norm4.weight, second.norm4.bias
         tokens = np.concatenate([self._fixed, self._points(points, labels)])
         count, cells = len(tokens), self._side**2
-        rows = HEADS * count
+        rows, scales = HEADS * count, image.scales
         rough = self._masks(mask_input)
         extra = rough.rows.shape[1]
         m0 = _centred(rough.matrix)
@@ -330,8 +333,9 @@ class Transformer:
         # first layer: the image side is X
         queries = first.norm1(first.own.among(tokens, tokens))
         ask = first.to_image.ask(queries + tokens)
-        job.give(ask0=ask, ask0_rough=first.to_image.key.fold(ask) @ rough.matrix.T)
+        job.give(ask0=ask * scales["key0"], ask0_rough=first.to_image.key.fold(ask) @ rough.matrix.T)
         sums, [shares] = _attend(cores, job, "pass_first", rows, [extra])
+        sums = sums * scales["value0"]
         values = first.to_image.value
         queries = first.after(queries, first.to_image.join(sums + values.project(shares @ rough.matrix)))
         attention = first.to_tokens
@@ -340,10 +344,11 @@ class Transformer:
         m1 = _centred((values0 @ attention.out).reshape(rows, -1) + self._bias0 / HEADS)
         m1x = np.concatenate([m1, m0])
         job.give(
-            keys0=keys,
+            keys0=keys * scales["query0"],
             keys0_rough=attention.query.fold(keys) @ rough.matrix.T,
             keys0_bias=(keys * attention.query.bias[:, None]).sum(-1),
-            values0=values0,
+            values0=values0 * scales["out0"],
+            values0_second=values0 * scales["norm1"],
             gram0=_gram(m1, m0),
         )
 
@@ -351,8 +356,9 @@ class Transformer:
         queries = second.norm1(queries + second.own.among(queries + tokens, queries))
         attention = second.to_image
         ask = attention.ask(queries + tokens)
-        job.give(ask1=ask, ask1_mixed=(attention.key.fold(ask) * g1) @ m1x.T)
+        job.give(ask1=ask * scales["key1"], ask1_place=ask, ask1_mixed=(attention.key.fold(ask) * g1) @ m1x.T)
         sums, [shares] = _attend(cores, job, "pass_second", rows, [rows + extra])
+        sums = sums * scales["value1"]
         values = attention.value
         sums = sums + values.project((shares @ m1x) * g1) + (values.weight @ b1)[:, None]
         queries = second.after(queries, attention.join(sums))
@@ -362,10 +368,11 @@ class Transformer:
         m1 = _centred(m1 * g1)
         m2 = _centred((values1 @ attention.out).reshape(rows, -1)) + self._bias1 / HEADS
         job.give(
-            keys1=keys,
+            keys1=keys * scales["query1"],
+            keys1_place=keys,
             keys1_mixed=(attention.query.fold(keys) * g1) @ m1x.T,
             keys1_bias=(keys * (attention.query.bias + attention.query.weight @ b1)[:, None]).sum(-1),
-            values1=values1,
+            values1=values1 * scales["out1"],
             gram1=_gram(m1, m0g),
             gram12=m2 @ np.concatenate([m1, m0g]).T,
             gram2=_half(m2 @ m2.T),
@@ -375,8 +382,9 @@ class Transformer:
         m1x, m2 = np.concatenate([m1, m0g]) * g2, m2 * g2
         ask = last.ask(queries + tokens)
         folded = last.key.fold(ask)
-        job.give(ask2=ask, ask2_mixed1=folded @ m1x.T, ask2_mixed2=folded @ m2.T)
+        job.give(ask2=ask * scales["key2"], ask2_place=ask, ask2_mixed1=folded @ m1x.T, ask2_mixed2=folded @ m2.T)
         sums, [shares1, shares2] = _attend(cores, job, "pass_third", rows, [rows + extra, rows])
+        sums = sums * scales["value2"]
         sums = sums + last.value.project(shares1 @ m1x + shares2 @ m2) + (last.value.weight @ b2)[:, None]
         queries = self._last_norm(queries + last.join(sums))
         logits = _empty(len(wanted), 4 * self._side, 4 * self._side)
@@ -431,6 +439,10 @@ class Cores:
         step = -(-cells // (TILE * threads)) * TILE
         self.spans = [(first, min(first + step, cells)) for first in range(0, cells, step)]
         self._pool = pool
+
+    def each(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
+        """work(name) for every name."""
+        return list(self._pool.map(work, names) if self._pool is not None else map(work, names))
 
     def split(self, work: Callable[[int, int], T]) -> list[T]:
         """work(first, last) on every span of cells; the caller takes one of them."""

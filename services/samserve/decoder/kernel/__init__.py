@@ -22,12 +22,14 @@ LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl
 _COUNTS = ("cells", "tokens", "rough", "masks")
 _ARRAYS = (
     *("key0", "value0", "query0", "out0", "key1", "value1", "query1", "norm1", "out1", "key2", "value2", "fine"),
+    "fine_scale",
     *("square0", "square1", "cross1", "place_key1", "place_query1", "place_key2", "rough_rows"),
     *("s1", "s2", "r1", "r2"),
-    *("ask0", "ask0_rough", "keys0", "keys0_rough", "keys0_bias", "values0", "gram0"),
-    *("ask1", "ask1_mixed", "keys1", "keys1_mixed", "keys1_bias", "values1", "gram1", "gram12", "gram2"),
-    *("ask2", "ask2_mixed1", "ask2_mixed2"),
-    *("mix", "fine_bias", "norm_weight", "norm_bias", "widen", "widen_bias", "hyper", "logits"),
+    *("ask0", "ask0_rough", "keys0", "keys0_rough", "keys0_bias", "values0", "values0_second", "gram0"),
+    *("ask1", "ask1_place", "ask1_mixed"),
+    *("keys1", "keys1_place", "keys1_mixed", "keys1_bias", "values1", "gram1", "gram12", "gram2"),
+    *("ask2", "ask2_place", "ask2_mixed1", "ask2_mixed2"),
+    *("mix", "fine_bias", "norm_weight", "norm_bias", "thinner", "thinner_bias", "hyper", "logits"),
 )
 _NUMBERS = ("epsilon1", "epsilon2", "epsilon_fine")
 
@@ -53,7 +55,7 @@ class Job:
     def give(self, **values: Floats | float) -> None:
         for name, value in values.items():
             if isinstance(value, np.ndarray):
-                value = np.ascontiguousarray(value, np.float32)
+                value = np.ascontiguousarray(value, None if value.dtype == np.int16 else np.float32)
                 self._kept[name] = value
                 setattr(self._raw, name, value.ctypes.data)
             else:
@@ -78,6 +80,17 @@ def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> No
     _library().project(*where, *counts)
 
 
+def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
+    """[tiles, R, 64] -> 16-bit integers, [tiles, R, 64] or [N, R], and the scale of each row, [R]."""
+    tiles, rows, _ = x.shape
+    small = np.empty((tiles * TILE, rows) if cells_first else x.shape, np.int16)
+    scale = np.empty(rows, np.float32)
+    counts = ctypes.c_int64(rows), ctypes.c_int64(tiles * TILE), ctypes.c_int(cells_first)
+    where = [ctypes.c_void_p(array.ctypes.data) for array in (x, small, scale)]
+    _library().quantise(where[0], *counts, *where[1:])
+    return small, scale
+
+
 @cache
 def _library() -> ctypes.CDLL:
     folder = Path(__file__).parent
@@ -86,7 +99,7 @@ def _library() -> ctypes.CDLL:
     if level is None:
         raise OSError(f"the decoder needs a processor with AVX2 and FMA; this {platform.machine()} has not both")
     library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
-    for name in ("pass_first", "pass_second", "pass_third", "pass_masks", "activate", "project"):
+    for name in ("pass_first", "pass_second", "pass_third", "pass_masks", "activate", "project", "quantise"):
         getattr(library, name).restype = None
     return library
 

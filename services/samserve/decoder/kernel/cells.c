@@ -1,6 +1,7 @@
 /* The decoder's work on the image side, in passes over its cells; `samserve/decoder/transformer.py` has the algebra.
 
-   Everything is fp32. A tile is 64 neighbouring cells; an array of `rows` lies in memory as [tiles][rows][64], so that a
+   Arithmetic is fp32; of the image, what is read once per prompt is kept as 16-bit integers with a scale per row, because
+   reading it costs as much as computing with it. A tile is 64 neighbouring cells; an array of `rows` lies in memory as [tiles][rows][64], so that a
    tile is read in one piece and one kernel, C[rows][64] (+)= A[rows][k] B[k][64], does nearly all the arithmetic, on data
    that stay in the core's own cache from the attention's scores to the mask's logits. Compiled once per instruction set (build.py); no state, no threads:
    callers split the cells among theirs. */
@@ -32,11 +33,13 @@
 #define ROWS 6 /* and below each other: what the registers hold */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef int16_t narrow __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec v) { *(loose *)p = v; }
+INLINE vec widen(const int16_t *p) { return __builtin_convertvector(*(const narrow *)p, vec); }
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec larger(vec a, vec b)
 {
@@ -145,7 +148,8 @@ static void measure(float *total, const float *s, const float *lower, long lda, 
 typedef struct {
     int64_t cells, tokens, rough, masks;
     /* the image: 128 rows; value parts [cells][128]; fine 256 rows; squares and cross [cells] */
-    const float *key0, *value0, *query0, *out0, *key1, *value1, *query1, *norm1, *out1, *key2, *value2, *fine;
+    const int16_t *key0, *value0, *query0, *out0, *key1, *value1, *query1, *norm1, *out1, *key2, *value2, *fine;
+    const float *fine_scale; /* [256]; the other parts' scales are in the tokens, or in what becomes of the sums */
     const float *square0, *square1, *cross1;
     const float *place_key1, *place_query1, *place_key2; /* the positional encoding, projected: 128 rows */
     const float *rough_rows;                             /* H rows */
@@ -153,26 +157,37 @@ typedef struct {
     float *s1, *s2, *r1, *r2;
     /* the tokens of each pass: [T][16], mixed [T][T + H], rough [T][H], bias [T] */
     const float *ask0, *ask0_rough;
-    const float *keys0, *keys0_rough, *keys0_bias, *values0, *gram0;
-    const float *ask1, *ask1_mixed;
-    const float *keys1, *keys1_mixed, *keys1_bias, *values1, *gram1, *gram12, *gram2;
-    const float *ask2, *ask2_mixed1, *ask2_mixed2;
+    const float *keys0, *keys0_rough, *keys0_bias, *values0, *values0_second, *gram0;
+    const float *ask1, *ask1_place, *ask1_mixed;
+    const float *keys1, *keys1_place, *keys1_mixed, *keys1_bias, *values1, *gram1, *gram12, *gram2;
+    const float *ask2, *ask2_place, *ask2_mixed1, *ask2_mixed2;
     const float *mix;        /* [256][2 T + H]: what mixes into fine */
     const float *fine_bias;  /* [256] */
     const float *norm_weight, *norm_bias; /* [64] */
-    const float *widen, *widen_bias;      /* [128][64], [128] */
+    const float *thinner, *thinner_bias;  /* [128][64], [128] */
     const float *hyper;                   /* [masks][32] */
     float *logits;                        /* [masks][4 side][4 side] */
     float epsilon1, epsilon2, epsilon_fine;
 } Job;
 
 /* scores[T][64] (+)= each head's tokens on its 16 channels of a part */
-INLINE void against(const Job *job, float *scores, const float *tokens, const float *part, long at, int add)
+INLINE void against(const Job *job, float *scores, const float *tokens, const int16_t *part, long at, int add)
+{
+    float side[HEAD * TILE];
+    for (int h = 0; h < HEADS; h++) {
+        long row = h * job->tokens;
+        const int16_t *own = part + (at * HEADS + h * TILE) * HEAD;
+        for (int j = 0; j < HEAD * TILE; j += LANES) store(side + j, widen(own + j));
+        product(scores + row * TILE, tokens + row * HEAD, HEAD, side, job->tokens, HEAD, add);
+    }
+}
+
+/* The same on the projected positional encoding. */
+INLINE void against_place(const Job *job, float *scores, const float *tokens, const float *place, long at)
 {
     for (int h = 0; h < HEADS; h++) {
         long row = h * job->tokens;
-        product(scores + row * TILE, tokens + row * HEAD, HEAD, part + (at * HEADS + h * TILE) * HEAD, job->tokens,
-                HEAD, add);
+        product(scores + row * TILE, tokens + row * HEAD, HEAD, place + (at * HEADS + h * TILE) * HEAD, job->tokens, HEAD, 1);
     }
 }
 
@@ -247,20 +262,21 @@ static void start(const Job *job, float *out, long width)
 
 /* sums[row][16] += weights[row][64] part[cells][128], each head its own channels */
 #define BESIDE 8 /* rows whose sums are under way together, so that none waits for its last addition */
-static void gather(const Job *job, const float *weights, const float *part, long at, float *sums, long stride)
+static void gather(const Job *job, const float *weights, const int16_t *part, long at, float *sums, long stride)
 {
     long n = job->tokens;
     for (int h = 0; h < HEADS; h++)
         for (int k = 0; k < HEAD; k += LANES)
             for (long i0 = 0; i0 < n; i0 += BESIDE) {
-                const float *w[BESIDE], *v = part + at * HEADS * HEAD + h * HEAD + k;
+                const int16_t *v = part + at * HEADS * HEAD + h * HEAD + k;
+                const float *w[BESIDE];
                 vec sum[BESIDE];
                 for (long i = 0; i < BESIDE; i++) {
                     w[i] = weights + (h * n + (i0 + i < n ? i0 + i : i0)) * TILE;
                     sum[i] = all(0.0f);
                 }
                 for (int c = 0; c < TILE; c++) {
-                    vec right = load(v + c * HEADS * HEAD);
+                    vec right = widen(v + c * HEADS * HEAD);
                     for (long i = 0; i < BESIDE; i++) sum[i] += all(w[i][c]) * right;
                 }
                 for (long i = 0; i < BESIDE && i0 + i < n; i++) {
@@ -338,7 +354,7 @@ void pass_second(const Job *job, int64_t from, int64_t to, float *out)
         product(scores, job->ask1_mixed, mixed, s, rows, mixed, 0);
         against(job, scores, job->ask1, job->key1, at, 1);
         scale(scores, scores, rows, r1);
-        against(job, scores, job->ask1, job->place_key1, at, 1);
+        against_place(job, scores, job->ask1_place, job->place_key1, at);
         weigh(job, scores, out, width);
         scale(scores, scores, rows, r1);
         gather(job, scores, job->value1, at, out + 2, 2 + width);
@@ -363,12 +379,12 @@ void pass_third(const Job *job, int64_t from, int64_t to, float *out)
         product(t, job->keys1_mixed, mixed, s, rows, mixed, 0);
         against(job, t, job->keys1, job->query1, at, 1);
         scale(t, t, rows, r1);
-        against(job, t, job->keys1, job->place_query1, at, 1);
+        against_place(job, t, job->keys1_place, job->place_query1, at);
         share(job, t, job->keys1_bias);
         memcpy(job->s2 + at * rows, t, rows * TILE * sizeof(float));
 
         memcpy(r2, job->square1 + at, sizeof r2);
-        against(job, other, job->values0, job->norm1, at, 0);
+        against(job, other, job->values0_second, job->norm1, at, 0);
         if (H) product(other, job->gram1 + rows, mixed, s + rows * TILE, rows, H, 1);
         measure(r2, s, job->gram1, mixed, rows, other, 1);
         memcpy(cross, job->cross1 + at, sizeof cross);
@@ -389,7 +405,7 @@ void pass_third(const Job *job, int64_t from, int64_t to, float *out)
         scale(scores, scores, rows, r1);
         scale(other, t, rows, r2);
         product(scores, job->ask2_mixed2, rows, other, rows, rows, 1);
-        against(job, scores, job->ask2, job->place_key2, at, 1);
+        against_place(job, scores, job->ask2_place, job->place_key2, at);
         weigh(job, scores, out, width);
         transpose(turned, pad2, other, rows);
         correlate(job, scores, turned, pad2, out + 2 + HEAD + pad, 2 + width);
@@ -442,16 +458,17 @@ void pass_masks(const Job *job, int64_t from, int64_t to)
         scale(s, s, rows + H, r12);
         scale(s + (rows + H) * TILE, s + (rows + H) * TILE, rows, r2);
         for (int sub = 0; sub < SUBS; sub++) {
-            const float *own = job->fine + (at * SUBS + sub * TILE) * FINE, *bias = job->fine_bias + sub * FINE;
+            const int16_t *own = job->fine + (at * SUBS + sub * TILE) * FINE;
+            const float *bias = job->fine_bias + sub * FINE, *size = job->fine_scale + sub * FINE;
             for (long c = 0; c < FINE; c++)
                 for (int j = 0; j < TILE; j += LANES)
-                    store(x + c * TILE + j, load(own + c * TILE + j) * load(r12 + j) + bias[c]);
+                    store(x + c * TILE + j, widen(own + c * TILE + j) * (load(r12 + j) * size[c]) + bias[c]);
             product(x, job->mix + sub * FINE * mixed, mixed, s, FINE, mixed, 1);
             settle(job, x);
-            product(thin, job->widen, FINE, x, SUBS * THIN, FINE, 0);
+            product(thin, job->thinner, FINE, x, SUBS * THIN, FINE, 0);
             for (long c = 0; c < SUBS * THIN; c++)
                 for (int j = 0; j < TILE; j += LANES)
-                    store(thin + c * TILE + j, gelu(load(thin + c * TILE + j) + job->widen_bias[c]));
+                    store(thin + c * TILE + j, gelu(load(thin + c * TILE + j) + job->thinner_bias[c]));
             for (int part = 0; part < SUBS; part++) {
                 product(pixels, job->hyper, THIN, thin + part * THIN * TILE, masks, THIN, 0);
                 float *corner = job->logits + (2 * (sub / 2) + part / 2) * line + 2 * (sub % 2) + part % 2;
@@ -474,4 +491,27 @@ void activate(float *x, int64_t count)
 void project(const float *weight, const float *x, float *out, int64_t rows, int64_t inner, int64_t from, int64_t to)
 {
     for (long at = from; at < to; at += TILE) product(out + at * rows, weight, inner, x + at * inner, rows, inner, 0);
+}
+
+/* Rows of floats as 16-bit integers, each row with its own scale. `turned`: written as [cells][rows]. */
+void quantise(const float *from, int64_t rows, int64_t cells, int turned, int16_t *to, float *scale)
+{
+    float by[SUBS * FINE];
+    for (long r = 0; r < rows; r++) {
+        vec top = all(0.0f);
+        for (long at = 0; at < cells; at += TILE)
+            for (int j = 0; j < TILE; j += LANES) {
+                vec x = load(from + at * rows + r * TILE + j);
+                top = larger(top, (vec)((ivec)x & 0x7fffffff));
+            }
+        float most = folded(top, 1);
+        scale[r] = most > 0 ? most / 32767.0f : 1.0f;
+        by[r] = 1.0f / scale[r];
+    }
+    for (long at = 0; at < cells; at += TILE)
+        for (long r = 0; r < rows; r++)
+            for (int j = 0; j < TILE; j++) {
+                int16_t x = (int16_t)lrintf(from[at * rows + r * TILE + j] * by[r]);
+                to[turned ? (at + j) * rows + r : at * rows + r * TILE + j] = x;
+            }
 }
