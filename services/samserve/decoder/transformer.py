@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project, quantise
+from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project, project_half, quantise
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
 Tensors = Mapping[str, Floats]
@@ -61,14 +61,15 @@ class Linear:
 
 
 class WideLinear:
-    """Linear for few rows and a large weight: the kernel reads the weight once, where a BLAS first rearranges it."""
+    """Linear for few rows and a large weight, kept as the fp16 numbers it came in: reading it is what takes time."""
 
     def __init__(self, tensors: Tensors, name: str) -> None:
-        self._weight, self._bias = tiled(tensors[f"{name}.weight"].T), tensors[f"{name}.bias"]
+        self._weight = tiled(tensors[f"{name}.weight"].T).astype(np.float16)
+        self._bias = tensors[f"{name}.bias"]
 
     def __call__(self, x: Floats) -> Floats:
         out = _empty(len(self._weight), len(x), TILE)
-        project(np.ascontiguousarray(x), self._weight, out, 0, len(out) * TILE)
+        project_half(np.ascontiguousarray(x), self._weight, out, 0, len(out) * TILE)
         return out.transpose(1, 0, 2).reshape(len(x), -1) + self._bias
 
 
@@ -328,7 +329,7 @@ class Transformer:
         job.give(epsilon1=first.norm4.epsilon, epsilon2=second.norm4.epsilon, epsilon_fine=self._up.norm.epsilon)
         job.give(s1=_empty(rows, cells), s2=_empty(rows, cells), r1=_empty(cells), r2=_empty(cells))
         if extra:
-            job.give(**self._roughened(image, rough, m0, m0g))
+            job.give(**self._roughened(image, rough, m0, m0g, cores))
 
         # first layer: the image side is X
         queries = first.norm1(first.own.among(tokens, tokens))
@@ -396,10 +397,16 @@ class Transformer:
         cores.split(lambda first, last: job.run("pass_masks", first, last))
         return logits, self._iou(queries[0])
 
-    def _roughened(self, image: PreparedImage, rough: Rough, m0: Floats, m0g: Floats) -> dict[str, Floats]:
+    def _roughened(
+        self, image: PreparedImage, rough: Rough, m0: Floats, m0g: Floats, cores: Cores
+    ) -> dict[str, Floats]:
         """The variances' rows, with a mask prompt's part."""
         h, g1, parts = rough.rows, self._first.norm4.weight, image.parts
-        with0, with1 = m0 @ image.x, _centred(g1 * _centred(m0g)) @ image.x
+        extra = len(m0)
+        both = np.ascontiguousarray(np.concatenate([m0, _centred(g1 * _centred(m0g))]))
+        crossed = _empty(len(h), 2 * extra, TILE)
+        cores.split(lambda first, last: project(both, image.x, crossed, first, last))
+        with0, with1 = crossed[:, :extra], crossed[:, extra:]
         return {
             "square0": parts["square0"] + _dot(h, 2 * with0 + (m0 @ m0.T) @ h),
             "square1": parts["square1"] + _dot(h, 2 * with1 + (m0g @ m0g.T) @ h),
@@ -508,28 +515,32 @@ class _MaskEncoder:
         self.none = tensors["prompt_encoder.no_mask_embed.weight"][0]
         self._steps = [
             (
-                np.ascontiguousarray(
-                    tensors[f"{name}.conv{k}.weight"].reshape(len(tensors[f"{name}.conv{k}.bias"]), -1).T
+                tensors[f"{name}.conv{k}.weight"].reshape(len(tensors[f"{name}.conv{k}.bias"]), -1),
+                *(
+                    tensors[f"{name}.{part}"][:, None]
+                    for part in (f"conv{k}.bias", f"layer_norm{k}.weight", f"layer_norm{k}.bias")
                 ),
-                tensors[f"{name}.conv{k}.bias"],
-                Norm.of(tensors, f"{name}.layer_norm{k}"),
             )
             for k in (1, 2)
         ]
         last, bias = tensors[f"{name}.conv3.weight"], tensors[f"{name}.conv3.bias"]
-        self._matrix = np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]])
+        self._matrix = np.ascontiguousarray(np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]]))
 
     def __call__(self, logits: Floats | None) -> Rough:
         """[4G, 4G] or None -> its rows and their matrix; none without a mask."""
         if logits is None:
             return Rough(_empty(0, 0, TILE), self._matrix[:0])
-        x = logits[..., None].astype(np.float32)
-        for weight, bias, norm in self._steps:
-            side, channels = len(x) // 2, x.shape[2]
-            patches = x.reshape(side, 2, side, 2, channels).transpose(0, 2, 4, 1, 3).reshape(side, side, -1)
-            x = np.ascontiguousarray(norm(patches @ weight + bias), np.float32)
+        x: Floats = logits[None].astype(np.float32)
+        for weight, bias, norm_weight, norm_bias in self._steps:
+            channels, side = len(x), x.shape[1] // 2
+            patches = x.reshape(channels, side, 2, side, 2).transpose(0, 2, 4, 1, 3).reshape(4 * channels, -1)
+            x = weight @ patches + bias
+            x -= x.mean(0)
+            x *= norm_weight / np.sqrt(np.einsum("cn,cn->n", x, x) / np.float32(len(x)) + np.float32(EPSILON))
+            x += norm_bias
             gelu(x)
-        rows = x.reshape(-1, x.shape[2]).T
+            x = x.reshape(-1, side, side)
+        rows = x.reshape(len(x), -1)
         return Rough(tiled(np.concatenate([rows, np.ones((1, rows.shape[1]), np.float32)])), self._matrix)
 
 

@@ -74,10 +74,20 @@ def gelu(x: Floats) -> None:
 
 def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> None:
     """weight [R, K], x [tiles, K, 64] -> out [tiles, R, 64], for columns first to last."""
+    _project("project", weight, x, out, first, last)
+
+
+def project_half(weight: Floats, x: NDArray[np.float16], out: Floats, first: int, last: int) -> None:
+    """The same, x being fp16, and K a multiple of 64."""
+    _project("project_half", weight, x, out, first, last)
+
+
+def _project(name: str, weight: Floats, x: NDArray[Any], out: Floats, first: int, last: int) -> None:
+    assert weight.flags.c_contiguous and x.flags.c_contiguous and out.flags.c_contiguous  # noqa: S101
     rows, inner = weight.shape
     where = [ctypes.c_void_p(array.ctypes.data) for array in (weight, x, out)]
     counts = [ctypes.c_int64(count) for count in (rows, inner, first, last)]
-    _library().project(*where, *counts)
+    getattr(_library(), name)(*where, *counts)
 
 
 def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
@@ -99,7 +109,16 @@ def _library() -> ctypes.CDLL:
     if level is None:
         raise OSError(f"the decoder needs a processor with AVX2 and FMA; this {platform.machine()} has not both")
     library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
-    for name in ("pass_first", "pass_second", "pass_third", "pass_masks", "activate", "project", "quantise"):
+    for name in (
+        "pass_first",
+        "pass_second",
+        "pass_third",
+        "pass_masks",
+        "activate",
+        "project",
+        "project_half",
+        "quantise",
+    ):
         getattr(library, name).restype = None
     return library
 

@@ -6,6 +6,7 @@
    that stay in the core's own cache from the attention's scores to the mask's logits. Compiled once per instruction set (build.py); no state, no threads:
    callers split the cells among theirs. */
 
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -40,6 +41,11 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec v) { *(loose *)p = v; }
 INLINE vec widen(const int16_t *p) { return __builtin_convertvector(*(const narrow *)p, vec); }
+#ifdef __AVX512F__
+INLINE vec from_half(const uint16_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+#else
+INLINE vec from_half(const uint16_t *p) { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+#endif
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec larger(vec a, vec b)
 {
@@ -514,4 +520,17 @@ void quantise(const float *from, int64_t rows, int64_t cells, int turned, int16_
                 int16_t x = (int16_t)lrintf(from[at * rows + r * TILE + j] * by[r]);
                 to[turned ? (at + j) * rows + r : at * rows + r * TILE + j] = x;
             }
+}
+
+/* The same, x being fp16 and `inner` a multiple of 64. */
+void project_half(
+    const float *weight, const uint16_t *x, float *out, int64_t rows, int64_t inner, int64_t from, int64_t to)
+{
+    float part[TILE * TILE];
+    for (long at = from; at < to; at += TILE)
+        for (long k = 0; k < inner; k += TILE) {
+            const uint16_t *own = x + at * inner + k * TILE;
+            for (int j = 0; j < TILE * TILE; j += LANES) store(part + j, from_half(own + j));
+            product(out + at * rows, weight + k, inner, part, rows, TILE, k > 0);
+        }
 }
