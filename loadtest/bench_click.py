@@ -14,6 +14,7 @@ from report import Row, medians, report
 from samserve.client import Click, Client
 from samserve.core.config import BUNDLES
 from samserve.core.image import Limits, frame_image
+from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
@@ -50,7 +51,9 @@ class Uncached:
             },
         )
         for low_res, iou in zip(logits[0, 1:], ious[0, 1:], strict=True):
-            write_mask(low_res, float(iou), image.size, frame, Output(rle=True))
+            write_mask(
+                low_res, (float(iou), stability_score(low_res, image.size, frame)), image.size, frame, Output(rle=True)
+            )
 
 
 def main() -> None:

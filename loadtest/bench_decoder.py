@@ -27,6 +27,7 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
@@ -186,7 +187,10 @@ def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
             framed = cv2.resize(best, (bundle.frame, bundle.frame))[: inner.height, : inner.width]
             return cv2.resize(framed, (size.width, size.height)) > 0
 
-        ours = lambda size=size: write_mask(best, 1.0, size, bundle.frame, Output(rle=True))  # noqa: E731
+        def ours(size: Size = size) -> object:
+            scores = 1.0, stability_score(best, size, bundle.frame)
+            return write_mask(best, scores, size, bundle.frame, Output(rle=True))
+
         taken = medians({"ours": ours, "dense": dense}, ROUNDS)
         name = f"mask to RLE, box, area and stability, {megapixels} MP"
         rows.append(Row(name, taken["ours"], "ms", "upscaling alone, dense, OpenCV", taken["dense"]))

@@ -45,7 +45,8 @@ async def test_three_masks_come_best_first_in_the_forms_asked_for(service: Servi
     answer = await service.stub.Predict(request(CLICK, output=output))
     masks = answer.results[0].masks
     assert len(masks) == 3
-    assert [m.predicted_iou for m in masks] == sorted((m.predicted_iou for m in masks), reverse=True)
+    scores = [m.predicted_iou * m.stability_score for m in masks]
+    assert scores == sorted(scores, reverse=True)
     assert (answer.image.width, answer.image.height) == (SIZE.width, SIZE.height)
     for mask in masks:
         decoded = decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)

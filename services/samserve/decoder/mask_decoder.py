@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.kernel import MOST_TOKENS
+from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Floats, Prompt, tokens
 from samserve.decoder.transformer import FIXED_TOKENS, Cores, PreparedImage, Transformer
 from samserve.models.bundle import Bundle
@@ -24,10 +25,13 @@ from samserve.models.bundle import Bundle
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The answer to one prompt, best predicted IoU first: logits [M, L, L] in the model's frame, predicted_iou [M]."""
+    """The answer to one prompt: logits [M, L, L] in the model's frame, predicted_iou and stability [M]. Best first: by
+    the product of the two (docs/decisions/0006).
+    """
 
     logits: Floats
     predicted_iou: Floats
+    stability: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,9 @@ class MaskDecoder:
             logits, every = self._decode_as_written(image, prompt, points, labels)
             logits = logits[wanted]
         ious = every[wanted]
-        best_first: NDArray[np.intp] = np.argsort(-ious, kind="stable")
-        return Candidates(logits[best_first], ious[best_first])
+        stability = np.array([stability_score(each, image.size, self.bundle.frame) for each in logits], np.float32)
+        best_first: NDArray[np.intp] = np.argsort(-ious * stability, kind="stable")
+        return Candidates(logits[best_first], ious[best_first], stability[best_first])
 
     def _decode_as_written(
         self, image: ReadyImage, prompt: Prompt, points: Floats, labels: Floats

@@ -146,10 +146,10 @@ class Segmenter:
         return await self._in_pool(lambda: image_id(data))
 
     def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
-        wanted = zip(candidates.logits, candidates.predicted_iou, strict=True)
+        every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
         return [
-            write_mask(logits, float(iou), size, self._decoder.bundle.frame, output)
-            for logits, iou in islice(wanted, output.max_masks or None)
+            write_mask(logits, (float(iou), float(stability)), size, self._decoder.bundle.frame, output)
+            for logits, iou, stability in islice(every, output.max_masks or None)
         ]
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
@@ -163,12 +163,12 @@ def check_output(output: Output) -> None:
         raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
 
 
-def write_mask(logits: masks.Floats, predicted_iou: float, size: Size, frame: int, output: Output) -> MaskAnswer:
-    """One mask in the forms wanted; logits: [L, L], low-res."""
+def write_mask(logits: masks.Floats, scores: tuple[float, float], size: Size, frame: int, output: Output) -> MaskAnswer:
+    """One mask in the forms wanted; logits: [L, L], low-res; scores: predicted IoU and stability."""
     mask = masks.outline(logits, size, frame)
     return MaskAnswer(
-        predicted_iou=predicted_iou,
-        stability_score=masks.stability_score(logits, size, frame),
+        predicted_iou=scores[0],
+        stability_score=scores[1],
         area=runs.area(mask),
         box=runs.box(mask),
         rle=encode_rle(mask) if output.rle else None,

@@ -19,6 +19,12 @@ from samserve.core.errors import DeadlinePassed, Overloaded, Unavailable
 from samserve.core.image import FramedImage
 
 ENCODER = "sam_encoder"  # its name in Triton's model repository
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # a Triton that is back is noticed within a second
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
 SPEC_AGE = 10.0  # seconds for which Triton's word on what it serves is believed
 
 
@@ -36,7 +42,7 @@ class TritonEncoder:
     """Framed images to embeddings. Triton gathers concurrent calls into batches; we send one image a call."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        self._client = InferenceServerClient(url)
+        self._client = InferenceServerClient(url, channel_args=CHANNEL)
         self._url, self._timeout = url, timeout
         self._spec: EncoderSpec | None = None
         self._asked = 0.0

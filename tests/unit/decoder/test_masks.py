@@ -95,9 +95,9 @@ def test_logits_beyond_reason_still_make_a_mask(value: float) -> None:
 def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:
     size, output = Size(4000, 3000), Output(rle=True, png=True, polygons=True, polygon_tolerance=1)
     logits = [logits_of(seed, 6) for seed in range(6)]
-    write_mask(logits[0], 1, size, 1024, output)
+    write_mask(logits[0], (1, 1), size, 1024, output)
     tracemalloc.start()
-    answers = [write_mask(each, 1, size, 1024, output) for each in logits]
+    answers = [write_mask(each, (1, 1), size, 1024, output) for each in logits]
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert max(answer.area for answer in answers) > 3e6
@@ -106,7 +106,7 @@ def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:
 
 
 def test_only_what_is_wanted_is_written() -> None:
-    answer = write_mask(disc(90, 90, 20), 1, Size(640, 480), 1024, Output())
+    answer = write_mask(disc(90, 90, 20), (1, 1), Size(640, 480), 1024, Output())
     assert answer.area
     forms = (answer.rle, answer.png, answer.polygons, answer.bits, answer.low_res_logits)
     assert forms == (None,) * 5
