@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +15,11 @@ from safetensors.numpy import load_file
 
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.decoder.cores import Cores, Workers
 from samserve.decoder.kernel import MOST_TOKENS
 from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Floats, Prompt, tokens
-from samserve.decoder.transformer import FIXED_TOKENS, Cores, PreparedImage, Transformer
+from samserve.decoder.transformer import FIXED_TOKENS, PreparedImage, Transformer
 from samserve.models.bundle import Bundle
 
 
@@ -63,7 +63,7 @@ class MaskDecoder:
         weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
         self._transformer = Transformer(weights, self._side)
         self._threads, self._busy, self._lock = threads, 0, threading.Lock()
-        self._pool = ThreadPoolExecutor(threads, "cells")
+        self._workers = Workers(threads)
 
     def prepare(self, embedding: Embedding) -> ReadyImage:
         """Do what all prompts on an image share."""
@@ -78,7 +78,7 @@ class MaskDecoder:
             if len(prompts) == 1 or len(cores.spans) == 1:
                 return [self._decode(image, prompt, cores) for prompt in prompts]
             alone = Cores(self._side**2)
-            return list(self._pool.map(lambda prompt: self._decode(image, prompt, alone), prompts))
+            return cores.each(lambda prompt: self._decode(image, prompt, alone), prompts)
 
     def _decode(self, image: ReadyImage, prompt: Prompt, cores: Cores) -> Candidates:
         points, labels = tokens(prompt, image.size, self.bundle.frame)
@@ -125,7 +125,7 @@ class MaskDecoder:
             self._busy += 1
             threads = max(1, self._threads // self._busy)
         try:
-            yield Cores(self._side**2, threads, self._pool if threads > 1 else None)
+            yield Cores(self._side**2, threads, self._workers if threads > 1 else None)
         finally:
             with self._lock:
                 self._busy -= 1

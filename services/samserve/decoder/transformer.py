@@ -23,19 +23,18 @@ Shapes: n = 5 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.decoder.cores import Cores
 from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project, project_half, quantise
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
 Tensors = Mapping[str, Floats]
-T = TypeVar("T")
 EPSILON, LAST_EPSILON = 1e-6, 1e-5  # of the norms; the last attention's is PyTorch's default
 PAD_LABEL = -1
 FIXED_TOKENS = 5  # one that the IoUs are read from, and one for each of the four masks
@@ -437,27 +436,6 @@ def tiled(rows: Floats) -> Floats:
 def _dot(a: Floats, b: Floats) -> Floats:
     """[tiles, R, 64] twice -> [tiles, 64]: the sum over the rows of their product."""
     return np.einsum("trc,trc->tc", a, b)
-
-
-class Cores:
-    """Splits work over an image's cells among the threads of a pool; without one it is done by the caller."""
-
-    def __init__(self, cells: int, threads: int = 1, pool: Executor | None = None) -> None:
-        step = -(-cells // (TILE * threads)) * TILE
-        self.spans = [(first, min(first + step, cells)) for first in range(0, cells, step)]
-        self._pool = pool
-
-    def each(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
-        """work(name) for every name."""
-        return list(self._pool.map(work, names) if self._pool is not None else map(work, names))
-
-    def split(self, work: Callable[[int, int], T]) -> list[T]:
-        """work(first, last) on every span of cells; the caller takes one of them."""
-        if self._pool is None:
-            return [work(*span) for span in self.spans]
-        others = [self._pool.submit(work, *span) for span in self.spans[1:]]
-        own = work(*self.spans[0])
-        return [own, *(other.result() for other in others)]
 
 
 def _attend(cores: Cores, job: Job, name: str, rows: int, mixed: list[int]) -> tuple[Floats, list[Floats]]:
