@@ -13,7 +13,7 @@ PROTOS = runpy.run_path(str(ROOT / "protos/build.py"))
 KERNEL = runpy.run_path(str(ROOT / "services/samserve/decoder/kernel/build.py"))
 
 
-class BuildHook(BuildHookInterface):  # type: ignore[misc]
+class BuildHook(BuildHookInterface):
     """Hatchling's hook: called before a wheel, a plain or an editable one, is put together."""
 
     def dependencies(self) -> list[str]:

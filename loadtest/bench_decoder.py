@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -116,14 +117,10 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
                 rows.append(Row(name, taken["ours"] / count, "ms", TORCH, taken[TORCH] / count))
         first = medians({"prepare": lambda d=decoder: d.prepare(embedding), STOCK: one}, ROUNDS)
         rows.append(Row(f"preparing an image, {threads} thread(s)", first["prepare"], "ms", STOCK, first[STOCK]))
-        refined = Prompt(*_fields(asked[0]), decoder.decode(ready, asked[:1])[0].logits[0], multimask=True)
+        refined = replace(asked[0], mask_input=decoder.decode(ready, asked[:1])[0].logits[0])
         mask = medians({"mask": lambda d=decoder, r=ready, p=refined: d.decode(r, [p]), STOCK: one}, ROUNDS)
         rows.append(Row(f"click and mask prompt, {threads} thread(s)", mask["mask"], "ms", STOCK, mask[STOCK]))
     return rows
-
-
-def _fields(prompt: Prompt) -> tuple[np.ndarray, np.ndarray, None]:
-    return prompt.points, prompt.labels, None
 
 
 def bench_concurrent(bundle: Bundle, embedding: Embedding) -> Row:

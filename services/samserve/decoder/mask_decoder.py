@@ -63,7 +63,7 @@ class MaskDecoder:
         weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
         self._transformer = Transformer(weights, self._side)
         self._threads, self._busy, self._lock = threads, 0, threading.Lock()
-        self._workers = Workers(threads)
+        self._workers = Workers(threads) if threads > 1 else None
 
     def prepare(self, embedding: Embedding) -> ReadyImage:
         """Do what all prompts on an image share."""

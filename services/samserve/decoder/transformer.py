@@ -1,4 +1,4 @@
-"""SAM's mask decoder, rearranged so that a prompt costs a sixth of what it does as written.
+"""SAM's mask decoder, rearranged: a fifth of the multiplications, and passes over what fits a core's own cache.
 
 SAM's two-way transformer carries an image side of N = 4096 cells x 256 channels through two layers. Here it is never
 formed. Each layer adds to every cell a weighted sum of a few token values, S'M, with S [8n, N] the attention of the
@@ -14,7 +14,7 @@ projections. Variances come from the projections too: |X + S'M|^2 = |X|^2 + S(2 
 A mask prompt adds W h + b to X, h being 16 features per cell: 17 more rows beside S1's, with known M. So it shares the
 prepared image as well.
 
-What runs over cells is compiled (kernel/cells.c); what runs over tokens, some dozens of small products, is numpy, here.
+What runs over cells is compiled (kernel/cells.c); what runs over tokens is numpy (layers.py).
 Source of the function computed: SAM's MaskDecoder, TwoWayTransformer, PromptEncoder; weights under transformers' names.
 
 Shapes: n = 5 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prompt or 0, N cells.
@@ -22,8 +22,6 @@ Shapes: n = 5 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prom
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,154 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samserve.decoder.cores import Cores
-from samserve.decoder.kernel import HEADS, TILE, Job, gelu, project, project_half, quantise
+from samserve.decoder.kernel import HEADS, TILE, Job, project, quantise
+from samserve.decoder.layers import Attention, FeedForward, Floats, Layer, Norm, Tensors, centred, empty, tiled
+from samserve.decoder.prompt_encoder import MaskEncoder, PointEncoder, Rough
 
-Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
-Tensors = Mapping[str, Floats]
-EPSILON, LAST_EPSILON = 1e-6, 1e-5  # of the norms; the last attention's is PyTorch's default
-PAD_LABEL = -1
+LAST_EPSILON = 1e-5  # of the last attention's norm: PyTorch's default
 FIXED_TOKENS = 5  # one that the IoUs are read from, and one for each of the four masks
-
-
-def _centred(x: Floats) -> Floats:
-    """[..., C] less its mean over the channels."""
-    return x - np.add.reduce(x, -1, keepdims=True) / np.float32(x.shape[-1])
 
 
 def _pad64(count: int) -> int:
     return -(-count // TILE) * TILE
-
-
-class Linear:
-    """y = x weight + bias; weight [in, out]."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        self.weight, self.bias = np.ascontiguousarray(tensors[f"{name}.weight"].T), tensors[f"{name}.bias"]
-
-    def __call__(self, x: Floats) -> Floats:
-        return x @ self.weight + self.bias
-
-
-class WideLinear:
-    """Linear for few rows and a large weight, kept as the fp16 numbers it came in: reading it is what takes time."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        self._weight = tiled(tensors[f"{name}.weight"].T).astype(np.float16)
-        self._bias = tensors[f"{name}.bias"]
-
-    def __call__(self, x: Floats) -> Floats:
-        out = _empty(len(self._weight), len(x), TILE)
-        project_half(np.ascontiguousarray(x), self._weight, out, 0, len(out) * TILE)
-        return out.transpose(1, 0, 2).reshape(len(x), -1) + self._bias
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """LayerNorm over the channels."""
-
-    weight: Floats
-    bias: Floats
-    epsilon: float
-
-    @classmethod
-    def of(cls, tensors: Tensors, name: str, epsilon: float = EPSILON) -> Norm:
-        return cls(tensors[f"{name}.weight"], tensors[f"{name}.bias"], epsilon)
-
-    def __call__(self, x: Floats) -> Floats:
-        apart = _centred(x)
-        variance = np.einsum("...c,...c->...", apart, apart)[..., None] / np.float32(x.shape[-1])
-        normal: Floats = apart / np.sqrt(variance + np.float32(self.epsilon)) * self.weight + self.bias
-        return normal
-
-
-class Heads:
-    """One projection of an attention, head by head: weight [8, c, 256], bias [8, c]."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        self.flat, self._flat_bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]  # [8 c, 256], [8 c]
-        self.weight = self.flat.reshape(HEADS, -1, self.flat.shape[1])
-        self.bias = self._flat_bias.reshape(HEADS, -1)
-        self._turned = np.ascontiguousarray(self.flat.T)
-
-    def __call__(self, x: Floats) -> Floats:
-        """[n, 256] -> [8, n, c]."""
-        return (x @ self._turned + self._flat_bias).reshape(len(x), HEADS, -1).transpose(1, 0, 2)
-
-    def fold(self, tokens: Floats) -> Floats:
-        """[8, n, c] -> [T, 256]: the tokens by the weights, to be multiplied with what is not projected."""
-        return (tokens @ self.weight).reshape(-1, self.weight.shape[2])
-
-    def project(self, sums: Floats) -> Floats:
-        """[T, 256] -> [8, n, c], without the bias."""
-        return sums.reshape(HEADS, -1, self.weight.shape[2]) @ self.weight.transpose(0, 2, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """out: [8, c, 256], from a head's values to the channels; out_bias [256]."""
-
-    query: Heads
-    key: Heads
-    value: Heads
-    out: Floats
-    out_bias: Floats
-
-    @classmethod
-    def of(cls, tensors: Tensors, name: str) -> Attention:
-        query, key, value = (Heads(tensors, f"{name}.{part}_proj") for part in "qkv")
-        out = Linear(tensors, f"{name}.out_proj")
-        return cls(query, key, value, out.weight.reshape(HEADS, -1, out.weight.shape[1]), out.bias)
-
-    @property
-    def scaling(self) -> np.float32:
-        return np.float32(self.query.bias.shape[1] ** -0.5)
-
-    def ask(self, x: Floats) -> Floats:
-        """[n, 256] -> scaled queries [8, n, c]."""
-        return self.query(x) * self.scaling
-
-    def join(self, values: Floats) -> Floats:
-        """[8, n, c] sums of values, biases not yet added -> [n, 256]."""
-        full = values + self.value.bias[:, None]
-        return (
-            full.transpose(1, 0, 2).reshape(full.shape[1], -1) @ self.out.reshape(-1, self.out.shape[2]) + self.out_bias
-        )
-
-    def among(self, query: Floats, value: Floats) -> Floats:
-        """Attention of tokens [n, 256] to each other, which serve as keys too."""
-        scores = self.ask(query) @ self.key(query).transpose(0, 2, 1)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        return self.join(weights @ (self.value(value) - self.value.bias[:, None]))
-
-
-class Layer:
-    """One of the two layers."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        self.own = Attention.of(tensors, f"{name}.self_attn")
-        self.to_image = Attention.of(tensors, f"{name}.cross_attn_token_to_image")
-        self.to_tokens = Attention.of(tensors, f"{name}.cross_attn_image_to_token")
-        self.norm1, self.norm2, self.norm3, self.norm4 = (
-            Norm.of(tensors, f"{name}.layer_norm{k}") for k in (1, 2, 3, 4)
-        )
-        self._widen, self._narrow = WideLinear(tensors, f"{name}.mlp.lin1"), WideLinear(tensors, f"{name}.mlp.lin2")
-
-    def after(self, queries: Floats, attended: Floats) -> Floats:
-        """The tokens after their attention to the image."""
-        queries = self.norm2(queries + attended)
-        return self.norm3(queries + self._narrow(np.maximum(self._widen(queries), 0)))
-
-
-class FeedForward:
-    """Three linear layers with ReLUs between."""
-
-    def __init__(self, tensors: Tensors, name: str) -> None:
-        self._steps = [Linear(tensors, f"{name}.{part}") for part in ("proj_in", "layers.0", "proj_out")]
-
-    def __call__(self, x: Floats) -> Floats:
-        first, second, last = self._steps
-        return last(np.maximum(second(np.maximum(first(x), 0)), 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +58,6 @@ class PreparedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Rough:
-    """A mask prompt: rows [tiles, H, 64] of features, and what they add to the image side: matrix [H, 256]."""
-
-    rows: Floats
-    matrix: Floats
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     """A projection [channels, 256] of the image; placed: and its positional encoding; cells_first: [N, channels]."""
 
@@ -220,8 +72,8 @@ class Transformer:
     def __init__(self, tensors: Tensors, cells: int) -> None:
         """tensors: prompt encoder and mask decoder under transformers' names; cells: the embedding's side."""
         self._side = cells
-        self._points = _PointEncoder(tensors, cells * 16)
-        self._masks = _MaskEncoder(tensors)
+        self._points = PointEncoder(tensors, cells * 16)
+        self._masks = MaskEncoder(tensors)
         name = "mask_decoder.transformer"
         self._first, self._second = (Layer(tensors, f"{name}.layers.{k}") for k in (0, 1))
         self._last = Attention.of(tensors, f"{name}.final_attn_token_to_image")
@@ -231,7 +83,7 @@ class Transformer:
         )
         self._hyper = [FeedForward(tensors, f"mask_decoder.output_hypernetworks_mlps.{k}") for k in range(4)]
         self._iou = FeedForward(tensors, "mask_decoder.iou_prediction_head")
-        self._place = self._points.grid(cells)
+        self._place = tiled(self._points.grid(cells))
         self._up = _Upscaling(tensors)
         self._fold()
 
@@ -241,34 +93,38 @@ class Transformer:
         g1, b1 = first.norm4.weight, first.norm4.bias
         g2, b2 = second.norm4.weight, second.norm4.bias
         self._bias0 = first.to_tokens.out_bias
-        self._bias1 = _centred(second.to_tokens.out_bias + b1)
+        self._bias1 = centred(second.to_tokens.out_bias + b1)
 
         def once(weight: Floats) -> Floats:  # of the centred image, times g1
-            return _centred(weight * g1)
+            return centred(weight * g1)
 
         def twice(weight: Floats) -> Floats:  # and that centred again
-            return once(_centred(weight))
+            return once(centred(weight))
 
         out0, out1 = (layer.to_tokens.out.reshape(-1, len(g1)) for layer in (first, second))
         self._parts = {
             "key0": Part(first.to_image.key.flat, placed=True),
             "value0": Part(first.to_image.value.flat, cells_first=True),
             "query0": Part(first.to_tokens.query.flat, placed=True),
-            "out0": Part(_centred(out0)),
+            "out0": Part(centred(out0)),
             "key1": Part(once(second.to_image.key.flat)),
             "value1": Part(once(second.to_image.value.flat), cells_first=True),
             "query1": Part(once(second.to_tokens.query.flat)),
-            "norm1": Part(twice(once(_centred(out0)))),
+            "norm1": Part(twice(once(centred(out0)))),
             "out1": Part(twice(out1)),
             "key2": Part(twice(last.key.flat * g2)),
             "value2": Part(twice(last.value.flat * g2), cells_first=True),
             "fine": Part(np.ascontiguousarray(twice(self._up.first.T * g2))),
         }
-        self._squares = 2 * self._bias0, 2 * _centred(g1 * _centred(g1 * _centred(self._bias0))), 2 * self._bias1
+        # what the norms' biases add to values and to the scores of the cells
+        self._value_bias1 = (second.to_image.value.weight @ b1)[:, None]
+        self._query_bias1 = (second.to_tokens.query.bias + second.to_tokens.query.weight @ b1)[:, None]
+        self._value_bias2 = (last.value.weight @ b2)[:, None]
+        self._squares = 2 * self._bias0, 2 * centred(g1 * centred(g1 * centred(self._bias0))), 2 * self._bias1
         self._constants = {
-            "place_key1": tiled(second.to_image.key.flat @ self._place),
-            "place_query1": tiled(second.to_tokens.query.flat @ self._place),
-            "place_key2": tiled(last.key.flat @ self._place),
+            "place_key1": second.to_image.key.flat @ self._place,
+            "place_query1": second.to_tokens.query.flat @ self._place,
+            "place_key2": last.key.flat @ self._place,
             "fine_bias": b2 @ self._up.first + self._up.first_bias,
             "norm_weight": self._up.norm.weight,
             "norm_bias": self._up.norm.bias,
@@ -279,11 +135,11 @@ class Transformer:
     def prepare(self, embedding: Floats, cores: Cores) -> PreparedImage:
         """[256, G, G] -> what prompts share. Some 3.5 GFLOP: as much as a few prompts."""
         x = tiled(embedding.reshape(len(embedding), -1) + self._masks.none[:, None])
-        placed = x + tiled(self._place)
+        placed = x + self._place
 
         def make(name: str) -> tuple[str, tuple[NDArray[np.int16], Floats]]:
             part = self._parts[name]
-            projected = _empty(len(x), len(part.weight), TILE)
+            projected = empty(len(x), len(part.weight), TILE)
             project(part.weight, placed if part.placed else x, projected, 0, self._side**2)
             return name, quantise(projected, part.cells_first)
 
@@ -314,19 +170,19 @@ class Transformer:
         3. Returns low-res logits [M, 4G, 4G] and all four predicted IoUs.
         """
         first, second, last = self._first, self._second, self._last
-        g1, b1, g2, b2 = first.norm4.weight, first.norm4.bias, second.norm4.weight, second.norm4.bias
+        g1, g2 = first.norm4.weight, second.norm4.weight
         tokens = np.concatenate([self._fixed, self._points(points, labels)])
         count, cells = len(tokens), self._side**2
         rows, scales = HEADS * count, image.scales
         rough = self._masks(mask_input)
         extra = rough.rows.shape[1]
-        m0 = _centred(rough.matrix)
-        m0g = _centred(m0 * g1)
+        m0 = centred(rough.matrix)
+        m0g = centred(m0 * g1)
 
         job = Job(cells=cells, tokens=count, rough=extra, masks=len(wanted))
         job.give(**image.parts, **self._constants, rough_rows=rough.rows)
         job.give(epsilon1=first.norm4.epsilon, epsilon2=second.norm4.epsilon, epsilon_fine=self._up.norm.epsilon)
-        job.give(s1=_empty(rows, cells), s2=_empty(rows, cells), r1=_empty(cells), r2=_empty(cells))
+        job.give(s1=empty(rows, cells), s2=empty(rows, cells), r1=empty(cells), r2=empty(cells))
         if extra:
             job.give(**self._roughened(image, rough, m0, m0g, cores))
 
@@ -341,7 +197,7 @@ class Transformer:
         attention = first.to_tokens
         keys = attention.key(queries + tokens) * attention.scaling
         values0 = attention.value(queries)
-        m1 = _centred((values0 @ attention.out).reshape(rows, -1) + self._bias0 / HEADS)
+        m1 = centred((values0 @ attention.out).reshape(rows, -1) + self._bias0 / HEADS)
         m1x = np.concatenate([m1, m0])
         job.give(
             keys0=keys * scales["query0"],
@@ -360,34 +216,35 @@ class Transformer:
         sums, [shares] = _attend(cores, job, "pass_second", rows, [rows + extra])
         sums = sums * scales["value1"]
         values = attention.value
-        sums = sums + values.project((shares @ m1x) * g1) + (values.weight @ b1)[:, None]
+        sums = sums + values.project((shares @ m1x) * g1) + self._value_bias1
         queries = second.after(queries, attention.join(sums))
         attention = second.to_tokens
         keys = attention.key(queries + tokens) * attention.scaling
         values1 = attention.value(queries)
-        m1 = _centred(m1 * g1)
-        m2 = _centred((values1 @ attention.out).reshape(rows, -1)) + self._bias1 / HEADS
+        m1g = centred(m1 * g1)
+        m1gx = np.concatenate([m1g, m0g])
+        m2 = centred((values1 @ attention.out).reshape(rows, -1)) + self._bias1 / HEADS
         job.give(
             keys1=keys * scales["query1"],
             keys1_place=keys,
             keys1_mixed=(attention.query.fold(keys) * g1) @ m1x.T,
-            keys1_bias=(keys * (attention.query.bias + attention.query.weight @ b1)[:, None]).sum(-1),
+            keys1_bias=(keys * self._query_bias1).sum(-1),
             values1=values1 * scales["out1"],
-            gram1=_gram(m1, m0g),
-            gram12=m2 @ np.concatenate([m1, m0g]).T,
+            gram1=_gram(m1g, m0g),
+            gram12=m2 @ m1gx.T,
             gram2=_half(m2 @ m2.T),
         )
 
         # last attention and upscaling: the image side is r2 (r1 (X g1 + s1'm1) + s2'm2) g2 + b2
-        m1x, m2 = np.concatenate([m1, m0g]) * g2, m2 * g2
+        m1x, m2 = m1gx * g2, m2 * g2
         ask = last.ask(queries + tokens)
         folded = last.key.fold(ask)
         job.give(ask2=ask * scales["key2"], ask2_place=ask, ask2_mixed1=folded @ m1x.T, ask2_mixed2=folded @ m2.T)
         sums, [shares1, shares2] = _attend(cores, job, "pass_third", rows, [rows + extra, rows])
         sums = sums * scales["value2"]
-        sums = sums + last.value.project(shares1 @ m1x + shares2 @ m2) + (last.value.weight @ b2)[:, None]
+        sums = sums + last.value.project(shares1 @ m1x + shares2 @ m2) + self._value_bias2
         queries = self._last_norm(queries + last.join(sums))
-        logits = _empty(len(wanted), 4 * self._side, 4 * self._side)
+        logits = empty(len(wanted), 4 * self._side, 4 * self._side)
         job.give(
             mix=(np.concatenate([m1x, m2]) @ self._up.first).T,
             hyper=np.stack([self._hyper[k](queries[1 + k]) for k in wanted]),
@@ -402,18 +259,14 @@ class Transformer:
         """The variances' rows, with a mask prompt's part."""
         h, g1, parts = rough.rows, self._first.norm4.weight, image.parts
         extra = len(m0)
-        both = np.ascontiguousarray(np.concatenate([m0, _centred(g1 * _centred(m0g))]))
-        crossed = _empty(len(h), 2 * extra, TILE)
+        both = np.ascontiguousarray(np.concatenate([m0, centred(g1 * centred(m0g))]))
+        crossed = empty(len(h), 2 * extra, TILE)
         cores.split(lambda first, last: project(both, image.x, crossed, first, last))
         with0, with1 = crossed[:, :extra], crossed[:, extra:]
         return {
             "square0": parts["square0"] + _dot(h, 2 * with0 + (m0 @ m0.T) @ h),
             "square1": parts["square1"] + _dot(h, 2 * with1 + (m0g @ m0g.T) @ h),
         }
-
-
-def _empty(*shape: int) -> Floats:
-    return np.empty(shape, np.float32)
 
 
 def _gram(m: Floats, extra: Floats) -> Floats:
@@ -428,14 +281,10 @@ def _half(gram: Floats) -> Floats:
     return half
 
 
-def tiled(rows: Floats) -> Floats:
-    """[R, N] -> [N / 64, R, 64], as the kernel reads it."""
-    return np.ascontiguousarray(rows.reshape(len(rows), -1, TILE).transpose(1, 0, 2), np.float32)
-
-
 def _dot(a: Floats, b: Floats) -> Floats:
     """[tiles, R, 64] twice -> [tiles, 64]: the sum over the rows of their product."""
-    return np.einsum("trc,trc->tc", a, b)
+    sums: Floats = np.einsum("trc,trc->tc", a, b)
+    return sums
 
 
 def _attend(cores: Cores, job: Job, name: str, rows: int, mixed: list[int]) -> tuple[Floats, list[Floats]]:
@@ -443,7 +292,7 @@ def _attend(cores: Cores, job: Job, name: str, rows: int, mixed: list[int]) -> t
     widths = [_pad64(m) for m in mixed]
 
     def work(first: int, last: int) -> Floats:
-        out = _empty(rows, 18 + sum(widths))
+        out = empty(rows, 18 + sum(widths))
         job.run(name, first, last, out)
         return out
 
@@ -457,69 +306,6 @@ def _merge(outs: list[Floats], mixed: list[int], widths: list[int]) -> tuple[Flo
     starts = np.cumsum([16, *widths])
     shares = [means[:, start : start + m] for start, m in zip(starts, mixed, strict=False)]
     return means[:, :16].reshape(HEADS, -1, 16), shares
-
-
-class _PointEncoder:
-    """SAM's encoding of points and box corners."""
-
-    def __init__(self, tensors: Tensors, frame: int) -> None:
-        self._frame = np.float32(frame)
-        self._frequencies = tensors["prompt_encoder.shared_embedding.positional_embedding"]
-        self._kinds = np.stack([tensors[f"prompt_encoder.point_embed.{k}.weight"][0] for k in range(4)])
-        self._none = tensors["prompt_encoder.not_a_point_embed.weight"][0]
-
-    def __call__(self, points: Floats, labels: Floats) -> Floats:
-        """[K, 2] and [K] -> [K, 256]."""
-        placed = self._at((points + np.float32(0.5)) / self._frame)
-        kinds = self._kinds[np.clip(labels, 0, 3).astype(int)]
-        return np.where(labels[:, None] == PAD_LABEL, self._none, placed + kinds)
-
-    def grid(self, cells: int) -> Floats:
-        """[256, N]: the encoding of the cells' centres."""
-        centre = (np.arange(cells, dtype=np.float32) + np.float32(0.5)) / np.float32(cells)
-        x, y = np.meshgrid(centre, centre)
-        return np.ascontiguousarray(self._at(np.stack([x, y], -1).reshape(-1, 2)).T)
-
-    def _at(self, where: Floats) -> Floats:
-        angle = np.float32(2 * math.pi) * ((2 * where - 1) @ self._frequencies)
-        return np.concatenate([np.sin(angle), np.cos(angle)], -1)
-
-
-class _MaskEncoder:
-    """SAM's encoding of a mask prompt, but for its last layer, which is linear."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        name = "prompt_encoder.mask_embed"
-        self.none = tensors["prompt_encoder.no_mask_embed.weight"][0]
-        self._steps = [
-            (
-                tensors[f"{name}.conv{k}.weight"].reshape(len(tensors[f"{name}.conv{k}.bias"]), -1),
-                *(
-                    tensors[f"{name}.{part}"][:, None]
-                    for part in (f"conv{k}.bias", f"layer_norm{k}.weight", f"layer_norm{k}.bias")
-                ),
-            )
-            for k in (1, 2)
-        ]
-        last, bias = tensors[f"{name}.conv3.weight"], tensors[f"{name}.conv3.bias"]
-        self._matrix = np.ascontiguousarray(np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]]))
-
-    def __call__(self, logits: Floats | None) -> Rough:
-        """[4G, 4G] or None -> its rows and their matrix; none without a mask."""
-        if logits is None:
-            return Rough(_empty(0, 0, TILE), self._matrix[:0])
-        x: Floats = logits[None].astype(np.float32)
-        for weight, bias, norm_weight, norm_bias in self._steps:
-            channels, side = len(x), x.shape[1] // 2
-            patches = x.reshape(channels, side, 2, side, 2).transpose(0, 2, 4, 1, 3).reshape(4 * channels, -1)
-            x = weight @ patches + bias
-            x -= x.mean(0)
-            x *= norm_weight / np.sqrt(np.einsum("cn,cn->n", x, x) / np.float32(len(x)) + np.float32(EPSILON))
-            x += norm_bias
-            gelu(x)
-            x = x.reshape(-1, side, side)
-        rows = x.reshape(len(x), -1)
-        return Rough(tiled(np.concatenate([rows, np.ones((1, rows.shape[1]), np.float32)])), self._matrix)
 
 
 class _Upscaling:

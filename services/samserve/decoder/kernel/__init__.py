@@ -45,11 +45,10 @@ class _Job(ctypes.Structure):
 
 
 class Job:
-    """One prompt on one image: the numbers and fp32 arrays of cells.c's Job, by name, kept alive as long as it is."""
+    """One prompt on one image: the numbers and arrays of cells.c's Job, by name, kept alive as long as it is."""
 
     def __init__(self, **counts: int) -> None:
         self._raw = _Job(**counts)
-        self.cells = counts["cells"]
         self._kept: dict[str, Floats] = {}
 
     def give(self, **values: Floats | float) -> None:
@@ -83,7 +82,8 @@ def project_half(weight: Floats, x: NDArray[np.float16], out: Floats, first: int
 
 
 def _project(name: str, weight: Floats, x: NDArray[Any], out: Floats, first: int, last: int) -> None:
-    assert weight.flags.c_contiguous and x.flags.c_contiguous and out.flags.c_contiguous  # noqa: S101
+    if not all(array.flags.c_contiguous for array in (weight, x, out)):
+        raise ValueError("the kernel reads and writes whole arrays, not views with gaps")
     rows, inner = weight.shape
     where = [ctypes.c_void_p(array.ctypes.data) for array in (weight, x, out)]
     counts = [ctypes.c_int64(count) for count in (rows, inner, first, last)]

@@ -1,7 +1,7 @@
 /* The decoder's work on the image side, in passes over its cells; `samserve/decoder/transformer.py` has the algebra.
 
-   Arithmetic is fp32; of the image, what is read once per prompt is kept as 16-bit integers with a scale per row, because
-   reading it costs as much as computing with it. A tile is 64 neighbouring cells; an array of `rows` lies in memory as [tiles][rows][64], so that a
+   Arithmetic is fp32; of the image, what is read once per prompt is kept as 16-bit integers with a scale per row, half the
+   memory for the same masks. A tile is 64 neighbouring cells; an array of `rows` lies in memory as [tiles][rows][64], so that a
    tile is read in one piece and one kernel, C[rows][64] (+)= A[rows][k] B[k][64], does nearly all the arithmetic, on data
    that stay in the core's own cache from the attention's scores to the mask's logits. Compiled once per instruction set (build.py); no state, no threads:
    callers split the cells among theirs. */
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define TILE 64
+#define CHANNELS 256
 #define HEADS 8
 #define HEAD 16        /* channels of a head */
 #define SUBS 4         /* pixels of a cell after the first upscaling, and of such a pixel after the second */
@@ -354,7 +355,7 @@ void pass_second(const Job *job, int64_t from, int64_t to, float *out)
         if (H) product(other, job->gram0 + rows, mixed, s + rows * TILE, rows, H, 1);
         memcpy(r1, job->square0 + at, sizeof r1);
         measure(r1, s, job->gram0, mixed, rows, other, 1);
-        for (int j = 0; j < TILE; j++) r1[j] = 1.0f / sqrtf(r1[j] / (HEADS * 32) + job->epsilon1);
+        for (int j = 0; j < TILE; j++) r1[j] = 1.0f / sqrtf(r1[j] / CHANNELS + job->epsilon1);
         memcpy(job->r1 + at, r1, sizeof r1);
 
         product(scores, job->ask1_mixed, mixed, s, rows, mixed, 0);
@@ -401,7 +402,7 @@ void pass_third(const Job *job, int64_t from, int64_t to, float *out)
         measure(own, t, job->gram2, rows, rows, other, 0);
         for (int j = 0; j < TILE; j++) {
             float variance = r1[j] * (r1[j] * r2[j] + cross[j]) + own[j];
-            r2[j] = 1.0f / sqrtf(variance / (HEADS * 32) + job->epsilon2);
+            r2[j] = 1.0f / sqrtf(variance / CHANNELS + job->epsilon2);
             r1[j] *= r2[j];
         }
         memcpy(job->r2 + at, r2, sizeof r2);
