@@ -17,7 +17,7 @@ $(BIN)/pip:
 
 # what serving on this machine needs: neither torch nor transformers
 KERNEL := services/samserve/decoder/kernel
-$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNEL)/cells.c $(KERNEL)/build.py | $(BIN)/pip
+$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py | $(BIN)/pip
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
 	@touch $@

@@ -90,9 +90,8 @@ class Interaction:
         except InvalidInput as error:
             return StepAnswer(step.id, error=error)
         clock = StageClock()
-        (candidates,) = await self._segmenter.decode(self._image, [prompt], clock)
+        ((candidates, masks),) = await self._segmenter.answer(self._image, [prompt], self._output, clock)
         self._former = _as_sent(candidates.logits[0])
-        (masks,) = await self._segmenter.write([candidates], self._image.size, self._output, clock)
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
     def _refining(self, step: Step) -> Prompt:

@@ -6,7 +6,6 @@ Source: SAM, PromptEncoder; weights under transformers' names.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,14 +13,6 @@ from samserve.decoder.kernel import TILE, gelu
 from samserve.decoder.layers import EPSILON, Floats, Tensors, empty, tiled
 
 PAD_LABEL = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Rough:
-    """A mask prompt: rows [tiles, H, 64] of features, and what they add to the image side: matrix [H, 256]."""
-
-    rows: Floats
-    matrix: Floats
 
 
 class PointEncoder:
@@ -52,7 +43,10 @@ class PointEncoder:
 
 
 class MaskEncoder:
-    """SAM's encoding of a mask prompt, but for its last layer, which is linear."""
+    """SAM's encoding of a mask prompt, but for its last layer, which is linear.
+
+    A mask becomes H = 17 rows of features beside the image; matrix [H, 256] is what they add to the image side.
+    """
 
     def __init__(self, tensors: Tensors) -> None:
         name = "prompt_encoder.mask_embed"
@@ -68,12 +62,12 @@ class MaskEncoder:
             for k in (1, 2)
         ]
         last, bias = tensors[f"{name}.conv3.weight"], tensors[f"{name}.conv3.bias"]
-        self._matrix = np.ascontiguousarray(np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]]))
+        self.matrix = np.ascontiguousarray(np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]]))
 
-    def __call__(self, logits: Floats | None) -> Rough:
-        """[4G, 4G] or None -> its rows and their matrix; none without a mask."""
+    def __call__(self, logits: Floats | None) -> Floats:
+        """[4G, 4G] or None -> its rows, [tiles, H, 64]; none without a mask."""
         if logits is None:
-            return Rough(empty(0, 0, TILE), self._matrix[:0])
+            return empty(0, 0, TILE)
         x: Floats = logits[None].astype(np.float32)
         for weight, bias, norm_weight, norm_bias in self._steps:
             channels, side = len(x), x.shape[1] // 2
@@ -85,4 +79,4 @@ class MaskEncoder:
             gelu(x)
             x = x.reshape(-1, side, side)
         rows = x.reshape(len(x), -1)
-        return Rough(tiled(np.concatenate([rows, np.ones((1, rows.shape[1]), np.float32)])), self._matrix)
+        return tiled(np.concatenate([rows, np.ones((1, rows.shape[1]), np.float32)]))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -108,8 +109,8 @@ class Segmenter:
         check_output(order.output)
         image = await self.find(order.image, clock)
         check_prompts(order.prompts, image.ready.size)
-        candidates = await self.decode(image.ready, order.prompts, clock)
-        return Segmented(image, await self.write(candidates, image.ready.size, order.output, clock))
+        answers = await self.answer(image.ready, order.prompts, order.output, clock)
+        return Segmented(image, [masks for _, masks in answers])
 
     async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         """The image, ready; it is embedded if it must be and the bytes are given."""
@@ -126,18 +127,28 @@ class Segmenter:
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         return FoundImage(name, found.image, found.hit)
 
-    async def decode(self, image: ReadyImage, prompts: list[Prompt], clock: StageClock) -> list[Candidates]:
-        """Candidates of each prompt; the prompts have been checked."""
-        with clock.stage("decode"):
-            return await self._in_pool(lambda: self._decoder.decode(image, prompts))
+    async def answer(
+        self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
+    ) -> list[tuple[Candidates, list[MaskAnswer]]]:
+        """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked."""
 
-    async def write(
-        self, candidates: list[Candidates], size: Size, output: Output, clock: StageClock
-    ) -> list[list[MaskAnswer]]:
-        """The masks of each prompt's candidates, in the forms wanted."""
+        def decode() -> list[Candidates]:
+            with clock.stage("decode"):
+                return self._decoder.decode(image, prompts)
+
+        def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
+            return candidates, self._write(candidates, image.size, output)
+
+        def click() -> list[tuple[Candidates, list[MaskAnswer]]]:
+            (candidates,) = decode()
+            with clock.stage("masks"):
+                return [write(candidates)]
+
+        if len(prompts) == 1:  # a person waits: one way to the pool and back
+            return await self._in_pool(click)
+        every = await self._in_pool(decode)
         with clock.stage("masks"):
-            write = [lambda c=c: self._write(c, size, output) for c in candidates]
-            return await asyncio.gather(*map(self._in_pool, write))
+            return await asyncio.gather(*(self._in_pool(partial(write, candidates)) for candidates in every))
 
     async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:

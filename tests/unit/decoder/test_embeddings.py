@@ -39,7 +39,7 @@ class Preparer:
     async def __call__(self, embedding: Embedding) -> ReadyImage:
         self.prepared += 1
         await asyncio.sleep(0)
-        return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {}, {}))
+        return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {}))
 
 
 async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:

@@ -1,3 +1,4 @@
+import ctypes
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,6 +47,17 @@ def test_a_processor_without_avx2_is_told_so(fresh_library: None, monkeypatch: p
     monkeypatch.setattr(kernel, "_processor_flags", lambda: {"sse2"})
     with pytest.raises(OSError, match="AVX2"):
         kernel._library()
+
+
+def test_both_languages_see_the_same_structures() -> None:
+    library = kernel._library()
+    assert ctypes.sizeof(kernel.structs.Weights) == library.weights_bytes()
+    assert ctypes.sizeof(kernel.structs.Job) == library.job_bytes()
+
+
+def test_an_array_with_gaps_is_refused() -> None:
+    with pytest.raises(ValueError, match="gaps"):
+        kernel.gelu(np.zeros((4, 4), np.float32)[:, ::2])
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 33, 1000])

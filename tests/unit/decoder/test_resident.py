@@ -13,7 +13,7 @@ def key(name: str) -> CacheKey:
 
 def of_bytes(count: int) -> ReadyImage:
     embedding = Embedding("v", Size(1, 1), {"embedding": np.zeros(count // 4, np.float16)})
-    return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {"key0": np.zeros(count // 8, np.float32)}, {}))
+    return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {"key0": np.zeros(count // 8, np.float32)}))
 
 
 def test_the_least_recently_used_goes_first() -> None:

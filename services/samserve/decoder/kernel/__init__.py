@@ -1,13 +1,14 @@
-"""The compiled passes over an image's cells (cells.c), one library per instruction set.
+"""The compiled decoder: passes over an image's cells (cells.c) and steps on the tokens between them (tokens.c).
 
-The package's build compiles them (build.py, here); ctypes lets go of the interpreter's lock while one runs, so that
-threads may share an image.
+One library per instruction set, compiled by the package's build (build.py, here). ctypes lets go of the interpreter's
+lock while one runs, so that threads may share an image.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,79 +16,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.decoder.kernel import structs
+
 Floats = NDArray[Any]  # fp32, contiguous
 HEADS, TILE, MOST_TOKENS = 8, 64, 24
-LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma"}}
-
-_COUNTS = ("cells", "tokens", "rough", "masks")
-_ARRAYS = (
-    *("key0", "value0", "query0", "out0", "key1", "value1", "query1", "norm1", "out1", "key2", "value2", "fine"),
-    "fine_scale",
-    *("square0", "square1", "cross1", "place_key1", "place_query1", "place_key2", "rough_rows"),
-    *("s1", "s2", "r1", "r2"),
-    *("ask0", "ask0_rough", "keys0", "keys0_rough", "keys0_bias", "values0", "values0_second", "gram0"),
-    *("ask1", "ask1_place", "ask1_mixed"),
-    *("keys1", "keys1_place", "keys1_mixed", "keys1_bias", "values1", "gram1", "gram12", "gram2"),
-    *("ask2", "ask2_place", "ask2_mixed1", "ask2_mixed2"),
-    *("mix", "fine_bias", "norm_weight", "norm_bias", "thinner", "thinner_bias", "hyper", "logits"),
-)
-_NUMBERS = ("epsilon1", "epsilon2", "epsilon_fine")
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "fma", "f16c"},
+}
 
 
-class _Job(ctypes.Structure):
-    """Mirrors Job in cells.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in _COUNTS),
-        *((name, ctypes.c_void_p) for name in _ARRAYS),
-        *((name, ctypes.c_float) for name in _NUMBERS),
-    )
+def address(array: NDArray[Any]) -> int:
+    """Where an array lies; ValueError if not in one piece."""
+    if not array.flags.c_contiguous:
+        raise ValueError("the kernel reads and writes whole arrays, not views with gaps")
+    return array.ctypes.data
 
 
 class Job:
-    """One prompt on one image: the numbers and arrays of cells.c's Job, by name, kept alive as long as it is."""
+    """One prompt on one image, run step by step; keeps alive what it reads."""
 
-    def __init__(self, **counts: int) -> None:
-        self._raw = _Job(**counts)
-        self._kept: dict[str, Floats] = {}
+    def __init__(
+        self, weights: structs.Weights, tokens: Floats, wanted: list[int], arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """tokens [n, 256]; wanted: of masks 0 to 3; arrays: the others, by their names in job.h."""
+        self._library = _library()
+        self._kept = {"given": tokens, "side": np.empty(self._library.tokens_bytes(), np.uint8), **arrays}
+        self._raw = structs.Job(**{name: address(array) for name, array in self._kept.items()})
+        self._raw.cells, self._raw.tokens = arrays["r1"].size, len(tokens)
+        self._raw.rough, self._raw.masks = arrays["rough_rows"].shape[1], len(wanted)
+        self._raw.wanted[: len(wanted)] = wanted
+        self._raw.weights = ctypes.addressof(weights)
 
-    def give(self, **values: Floats | float) -> None:
-        for name, value in values.items():
-            if isinstance(value, np.ndarray):
-                value = np.ascontiguousarray(value, None if value.dtype == np.int16 else np.float32)
-                self._kept[name] = value
-                setattr(self._raw, name, value.ctypes.data)
-            else:
-                setattr(self._raw, name, value)
-
-    def run(self, name: str, first: int, last: int, out: Floats | None = None) -> None:
+    def cells(self, name: str, first: int, last: int, out: Floats | None = None) -> None:
         """Run pass `name` over cells first to last, both multiples of TILE."""
-        where = () if out is None else (ctypes.c_void_p(out.ctypes.data),)
-        getattr(_library(), name)(ctypes.byref(self._raw), ctypes.c_int64(first), ctypes.c_int64(last), *where)
+        where = () if out is None else (ctypes.c_void_p(address(out)),)
+        function = getattr(self._library, f"pass_{name}")
+        function(ctypes.byref(self._raw), ctypes.c_int64(first), ctypes.c_int64(last), *where)
+
+    def tokens(self, name: str, outs: list[Floats]) -> None:
+        """Run step `name` on the tokens, with what the callers of the pass before it wrote to their `out`."""
+        where = (ctypes.c_void_p * len(outs))(*map(address, outs))
+        getattr(self._library, f"tokens_{name}")(ctypes.byref(self._raw), where, ctypes.c_int64(len(outs)))
 
 
 def gelu(x: Floats) -> None:
     """Exact GELU of a contiguous fp32 array, in place."""
-    _library().activate(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size))
+    _library().activate(ctypes.c_void_p(address(x)), ctypes.c_int64(x.size))
 
 
 def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> None:
     """weight [R, K], x [tiles, K, 64] -> out [tiles, R, 64], for columns first to last."""
-    _project("project", weight, x, out, first, last)
-
-
-def project_half(weight: Floats, x: NDArray[np.float16], out: Floats, first: int, last: int) -> None:
-    """The same, x being fp16, and K a multiple of 64."""
-    _project("project_half", weight, x, out, first, last)
-
-
-def _project(name: str, weight: Floats, x: NDArray[Any], out: Floats, first: int, last: int) -> None:
-    if not all(array.flags.c_contiguous for array in (weight, x, out)):
-        raise ValueError("the kernel reads and writes whole arrays, not views with gaps")
-    rows, inner = weight.shape
-    where = [ctypes.c_void_p(array.ctypes.data) for array in (weight, x, out)]
-    counts = [ctypes.c_int64(count) for count in (rows, inner, first, last)]
-    getattr(_library(), name)(*where, *counts)
+    where = [ctypes.c_void_p(address(array)) for array in (weight, x, out)]
+    counts = [ctypes.c_int64(count) for count in (*weight.shape, first, last)]
+    _library().project(*where, *counts)
 
 
 def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
@@ -96,7 +78,7 @@ def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
     small = np.empty((tiles * TILE, rows) if cells_first else x.shape, np.int16)
     scale = np.empty(rows, np.float32)
     counts = ctypes.c_int64(rows), ctypes.c_int64(tiles * TILE), ctypes.c_int(cells_first)
-    where = [ctypes.c_void_p(array.ctypes.data) for array in (x, small, scale)]
+    where = [ctypes.c_void_p(address(array)) for array in (x, small, scale)]
     _library().quantise(where[0], *counts, *where[1:])
     return small, scale
 
@@ -107,19 +89,14 @@ def _library() -> ctypes.CDLL:
     flags = _processor_flags()
     level = next((level for level, needed in LEVELS.items() if needed <= flags), None)
     if level is None:
-        raise OSError(f"the decoder needs a processor with AVX2 and FMA; this {platform.machine()} has not both")
+        raise OSError(f"the decoder needs a processor with AVX2, FMA and F16C; this {platform.machine()} has not all")
     library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
-    for name in (
-        "pass_first",
-        "pass_second",
-        "pass_third",
-        "pass_masks",
-        "activate",
-        "project",
-        "project_half",
-        "quantise",
-    ):
+    passes = (f"pass_{name}" for name in ("first", "second", "third", "masks"))
+    steps = (f"tokens_{name}" for name in ("begin", "first", "second", "last"))
+    for name in (*passes, *steps, "activate", "project", "quantise"):
         getattr(library, name).restype = None
+    for name in ("tokens_bytes", "weights_bytes", "job_bytes"):
+        getattr(library, name).restype = ctypes.c_int64
     return library
 
 

@@ -1,4 +1,4 @@
-"""Compiles cells.c, once per instruction set: run by the package build, and by `make kernel`."""
+"""Compiles cells.c and tokens.c, once per instruction set: run by the package build, and by `make kernel`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+SOURCES = [FOLDER / "cells.c", FOLDER / "tokens.c"]
 LEVELS = ("x86-64-v3", "x86-64-v4")
 FLAGS = [
     "-O3",
@@ -28,13 +29,13 @@ def compiler_here() -> list[str] | None:
 
 
 def build() -> None:
-    """Write cells-LEVEL.so beside cells.c, with this machine's compiler or else that of the package ziglang."""
+    """Write cells-LEVEL.so beside them, with this machine's compiler or else that of the package ziglang."""
     here = compiler_here()
     for level in LEVELS:
         machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
         command = here or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
         part = FOLDER / f"cells-{level}.so.part"
-        subprocess.run([*command, *FLAGS, machine, str(FOLDER / "cells.c"), "-o", str(part), "-lm"], check=True)
+        subprocess.run([*command, *FLAGS, machine, *map(str, SOURCES), "-o", str(part), "-lm"], check=True)
         part.replace(FOLDER / f"cells-{level}.so")
 
 
