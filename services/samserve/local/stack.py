@@ -86,7 +86,16 @@ class Stack:
         for name, port in fixed.items():
             if port and not is_free(port):
                 raise StartFailed(f"port {port}, wanted for the {name}, is taken: give another, or 0 for any free one")
-        names = ("decoder_metrics", "redis", "triton_http", "triton_grpc", "triton_metrics", "ray_http")
+        names = (
+            "decoder_metrics",
+            "redis",
+            "triton_http",
+            "triton_grpc",
+            "triton_metrics",
+            "ray_http",
+            "haproxy_stats",
+            "haproxy_metrics",
+        )
         self._ports = {name: port or free_port() for name, port in fixed.items()} | {
             name: free_port() for name in names
         }
@@ -132,6 +141,8 @@ class Stack:
             "SAMSERVE_EMBEDDING_PORT": self._ports["embedding"],
             "SAMSERVE_HTTP_PORT": self._ports["ray_http"],
             "SAMSERVE_REPLICAS": self.options.replicas,
+            "RAY_SERVE_HAPROXY_STATS_PORT": self._ports["haproxy_stats"],
+            "RAY_SERVE_HAPROXY_METRICS_PORT": self._ports["haproxy_metrics"],
         }
         program = self._run("embedding", [sys.executable, "-m", "samserve.embedding.main"], self._environment(settings))
         program.wait_ready(lambda: _ray_serves(self.addresses.embedding), START_SECONDS)
