@@ -17,6 +17,7 @@ RESIDENT_LOOKUPS = Counter("samserve_resident_lookups_total", "Images looked for
 RESIDENT_EVICTIONS = Counter("samserve_resident_evictions_total", "Images that made room for others in this process.")
 REQUESTS = Counter("samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"])
 REQUESTS_NOW = Gauge("samserve_requests_in_progress", "RPCs that are being answered.", ["method"])
+WAITING = Gauge("samserve_embed_waiting", "Images that wait for a slot to be embedded.", ["priority"])
 REQUEST_SECONDS = Histogram(
     "samserve_request_seconds",
     "Time to answer an RPC.",

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-# Read by Ray as it is imported; RAY_SERVE_ENABLE_HA_PROXY=0 in the environment brings back Ray's own proxy (decision 0011).
+# Read by Ray as it is imported. RAY_SERVE_ENABLE_HA_PROXY=0 brings Ray's own proxy back (docs/decisions/0011).
 # Replicas keep user code on their one loop, as grpc.aio has one poller a process; nothing is reported anywhere.
 os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")

@@ -24,6 +24,8 @@ output [
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {delay}
+  priority_levels: 2
+  default_priority_level: 1
   default_queue_policy {{
     timeout_action: REJECT
     allow_timeout_override: true

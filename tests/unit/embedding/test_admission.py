@@ -1,0 +1,92 @@
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from samserve.core.errors import Overloaded
+from samserve.embedding.admission import Admission, Priority
+
+
+class Visitor:
+    """Someone who takes a slot, and keeps it until told to go."""
+
+    def __init__(self, admission: Admission, priority: Priority, entered: list[str], name: str) -> None:
+        self.go = asyncio.Event()
+        self.task = asyncio.create_task(self._visit(admission, priority, entered, name))
+
+    async def _visit(self, admission: Admission, priority: Priority, entered: list[str], name: str) -> None:
+        async with admission.slot(priority):
+            entered.append(name)
+            await self.go.wait()
+
+    async def leave(self) -> None:
+        self.go.set()
+        await self.task
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_than_the_slots_are_under_way_and_the_interactive_go_first() -> None:
+    admission, entered = Admission(slots=2, queue=8), list[str]()
+    visitors = {}
+    for name in ("bulk 1", "bulk 2", "bulk 3", "click 1", "bulk 4", "click 2"):
+        priority = Priority.BULK if "bulk" in name else Priority.INTERACTIVE
+        visitors[name] = Visitor(admission, priority, entered, name)
+        await settled()
+    assert entered == ["bulk 1", "bulk 2"]
+    for name in ("bulk 1", "bulk 2", "click 1", "click 2", "bulk 3", "bulk 4"):
+        await visitors[name].leave()
+        await settled()
+    assert entered == ["bulk 1", "bulk 2", "click 1", "click 2", "bulk 3", "bulk 4"]
+
+
+async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
+    admission, entered = Admission(slots=1, queue=1), list[str]()
+    inside = Visitor(admission, Priority.BULK, entered, "inside")
+    waiting = Visitor(admission, Priority.BULK, entered, "waiting")
+    await settled()
+    with pytest.raises(Overloaded) as refusal:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(admission.slot(Priority.INTERACTIVE))
+    assert 0.1 <= refusal.value.retry_after <= 10
+    await inside.leave()
+    await waiting.leave()
+    assert entered == ["inside", "waiting"]
+
+
+async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost() -> None:
+    admission, entered = Admission(slots=1, queue=8), list[str]()
+    inside, gone, next_one = (Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next"))
+    await settled()
+    gone.task.cancel()
+    await settled()
+    await inside.leave()
+    await settled()
+    assert entered == ["inside", "next"]
+    await next_one.leave()
+    async with admission.slot(Priority.BULK):
+        pass
+
+
+async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
+    admission, entered = Admission(slots=1, queue=8), list[str]()
+    inside = AsyncExitStack()
+    await inside.enter_async_context(admission.slot(Priority.BULK))
+    given, after = (Visitor(admission, Priority.BULK, entered, name) for name in ("given", "after"))
+    await settled()
+    await inside.aclose()  # its slot is promised to "given", which has not run yet
+    given.task.cancel()
+    await settled()
+    assert entered == ["after"]
+    await after.leave()
+
+
+async def test_a_failure_inside_frees_the_slot() -> None:
+    admission = Admission(slots=1, queue=0)
+    with pytest.raises(ValueError, match="bad"):
+        async with admission.slot(Priority.BULK):
+            raise ValueError("bad")
+    async with admission.slot(Priority.BULK):
+        pass
