@@ -8,8 +8,6 @@ real stack, and masks at the photo's size against dense upscaling. Writes build/
 from __future__ import annotations
 
 import io
-import threading
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +17,7 @@ import onnxruntime
 import skimage.data
 import torch
 from PIL import Image
-from report import FOLDER, Row, Work, medians, report
+from report import FOLDER, Row, Work, medians, report, throughput
 from rich.console import Console
 from samserve.client import Click, Client
 from samserve.client import Prompt as Asked
@@ -40,7 +38,6 @@ from transformers import SamConfig, SamModel
 ROUNDS = 11
 STOCK, TORCH = "decoder as written, ONNX Runtime", "transformers, PyTorch"
 CLIENTS = (1, 2, 4, 8, 16, 32)
-BURST = 3.0  # seconds of calls per number of clients
 
 
 def clicks(count: int, size: Size) -> list[Prompt]:
@@ -132,22 +129,6 @@ def bench_concurrent(bundle: Bundle, embedding: Embedding) -> Row:
     ours, apart = throughput([lambda: decoder.decode(ready, click)] * 2), throughput(single)
     peer = max(apart, throughput([double]))
     return Row("two callers at once, 2 threads", ours, "clicks/s", STOCK, peer, ">= 4")
-
-
-def throughput(callers: list[Work]) -> float:
-    done, until = [0] * len(callers), time.perf_counter() + BURST
-
-    def call(index: int, work: Work) -> None:
-        while time.perf_counter() < until:
-            work()
-            done[index] += 1
-
-    threads = [threading.Thread(target=call, args=pair) for pair in enumerate(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / BURST
 
 
 def bench_round_trip(bundle: Bundle) -> list[Row]:

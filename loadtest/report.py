@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from rich.table import Table
 
 FOLDER = Path("build/bench")
 Work = Callable[[], object]
+BURST = 3.0  # seconds of calls for a throughput
 IDLE = 0.05  # seconds before each work, in which the threads of the one before it stop spinning
 
 
@@ -54,6 +56,23 @@ def medians(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
             work()
             times[name].append(1000 * (time.perf_counter() - started))
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def throughput(callers: list[Work]) -> float:
+    """Works done per second, each caller in a thread of its own."""
+    done, until = [0] * len(callers), time.perf_counter() + BURST
+
+    def call(index: int, work: Work) -> None:
+        while time.perf_counter() < until:
+            work()
+            done[index] += 1
+
+    threads = [threading.Thread(target=call, args=pair) for pair in enumerate(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / BURST
 
 
 def report(name: str, rows: list[Row]) -> None:
