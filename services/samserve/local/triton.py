@@ -84,6 +84,8 @@ def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, l
     command = [
         str(home / "wheel" / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
         f"--model-repository={repository}",
+        "--model-control-mode=explicit",  # a model may be unloaded and loaded again by name
+        "--load-model=*",
         f"--backend-directory={home / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name=samserve-{grpc_port}",
         "--http-address=127.0.0.1",

@@ -1,0 +1,36 @@
+"""A stack of two replicas, for tests that break its parts one by one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import skimage.data
+from faults.load import Sample
+from PIL import Image
+from samserve.client import Click, Client
+from samserve.local.stack import Stack, StackOptions
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(StackOptions(replicas=2), tmp_path_factory.mktemp("stack"))
+    stack.start()
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="package")
+def samples(stack: Stack) -> list[Sample]:
+    """Photos whose clicks have one clear answer, so that a mask of another photo could not pass for it."""
+    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+        return [_sample(client, *each) for each in (("coins", 213, 193), ("coffee", 330, 200), ("chelsea", 220, 150))]
+
+
+def _sample(client: Client, name: str, x: float, y: float) -> Sample:
+    out = io.BytesIO()
+    Image.fromarray(getattr(skimage.data, name)()).save(out, "PNG")
+    photo, click = out.getvalue(), Click(x, y)
+    client.segment(photo, [click])
+    return Sample(photo, click, client.segment(photo, [click]).masks[0].array())
