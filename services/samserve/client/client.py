@@ -23,18 +23,21 @@ from samserve.v1 import types_pb2 as types
 DEFAULT_DECODER = "127.0.0.1:8501"
 DEFAULT_EMBEDDING = "127.0.0.1:8500"
 MAX_MESSAGE = 64 * 2**20
+_AGAIN = ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
 _RETRIES = {
     "methodConfig": [
         {
-            "name": [{"service": "samserve.v1.SegmentationService"}, {"service": "samserve.v1.EmbeddingService"}],
+            "name": [{"service": f"samserve.v1.{service}"}],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.2s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                "retryableStatusCodes": codes,
             },
         }
+        # Ray Serve says INTERNAL when the replica that had the call has died.
+        for service, codes in (("SegmentationService", _AGAIN), ("EmbeddingService", [*_AGAIN, "INTERNAL"]))
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }

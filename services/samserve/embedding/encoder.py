@@ -26,6 +26,7 @@ CHANNEL = [
     ("grpc.max_receive_message_length", -1),
 ]
 SPEC_AGE = 10.0  # seconds for which Triton's word on what it serves is believed
+SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whose image is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ class TritonEncoder:
         if self._spec is None or time.monotonic() - self._asked > SPEC_AGE:
             try:
                 self._spec, self._asked = await self._ask(), time.monotonic()
-            except Unavailable:
+            except (Unavailable, DeadlinePassed):
                 if self._spec is None:
                     raise
         return self._spec
 
     async def _ask(self) -> EncoderSpec:
         with triton_errors(self._url):
-            config = (await self._client.get_model_config(ENCODER, as_json=True))["config"]
+            config = (await self._client.get_model_config(ENCODER, as_json=True, client_timeout=SPEC_TIMEOUT))["config"]
         facts = {name: value["string_value"] for name, value in config["parameters"].items()}
         outputs = tuple(json.loads(facts["outputs"]))
         return EncoderSpec(facts["bundle"], facts["model_version"], int(facts["frame"]), outputs)
