@@ -19,6 +19,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from samserve.core.breaker import Breaker, BreakerOpen
 from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, Head, pack, unpack, unpack_head
@@ -74,8 +75,10 @@ class EmbeddingCache:
             socket_connect_timeout=options.timeout,
             socket_read_size=2**18,  # a 2 MiB value in a handful of reads instead of 32
             retry=Retry(NoBackoff(), 0),
+            # With them, redis-py 8 hands out connections that a restarted server has closed.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis.from_pool(pool)  # the pool is closed with it
         self._ttl, self._timeout = options.ttl, options.timeout
         # Not the pool's own queue: who leaves ours asks the breaker first, and does not wait for a Redis known as away.
         self._turn = asyncio.Semaphore(options.connections)
