@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ class Turns:
             del self._turns[key]
 
     async def _make(self, key: CacheKey, make: Make, turn: _Turn, clock: StageClock) -> Embedding | None:
-        token, claim = secrets.token_hex(16), Claim.HELD
+        token, claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}", Claim.HELD  # whom to look for
         try:
             with clock.stage("turn"):
                 claim = await self._claim(key, token)
