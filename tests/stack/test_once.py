@@ -58,6 +58,14 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.fixture(autouse=True)
+def both_replicas_know_triton(client: Client, new_photo: Photos) -> None:
+    """So that it may stand still: a replica that never heard of the encoder cannot even name an entry."""
+    known = new_photo()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client.embed, [known] * 64))
+
+
 def claim_of(client: Client, photo: bytes, known: bytes) -> str:
     return f"{CacheKey(DEFAULT_TENANT, client.embed(known).model_version, image_id(photo))}:claim"
 

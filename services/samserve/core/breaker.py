@@ -18,6 +18,7 @@ class BreakerOpen(Exception):
 class Breaker:
     """Open after `failures` in a row, for `rest` seconds; then one call goes through, and its outcome decides.
 
+    Calls that fail together, as by one stall, are one failure: in a row is what begins after the last one was noted.
     A slow neighbour is one whose calls fail by a timeout of the caller's. Not for several threads.
     """
 
@@ -26,6 +27,7 @@ class Breaker:
     ) -> None:
         self._name, self._most, self._rest, self._now = name, failures, rest, now
         self._failures = 0
+        self._noted = float("-inf")  # when the last failure was counted
         self._again = 0.0  # when the next call may try; of meaning only while open
         self._trying = False
 
@@ -40,10 +42,11 @@ class Breaker:
         if trial and (self._trying or self._now() < self._again):
             raise BreakerOpen(self._name)
         self._trying = trial
+        began = self._now()
         try:
             yield
         except Exception:
-            self._fail()
+            self._fail(began)
             raise
         else:
             self._succeed()
@@ -51,9 +54,10 @@ class Breaker:
             if trial:  # one that was cancelled has told nothing: the next call may try
                 self._trying = False
 
-    def _fail(self) -> None:
-        if not self.open:
+    def _fail(self, began: float) -> None:
+        if not self.open and began >= self._noted:
             self._failures += 1
+            self._noted = self._now()
             if self.open:
                 log.warning("too many failures, going around it", neighbour=self._name, seconds=self._rest)
         self._again = self._now() + self._rest

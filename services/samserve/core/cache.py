@@ -28,6 +28,7 @@ from samserve.core.telemetry import CACHE_OUTCOMES
 log = structlog.get_logger()
 T = TypeVar("T")
 
+GRACE = 0.05  # seconds between a timeout and its consequence
 # Only its holder may prolong or end a claim: it may have expired, and be another's by now.
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -49,9 +50,9 @@ class Claim(Enum):
     """What a replica that wants to make an entry is told."""
 
     GRANTED = "granted"  # make it: the others wait for you
-    HELD = "held"  # another makes it: ask again soon
+    HELD = "held"  # another makes it, or Redis was too slow to say: ask again soon
     STORED = "stored"  # it is there by now
-    ALONE = "alone"  # Redis is away: nobody else can know
+    ALONE = "alone"  # Redis is away or refuses: nobody else can know
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ class CacheOptions:
     connections: int = 16
 
 
+class _NoAnswer(Exception):
+    """Redis is away, slow, or refuses; passing: the same may be answered a moment later."""
+
+    def __init__(self, passing: bool) -> None:
+        super().__init__()
+        self.passing = passing
+
+
 class EmbeddingCache:
     """Embeddings under their keys, kept for a time that begins anew with each use."""
 
@@ -71,8 +80,8 @@ class EmbeddingCache:
         pool = ConnectionPool.from_url(
             options.url,
             max_connections=options.connections,
-            socket_timeout=options.timeout,
-            socket_connect_timeout=options.timeout,
+            socket_timeout=None,  # see _send
+            socket_connect_timeout=None,
             socket_read_size=2**18,  # a 2 MiB value in a handful of reads instead of 32
             retry=Retry(NoBackoff(), 0),
             # With them, redis-py 8 hands out connections that a restarted server has closed.
@@ -95,21 +104,29 @@ class EmbeddingCache:
         return None if packed is None else await self._read(key, packed, unpack)
 
     async def put(self, key: CacheKey, embedding: Embedding) -> None:
-        """Store it; a failure is logged and counted, and matters to nobody else."""
+        """Store it, at the second try if need be: it was dear. A failure is counted, and matters to nobody else."""
         packed = await asyncio.to_thread(pack, embedding)
-        if await self._ask("put", ("SET", str(key), packed, "EX", self._ttl)) is not None:
-            CACHE_OUTCOMES.labels("stored").inc()
+        command = ("SET", str(key), packed, "EX", self._ttl)
+        try:
+            await self._insist("put", command)
+        except _NoAnswer as problem:
+            if not problem.passing or await self._ask("put", command) is None:
+                return
+        CACHE_OUTCOMES.labels("stored").inc()
 
     async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
         """Ask to be the one who makes the entry, for `seconds`; `token` is the asker's own. One round trip.
 
-        The claim comes before the look: whoever held it stored the entry before giving it up.
+        The claim comes before the look: whoever held it stored the entry before giving it up. Who holds it is read, as
+        it may be ourselves, by a claim whose answer came too late.
         """
-        take = ("SET", _claim_of(key), token, "NX", "PX", int(1000 * seconds))
-        answers = await self._ask("claim", take, ("GETRANGE", str(key), 0, HEAD - 1))
-        if answers is None:
-            return Claim.ALONE
-        granted, packed = answers
+        name = _claim_of(key)
+        take = ("SET", name, token, "NX", "PX", int(1000 * seconds))
+        try:
+            _, holder, packed = await self._insist("claim", take, ("GET", name), ("GETRANGE", str(key), 0, HEAD - 1))
+        except _NoAnswer as problem:
+            return Claim.HELD if problem.passing else Claim.ALONE
+        granted = holder == token.encode()
         if packed and await self._read(key, packed, unpack_head) is not None:
             if granted:
                 await self.release(key, token)
@@ -152,28 +169,41 @@ class EmbeddingCache:
         return None
 
     async def _ask(self, what: str, *commands: tuple[Any, ...]) -> list[Any] | None:
-        """The answers to the commands, sent together; None, counted, if Redis is away, slow, or refuses one."""
+        """As _insist, but None when there is no answer."""
+        try:
+            return await self._insist(what, *commands)
+        except _NoAnswer:
+            return None
+
+    async def _insist(self, what: str, *commands: tuple[Any, ...]) -> list[Any]:
+        """The answers to the commands, sent together. Raises _NoAnswer, counted."""
         try:
             async with self._turn:
                 with self._breaker.guard():
                     answers = await self._send(commands)
         except BreakerOpen:
             CACHE_OUTCOMES.labels("bypassed").inc()
-            return None
+            raise _NoAnswer(passing=False) from None
         except (RedisError, OSError, asyncio.TimeoutError) as problem:
             self._trouble(what, problem)
-            return None
+            raise _NoAnswer(passing=not self._breaker.open) from problem
         refused = next((answer for answer in answers if isinstance(answer, RedisError)), None)
         if refused is not None:
             self._trouble(what, refused)
-            return None
+            raise _NoAnswer(passing=False) from refused
         return answers
 
     async def _send(self, commands: tuple[tuple[Any, ...], ...]) -> list[Any]:
-        async with asyncio.timeout(self._timeout), self._redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        """All answers, within the timeout. What came while this process was too busy to look is not late."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit, self._redis.pipeline(transaction=False) as pipe:
+            last_look = loop.call_later(self._timeout, lambda: limit.reschedule(loop.time() + GRACE))
+            try:
+                for command in commands:
+                    pipe.execute_command(*command)
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+            finally:
+                last_look.cancel()
         return answers
 
     def _trouble(self, what: str, problem: BaseException) -> None:

@@ -53,14 +53,18 @@ class TritonEncoder:
         if self._spec is None or time.monotonic() - self._asked > SPEC_AGE:
             try:
                 self._spec, self._asked = await self._ask(), time.monotonic()
-            except (Unavailable, DeadlinePassed):
+            except Unavailable:
                 if self._spec is None:
                     raise
         return self._spec
 
     async def _ask(self) -> EncoderSpec:
-        with triton_errors(self._url):
-            config = (await self._client.get_model_config(ENCODER, as_json=True, client_timeout=SPEC_TIMEOUT))["config"]
+        try:
+            with triton_errors(self._url):
+                answer = await self._client.get_model_config(ENCODER, as_json=True, client_timeout=SPEC_TIMEOUT)
+        except DeadlinePassed as late:  # a deadline of ours, not of the caller's
+            raise Unavailable(f"the encoder (Triton at {self._url}) does not answer") from late
+        config = answer["config"]
         facts = {name: value["string_value"] for name, value in config["parameters"].items()}
         outputs = tuple(json.loads(facts["outputs"]))
         return EncoderSpec(facts["bundle"], facts["model_version"], int(facts["frame"]), outputs)

@@ -1,5 +1,5 @@
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from samserve.core.breaker import Breaker, BreakerOpen
@@ -40,6 +40,18 @@ def test_failures_with_a_success_between_them_do_not_open_it(breaker: Breaker) -
         fail(breaker, 2)
         with breaker.guard():
             pass
+
+
+def test_failures_at_the_same_time_are_one(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(2):
+        clock.seconds += 1
+        with ExitStack() as together:
+            for _ in range(9):
+                together.enter_context(suppress(OSError))
+                together.enter_context(breaker.guard())
+            clock.seconds += 1
+            raise OSError
+    assert not breaker.open
 
 
 def test_after_its_rest_one_call_tries_and_the_others_still_go_around(breaker: Breaker, clock: Clock) -> None:
