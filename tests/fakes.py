@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import numpy as np
-from samserve.core.cache import CacheKey
+from samserve.core.cache import CacheKey, Claim
+from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image import FramedImage
@@ -16,10 +18,12 @@ from samserve.embedding.encoder import EncoderSpec
 
 
 class FakeCache:
-    """A dictionary; `down` makes it as forgetful as a Redis that is away."""
+    """A dictionary; `down` makes it as forgetful as a Redis that is away. Its claims expire only if told to."""
 
     def __init__(self) -> None:
         self.entries: dict[CacheKey, Embedding] = {}
+        self.claims: dict[CacheKey, str] = {}
+        self.renewed = 0
         self.down = False
 
     async def head(self, key: CacheKey) -> Head | None:
@@ -33,18 +37,38 @@ class FakeCache:
         if not self.down:
             self.entries[key] = embedding
 
+    async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
+        await asyncio.sleep(0)
+        if self.down:
+            return Claim.ALONE
+        if key in self.entries:
+            return Claim.STORED
+        return Claim.GRANTED if self.claims.setdefault(key, token) == token else Claim.HELD
+
+    async def renew(self, key: CacheKey, token: str, seconds: float) -> None:
+        self.renewed += self.claims.get(key) == token
+
+    async def release(self, key: CacheKey, token: str) -> None:
+        await asyncio.sleep(0)
+        if self.claims.get(key) == token:
+            del self.claims[key]
+
 
 class FakeEncoder:
-    """Embeds an image as its mean colour; counts how often, and can be told to fail."""
+    """Embeds an image as its mean colour; counts how often, and can be made to wait, and to fail."""
 
     def __init__(self) -> None:
         self.encoded = 0
         self.failure: Exception | None = None
+        self.busy, self.go = asyncio.Event(), asyncio.Event()
+        self.go.set()
 
     async def spec(self) -> EncoderSpec:
         return EncoderSpec("nano", "nano-test", 64, ("embedding",))
 
     async def encode(self, spec: EncoderSpec, image: FramedImage) -> dict[str, np.ndarray]:
+        self.busy.set()
+        await self.go.wait()
         if self.failure is not None:
             raise self.failure
         self.encoded += 1
@@ -82,4 +106,4 @@ class FakeEmbeddings:
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(self.image, hit, {} if hit else {"encode": 1.0})
+        return Found(self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0})

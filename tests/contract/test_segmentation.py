@@ -12,6 +12,7 @@ from google.rpc import status_pb2
 from PIL import Image
 from samserve.client import Click, Client, Prompt
 from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable
+from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -170,6 +171,15 @@ async def test_a_reference_of_another_version_is_refused_with_both(service: Serv
     old = pb.PredictRequest(ref=types.ImageRef(image_id=ID, model_version="nano-old"), prompts=[CLICK])
     assert await refused(service, old, info) is grpc.StatusCode.FAILED_PRECONDITION
     assert dict(info.metadata) == {"asked": "nano-old", "served": service.model_version}
+
+
+async def test_bytes_that_are_not_those_the_caller_hashed_are_refused(service: Service) -> None:
+    bad = details.BadRequest()
+    wrong = pb.PredictRequest(data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"another"))
+    assert await refused(service, wrong, bad) is grpc.StatusCode.INVALID_ARGUMENT
+    assert bad.field_violations[0].field == "expected_image_id"
+    right = pb.PredictRequest(data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"the image"))
+    assert (await service.stub.Predict(right)).results
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
+from samserve.core.rpc import read_status
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
-from samserve.v1 import types_pb2 as types
 
 Corners = NDArray[np.float32]
 
@@ -97,17 +97,13 @@ class Answer:
         }
 
 
-def cache_name(status: types.CacheStatus) -> str:
-    return types.CacheStatus.Name(status).removeprefix("CACHE_STATUS_")
-
-
 def read_embed_answer(answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened) -> EmbedAnswer:
     """Translate from the wire."""
     return EmbedAnswer(
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=Size(answer.image.width, answer.image.height),
-        cache=cache_name(answer.cache),
+        cache=read_status(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
     )
 
@@ -119,7 +115,7 @@ def read_answer(answer: pb.PredictResponse) -> Answer:
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=size,
-        cache=cache_name(answer.cache),
+        cache=read_status(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
         results=[[_mask(mask, size) for mask in result.masks] for result in answer.results],
     )

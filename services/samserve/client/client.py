@@ -14,7 +14,8 @@ import grpc
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.interaction import Interaction
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.core.errors import EmbeddingNotCached, error_of
+from samserve.client.retry import patiently
+from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image_id import image_id
 from samserve.core.rpc import DEFAULT_TENANT, TENANT_KEY, message_limits
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -26,7 +27,9 @@ MAX_MESSAGE = 64 * 2**20
 _RETRIES = {
     "methodConfig": [
         {
-            "name": [{"service": "samserve.v1.SegmentationService"}, {"service": "samserve.v1.EmbeddingService"}],
+            "name": [
+                {"service": "samserve.v1.SegmentationService", "method": "Interact"}
+            ],  # the others: client/retry.py
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.2s",
@@ -141,19 +144,14 @@ class Client(AbstractContextManager["Client"]):
             return self._ask_embedding(request)
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
-        try:
-            return read_answer(self._predict(request, timeout=self._timeout, metadata=self._metadata))
-        except grpc.RpcError as problem:
-            raise error_of(problem, "the decoder") from problem
+        return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))
 
     def _open(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         return Interaction(partial(self._interact, metadata=self._metadata), opening, self._timeout)
 
     def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
-        try:
-            return read_embed_answer(self._embed(request, timeout=self._timeout, metadata=self._metadata))
-        except grpc.RpcError as problem:
-            raise error_of(problem, "the embedding service") from problem
+        answer = patiently(self._embed, request, self._timeout, self._metadata, "the embedding service")
+        return read_embed_answer(answer)
 
 
 def _bytes(image: str | Path | bytes) -> bytes:

@@ -181,6 +181,8 @@ def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stag
             return DeadlinePassed(info.metadata.get("stage", stage))
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, retry)
+        case grpc.StatusCode.INTERNAL if not info.reason:  # not our word: Ray Serve's, for a replica that has died
+            return Unavailable(f"{stage}: {message}", retry)
         case _:
             return SamserveError(f"{stage}: {message} ({code.name})")
 

@@ -22,3 +22,10 @@ def check_image_id(value: str) -> str:
             "image_id", "an image id is the SHA-256 of the image's bytes: 64 lower-case hexadecimal digits"
         )
     return value
+
+
+def check_expected(value: str, expected: str) -> None:
+    """Raise InvalidInput if a caller named the id it expects, and the image has another."""
+    if expected not in ("", value):
+        problem = f"the image's id is {value}, not {expected}: its bytes are others than the caller hashed"
+        raise InvalidInput("expected_image_id", problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput
 from samserve.v1 import types_pb2 as types
 
@@ -30,3 +31,13 @@ def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 def stage_times(milliseconds: dict[str, float]) -> list[types.StageTime]:
     return [types.StageTime(stage=stage, milliseconds=ms) for stage, ms in milliseconds.items()]
+
+
+def write_status(status: CacheStatus) -> str:
+    """Translate to the wire, by name."""
+    return f"CACHE_STATUS_{status.name}"
+
+
+def read_status(status: types.CacheStatus) -> CacheStatus:
+    """Translate from the wire."""
+    return CacheStatus[types.CacheStatus.Name(status).removeprefix("CACHE_STATUS_")]

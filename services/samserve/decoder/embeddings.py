@@ -10,31 +10,31 @@ from typing import Protocol
 import grpc.aio
 
 from samserve.core.cache import CacheKey
+from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable, error_of
-from samserve.core.rpc import TENANT_KEY, message_limits
+from samserve.core.rpc import TENANT_KEY, message_limits, read_status
 from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
-from samserve.v1 import types_pb2 as types
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image ready for prompts; hit: its embedding was there; remote_ms: else, the embedding service's stages."""
+    """An image ready for prompts; remote_ms: the embedding service's stages, if it was asked."""
 
     image: ReadyImage
-    hit: bool
+    status: CacheStatus
     remote_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An embedding from elsewhere; hit and remote_ms as in Found."""
+    """An embedding from elsewhere; status and remote_ms as in Found."""
 
     embedding: Embedding
-    hit: bool
+    status: CacheStatus
     remote_ms: dict[str, float]
 
 
@@ -66,16 +66,16 @@ class Embeddings:
     async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
         """Find the image, or have it embedded. Raises EmbeddingNotCached if it is not there and there is no data."""
         if (ready := self._resident.get(key)) is not None:
-            return Found(ready, hit=True, remote_ms={})
+            return Found(ready, CacheStatus.HIT, remote_ms={})
         if (cached := await self._cache.get(key)) is not None:
-            embedded = Embedded(cached, hit=True, remote_ms={})
+            embedded = Embedded(cached, CacheStatus.HIT, remote_ms={})
         elif data is not None:
             embedded = await self._embedder.embed(key.tenant, model, data)
         else:
             raise EmbeddingNotCached(key.image_id)
         if embedded.embedding.model_version != key.model_version:
             raise ModelVersionMismatch(embedded.embedding.model_version, key.model_version)
-        return Found(await self._made_ready(key, embedded.embedding), embedded.hit, embedded.remote_ms)
+        return Found(await self._made_ready(key, embedded.embedding), embedded.status, embedded.remote_ms)
 
     async def _made_ready(self, key: CacheKey, embedding: Embedding) -> ReadyImage:
         """The image prepared, once for all calls that want it now; a call that is cancelled leaves it to the others."""
@@ -107,7 +107,7 @@ class RemoteEmbedder:
         except DamagedEmbedding as problem:
             raise Unavailable(f"the embedding service sent a damaged embedding: {problem}") from problem
         remote = {time.stage: time.milliseconds for time in answer.timings}
-        return Embedded(embedding, hit=answer.cache == types.CACHE_STATUS_HIT, remote_ms=remote)
+        return Embedded(embedding, read_status(answer.cache), remote)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -13,9 +13,10 @@ from typing import Protocol, TypeVar
 
 from samserve.core import runs
 from samserve.core.cache import CacheKey
+from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
-from samserve.core.image_id import check_image_id, image_id
+from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
 from samserve.core.telemetry import StageClock
 from samserve.decoder import masks
@@ -42,12 +43,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ImageOrder:
-    """An image, given by its bytes or its id. An empty model or version means the one served."""
+    """An image, given by its bytes or its id. An empty model or version means the one served.
+
+    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular.
+    """
 
     tenant: str
     model: str
     data: bytes | None
     image_id: str
+    expected_image_id: str
     model_version: str
 
 
@@ -77,11 +82,11 @@ class MaskAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image ready for prompts. hit: its embedding was there already."""
+    """An image ready for prompts. status: where its embedding came from."""
 
     image_id: str
     ready: ReadyImage
-    hit: bool
+    status: CacheStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ class Segmenter:
             key = CacheKey(order.tenant, bundle.model_version, name)
             found = await self._embeddings.find(key, bundle.name, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        return FoundImage(name, found.image, found.hit)
+        return FoundImage(name, found.image, found.status)
 
     async def answer(
         self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
@@ -152,9 +157,12 @@ class Segmenter:
 
     async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:
-            return check_image_id(order.image_id)
-        data = order.data
-        return await self._in_pool(lambda: image_id(data))
+            name = check_image_id(order.image_id)
+        else:
+            data = order.data
+            name = await self._in_pool(lambda: image_id(data))
+        check_expected(name, order.expected_image_id)
+        return name
 
     def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
         every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)

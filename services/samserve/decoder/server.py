@@ -61,7 +61,7 @@ async def serve(settings: DecoderSettings) -> None:
     port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    await asyncio.to_thread(warm_up, decoder)
+    await asyncio.gather(asyncio.to_thread(warm_up, decoder), cache.check())
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, model_version=decoder.bundle.model_version)

@@ -13,7 +13,7 @@ import numpy as np
 
 from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
 from samserve.core.geometry import Size
-from samserve.core.rpc import stage_times, tenant_of
+from samserve.core.rpc import stage_times, tenant_of, write_status
 from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.polygons import Ring
@@ -126,6 +126,7 @@ def _image_order(request: pb.PredictRequest | pb.InteractRequest.Open, context: 
         model=request.model,
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.ref.image_id,
+        expected_image_id=request.expected_image_id,
         model_version=request.ref.model_version,
     )
 
@@ -147,7 +148,7 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
     size = done.image.ready.size
     return pb.PredictResponse(
         image=_image_ref(done.image),
-        cache=_cache_status(done.image),
+        cache=write_status(done.image.status),
         results=[pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results],
         timings=stage_times(clock.milliseconds),
     )
@@ -156,7 +157,7 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
 def _opened_response(image: FoundImage, clock: StageClock) -> pb.InteractResponse:
     return pb.InteractResponse(
         opened=pb.InteractResponse.Opened(
-            image=_image_ref(image), cache=_cache_status(image), timings=stage_times(clock.milliseconds)
+            image=_image_ref(image), cache=write_status(image.status), timings=stage_times(clock.milliseconds)
         )
     )
 
@@ -181,10 +182,6 @@ def _image_ref(image: FoundImage) -> types.ImageRef:
         width=ready.size.width,
         height=ready.size.height,
     )
-
-
-def _cache_status(image: FoundImage) -> types.CacheStatus:
-    return types.CACHE_STATUS_HIT if image.hit else types.CACHE_STATUS_MISS
 
 
 def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,10 +14,11 @@ from samserve.core.config import EmbeddingSettings, read
 from samserve.core.embedding import Embedding, pack
 from samserve.core.errors import DETAILS_KEY, code_of, status_of
 from samserve.core.image import Limits
-from samserve.core.rpc import stage_times, tenant_of
+from samserve.core.rpc import stage_times, tenant_of, write_status
 from samserve.core.telemetry import StageClock, set_up_logs
 from samserve.embedding.embedder import Embedder, EmbedOrder
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.turns import Turns
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
@@ -32,7 +34,8 @@ class EmbeddingService:
         encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         pool = ThreadPoolExecutor(settings.image_threads, "image")
-        self._embedder = Embedder(cache, encoder, limits, pool)
+        self._embedder = Embedder(cache, Turns(cache, settings.encode_timeout_s), encoder, limits, pool)
+        self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
         clock = StageClock()
@@ -42,6 +45,7 @@ class EmbeddingService:
                 model=request.model,
                 data=request.data if request.WhichOneof("image") == "data" else None,
                 image_id=request.image_id,
+                expected_image_id=request.expected_image_id,
                 want_tensors=request.include_embedding,
             )
             done = await self._embedder.embed(order, clock)
@@ -56,7 +60,7 @@ class EmbeddingService:
                 width=found.size.width,
                 height=found.size.height,
             ),
-            cache=types.CACHE_STATUS_HIT if done.hit else types.CACHE_STATUS_MISS,
+            cache=write_status(done.status),
             timings=stage_times(clock.milliseconds),
             embedding=None if tensors is None else types.PackedEmbedding(data=tensors),
         )

@@ -6,18 +6,21 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samserve.core.cache import CacheKey
+from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.core.image_id import check_image_id, image_id
-from samserve.core.telemetry import StageClock
+from samserve.core.image_id import check_expected, check_image_id, image_id
+from samserve.core.telemetry import EMBEDDED, StageClock
 from samserve.embedding.encoder import EncoderSpec
+from samserve.embedding.turns import Begin, Turns
 
 T = TypeVar("T")
 
@@ -39,29 +42,33 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbedOrder:
-    """One image to embed: its bytes, or its id alone. An empty model means the one served."""
+    """One image to embed: its bytes, or its id alone. An empty model means the one served.
+
+    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular.
+    """
 
     tenant: str
     model: str
     data: bytes | None
     image_id: str
+    expected_image_id: str
     want_tensors: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The outcome; `found` is a Head unless tensors were wanted. hit: it was cached already."""
+    """The outcome; `found` may be a Head unless tensors were wanted."""
 
     image_id: str
     found: Head | Embedding
-    hit: bool
+    status: CacheStatus
 
 
 class Embedder:
-    """Embeds images, each once. Holds no state of its own but its connections."""
+    """Embeds images, each once. Holds no state of its own but its connections; whose turn it is, `turns` knows."""
 
-    def __init__(self, cache: Cache, encoder: Encoder, limits: Limits, pool: Executor) -> None:
-        self._cache, self._encoder, self._limits, self._pool = cache, encoder, limits, pool
+    def __init__(self, cache: Cache, turns: Turns, encoder: Encoder, limits: Limits, pool: Executor) -> None:
+        self._cache, self._turns, self._encoder, self._limits, self._pool = cache, turns, encoder, limits, pool
 
     async def embed(self, order: EmbedOrder, clock: StageClock) -> Embedded:
         """Find the embedding, or make it and store it."""
@@ -71,28 +78,47 @@ class Embedder:
         with clock.stage("hash"):
             name = await self._identify(order)
         key = CacheKey(order.tenant, spec.model_version, name)
-        with clock.stage("lookup"):
-            found = await (self._cache.get(key) if order.want_tensors else self._cache.head(key))
-        if found is not None:
-            return Embedded(name, found, hit=True)
-        if order.data is None:
-            raise EmbeddingNotCached(name)
+        found, status = await self._find_or_make(key, spec, order, clock)
+        EMBEDDED.labels(status.value).inc()
+        return Embedded(name, found, status)
+
+    async def _find_or_make(
+        self, key: CacheKey, spec: EncoderSpec, order: EmbedOrder, clock: StageClock
+    ) -> tuple[Head | Embedding, CacheStatus]:
+        data, status = order.data, CacheStatus.HIT
+        while True:
+            with clock.stage("lookup"):
+                found = await (self._cache.get(key) if order.want_tensors else self._cache.head(key))
+            if found is not None:
+                return found, status
+            if data is None:
+                raise EmbeddingNotCached(key.image_id)
+            made = await self._turns.take(key, partial(self._make, key, spec, data, clock), clock)
+            if made is not None:
+                return made.embedding, made.status
+            status = CacheStatus.COALESCED  # by another replica: it is there, unless it has gone again already
+
+    async def _make(self, key: CacheKey, spec: EncoderSpec, data: bytes, clock: StageClock, begin: Begin) -> Embedding:
         with clock.stage("decode"):
-            image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), order.data)
+            image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), data)
+        begin()
         with clock.stage("encode"):
             tensors = await self._encoder.encode(spec, image)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
             await self._cache.put(key, embedding)
-        return Embedded(name, embedding, hit=False)
+        return embedding
 
     async def _identify(self, order: EmbedOrder) -> str:
         if order.data is None:
-            return check_image_id(order.image_id)
-        if len(order.data) > self._limits.max_bytes:
+            name = check_image_id(order.image_id)
+        elif len(order.data) > self._limits.max_bytes:
             most = f"{self._limits.max_bytes:,}"
             raise InvalidInput("data", f"the image has {len(order.data):,} bytes, more than the {most} accepted")
-        return await self._in_pool(image_id, order.data)
+        else:
+            name = await self._in_pool(image_id, order.data)
+        check_expected(name, order.expected_image_id)
+        return name
 
     async def _in_pool(self, work: Callable[[bytes], T], data: bytes) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, data)

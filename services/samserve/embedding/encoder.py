@@ -26,6 +26,7 @@ CHANNEL = [
     ("grpc.max_receive_message_length", -1),
 ]
 SPEC_AGE = 10.0  # seconds for which Triton's word on what it serves is believed
+SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whose image is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,12 @@ class TritonEncoder:
         return self._spec
 
     async def _ask(self) -> EncoderSpec:
-        with triton_errors(self._url):
-            config = (await self._client.get_model_config(ENCODER, as_json=True))["config"]
+        try:
+            with triton_errors(self._url):
+                answer = await self._client.get_model_config(ENCODER, as_json=True, client_timeout=SPEC_TIMEOUT)
+        except DeadlinePassed as late:  # a deadline of ours, not of the caller's
+            raise Unavailable(f"the encoder (Triton at {self._url}) does not answer") from late
+        config = answer["config"]
         facts = {name: value["string_value"] for name, value in config["parameters"].items()}
         outputs = tuple(json.loads(facts["outputs"]))
         return EncoderSpec(facts["bundle"], facts["model_version"], int(facts["frame"]), outputs)

@@ -43,6 +43,13 @@ def test_every_error_reaches_the_caller_as_itself(error: SamserveError, code: gr
             assert getattr(received, name, None) == getattr(error, name, None)
 
 
+def test_an_internal_error_that_is_not_ours_may_pass() -> None:
+    died = status_pb2.Status(message="The actor died unexpectedly before finishing this task.")  # Ray Serve's
+    assert type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service")) is errors.Unavailable
+    ours = Received(grpc.StatusCode.INTERNAL, status_of(ValueError("a bug")))
+    assert type(error_of(ours, "the embedding service")) is SamserveError
+
+
 def test_every_error_of_the_tree_is_in_the_table() -> None:
     assert {type(error) for error, _ in EVERY} == set(SamserveError.__subclasses__())
 

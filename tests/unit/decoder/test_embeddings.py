@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fakes import FakeCache
 from samserve.core.cache import CacheKey
+from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.geometry import Size
@@ -20,14 +21,14 @@ def made(version: str = "v1") -> Embedding:
 
 
 class FakeEmbedder:
-    """Makes an embedding of one version of the model, and counts."""
+    """Makes an embedding of one version of the model, and counts; says what it is told to."""
 
-    def __init__(self, version: str = "v1") -> None:
-        self.version, self.asked = version, 0
+    def __init__(self, version: str = "v1", status: CacheStatus = CacheStatus.MISS) -> None:
+        self.version, self.status, self.asked = version, status, 0
 
     async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
         self.asked += 1
-        return Embedded(made(self.version), hit=False, remote_ms={"encode": 2.0})
+        return Embedded(made(self.version), self.status, remote_ms={"encode": 2.0})
 
 
 class Preparer:
@@ -47,13 +48,18 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
     embeddings = Embeddings(Resident(1000), cache, embedder, Preparer())
     first = await embeddings.find(KEY, "nano", b"photo")
     again = await embeddings.find(KEY, "nano", b"photo")
-    assert (first.hit, again.hit, embedder.asked) == (False, True, 1)
+    assert (first.status, again.status, embedder.asked) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     await cache.put(KEY, made())
     cold = Embeddings(Resident(1000), cache, embedder, Preparer())
-    assert (await cold.find(KEY, "nano", None)).hit
+    assert (await cold.find(KEY, "nano", None)).status is CacheStatus.HIT
     cache.entries.clear()
-    assert (await cold.find(KEY, "nano", None)).hit
+    assert (await cold.find(KEY, "nano", None)).status is CacheStatus.HIT
     assert embedder.asked == 1
+
+
+async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer())
+    assert (await embeddings.find(KEY, "nano", b"photo")).status is CacheStatus.COALESCED
 
 
 async def test_without_bytes_an_unknown_image_is_asked_for() -> None:

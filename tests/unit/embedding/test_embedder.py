@@ -1,10 +1,16 @@
+import asyncio
 import io
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
+from prometheus_client import REGISTRY
+from samserve.core.cache import CacheKey
+from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
 from samserve.core.geometry import Size
@@ -12,6 +18,7 @@ from samserve.core.image import Limits
 from samserve.core.image_id import image_id
 from samserve.core.telemetry import StageClock
 from samserve.embedding.embedder import Embedder, EmbedOrder
+from samserve.embedding.turns import Turns
 
 
 def picture(shade: int) -> bytes:
@@ -21,7 +28,7 @@ def picture(shade: int) -> bytes:
 
 
 def order(data: bytes | None, name: str = "", **changes: object) -> EmbedOrder:
-    return replace(EmbedOrder("public", "", data, name, want_tensors=False), **changes)
+    return replace(EmbedOrder("public", "", data, name, "", want_tensors=False), **changes)
 
 
 @pytest.fixture
@@ -36,13 +43,17 @@ def encoder() -> FakeEncoder:
 
 @pytest.fixture
 def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
-    return Embedder(cache, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1))
+    return replica(cache, encoder)
+
+
+def replica(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
+    return Embedder(cache, Turns(cache, patience=5), encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1))
 
 
 async def test_same_image_sent_twice_is_encoded_once(embedder: Embedder, encoder: FakeEncoder) -> None:
     first = await embedder.embed(order(picture(9)), StageClock())
     second = await embedder.embed(order(picture(9)), StageClock())
-    assert (first.hit, second.hit, encoder.encoded) == (False, True, 1)
+    assert (first.status, second.status, encoder.encoded) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     assert first.image_id == second.image_id == image_id(picture(9))
     assert second.found == Head("nano-test", Size(30, 20))
 
@@ -52,13 +63,13 @@ async def test_an_image_can_be_asked_for_by_id_alone_once_it_is_known(embedder: 
     with pytest.raises(EmbeddingNotCached):
         await embedder.embed(order(None, name), StageClock())
     await embedder.embed(order(picture(9)), StageClock())
-    assert (await embedder.embed(order(None, name), StageClock())).hit
+    assert (await embedder.embed(order(None, name), StageClock())).status is CacheStatus.HIT
 
 
 async def test_two_tenants_never_share_an_entry(embedder: Embedder, encoder: FakeEncoder) -> None:
     await embedder.embed(order(picture(9)), StageClock())
     other = await embedder.embed(order(picture(9), tenant="other"), StageClock())
-    assert (other.hit, encoder.encoded) == (False, 2)
+    assert (other.status, encoder.encoded) == (CacheStatus.MISS, 2)
 
 
 async def test_without_a_cache_every_image_is_encoded_and_none_fails(
@@ -92,10 +103,66 @@ async def test_a_failed_encode_is_not_remembered(embedder: Embedder, encoder: Fa
     with pytest.raises(Unavailable):
         await embedder.embed(order(picture(9)), StageClock())
     encoder.failure = None
-    assert not (await embedder.embed(order(picture(9)), StageClock())).hit
+    assert (await embedder.embed(order(picture(9)), StageClock())).status is CacheStatus.MISS
 
 
 async def test_stages_are_timed(embedder: Embedder) -> None:
     clock = StageClock()
     await embedder.embed(order(picture(9)), clock)
-    assert list(clock.milliseconds) == ["hash", "lookup", "decode", "encode", "store"]
+    assert list(clock.milliseconds) == ["hash", "lookup", "turn", "decode", "encode", "store"]
+
+
+async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: FakeCache, encoder: FakeEncoder) -> None:
+    replicas = [replica(cache, encoder), replica(cache, encoder)]
+    encoder.go.clear()
+    calls = [
+        asyncio.create_task(replicas[n % 2].embed(order(picture(9), want_tensors=n < 16), StageClock()))
+        for n in range(32)
+    ]
+    await encoder.busy.wait()
+    encoder.go.set()
+    answers = await asyncio.gather(*calls)
+    assert encoder.encoded == 1
+    assert Counter(answer.status for answer in answers) == {CacheStatus.MISS: 1, CacheStatus.COALESCED: 31}
+    assert {answer.image_id for answer in answers} == {image_id(picture(9))}
+    tensors = [answer.found.tensors["embedding"] for answer in answers[:16] if isinstance(answer.found, Embedding)]
+    assert len(tensors) == 16
+    assert all(np.array_equal(tensor, tensors[0]) for tensor in tensors)
+
+
+def counted() -> Counter[CacheStatus]:
+    read = REGISTRY.get_sample_value
+    return Counter({s: int(read("samserve_embedded_total", {"cache": s.value}) or 0) for s in CacheStatus})
+
+
+async def test_metrics_tell_hits_misses_and_coalesced_apart(embedder: Embedder) -> None:
+    before = counted()
+    await asyncio.gather(*(embedder.embed(order(picture(9)), StageClock()) for _ in range(3)))
+    await embedder.embed(order(picture(9)), StageClock())
+    assert counted() - before == {CacheStatus.HIT: 1, CacheStatus.MISS: 1, CacheStatus.COALESCED: 2}
+
+
+async def test_an_image_that_is_known_is_not_decoded(cache: FakeCache, embedder: Embedder) -> None:
+    broken = b"no image at all"
+    key = CacheKey("public", "nano-test", image_id(broken))
+    await cache.put(key, Embedding("nano-test", Size(3, 2), {}))
+    assert (await embedder.embed(order(broken), StageClock())).status is CacheStatus.HIT
+
+
+@pytest.mark.parametrize("data", [picture(9), None])
+async def test_an_image_that_is_not_the_one_the_caller_hashed_is_refused(
+    embedder: Embedder, encoder: FakeEncoder, data: bytes | None
+) -> None:
+    name = image_id(picture(9))
+    with pytest.raises(InvalidInput, match=name) as caught:
+        await embedder.embed(order(data, name, expected_image_id=image_id(picture(8))), StageClock())
+    assert (caught.value.field, encoder.encoded) == ("expected_image_id", 0)
+    await embedder.embed(order(picture(9), expected_image_id=name), StageClock())
+
+
+async def test_a_bad_image_is_refused_to_all_who_send_it_at_once(cache: FakeCache, encoder: FakeEncoder) -> None:
+    replicas = [replica(cache, encoder), replica(cache, encoder)]
+    calls = [replicas[n % 2].embed(order(b"no image"), StageClock()) for n in range(8)]
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [InvalidInput] * 8
+    assert not cache.claims

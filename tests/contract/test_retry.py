@@ -1,0 +1,70 @@
+"""The client against an embedding service that fails in passing, as Ray Serve's proxy sends it: with a body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+from samserve.client import Client, retry
+from samserve.core.errors import InvalidInput, Unavailable
+from samserve.v1 import embedding_pb2 as pb
+from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.v1 import types_pb2 as types
+
+PHOTO = bytes(2**20)  # more than gRPC keeps for retries of its own
+
+
+class FailingService(rpc.EmbeddingServiceServicer):
+    """Answers with each of `codes` in turn, then well."""
+
+    def __init__(self) -> None:
+        self.codes: list[grpc.StatusCode] = []
+        self.asked = 0
+
+    async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
+        self.asked += 1
+        if self.codes:
+            context.set_code(self.codes.pop(0))
+            context.set_details("in passing")
+        return pb.EmbedResponse(cache=types.CACHE_STATUS_COALESCED)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
+    monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01, 0.01))
+    return FailingService()
+
+
+@pytest.fixture
+async def client(service: FailingService) -> AsyncIterator[Client]:
+    server = grpc.aio.server()
+    rpc.add_EmbeddingServiceServicer_to_server(service, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    with Client(address, address, timeout=10) as client:
+        yield client
+    await server.stop(None)
+
+
+async def test_failures_that_pass_are_tried_again_however_large_the_photo(
+    client: Client, service: FailingService
+) -> None:
+    service.codes = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL]
+    answer = await asyncio.to_thread(client.embed, PHOTO)
+    assert (answer.cache, service.asked) == ("COALESCED", 4)
+
+
+async def test_a_failure_that_stays_is_raised_after_the_last_attempt(client: Client, service: FailingService) -> None:
+    service.codes = [grpc.StatusCode.UNAVAILABLE] * 9
+    with pytest.raises(Unavailable, match="in passing"):
+        await asyncio.to_thread(client.embed, PHOTO)
+    assert service.asked == 4
+
+
+async def test_a_callers_mistake_is_not_tried_again(client: Client, service: FailingService) -> None:
+    service.codes = [grpc.StatusCode.INVALID_ARGUMENT] * 2
+    with pytest.raises(InvalidInput):
+        await asyncio.to_thread(client.embed, PHOTO)
+    assert service.asked == 1
