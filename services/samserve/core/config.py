@@ -28,6 +28,7 @@ class _Settings(BaseSettings):
     model: str = "nano"
     max_image_bytes: int = Field(32 * 2**20, gt=0)
     max_image_pixels: int = Field(100_000_000, gt=0)
+    max_image_aspect: float = Field(64, ge=1)  # the long side over the short one
 
 
 class EmbeddingSettings(_Settings):

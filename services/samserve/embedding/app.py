@@ -32,7 +32,7 @@ class EmbeddingService:
         set_up_logs("embedding", settings.log_level)
         cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
         encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
-        limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
         pool = ThreadPoolExecutor(settings.image_threads, "image")
         self._embedder = Embedder(cache, Turns(cache, settings.encode_timeout_s), encoder, limits, pool)
         self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done

@@ -1,14 +1,26 @@
 import io
+import itertools
+import re
+import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+import skimage.data
+from hostile_images import gif_background, hostile_images, jpeg_scans, png, png_header, tiff, tiff_tiles, webp_canvas
+from PIL import Image, ImageOps
 from samserve.core.errors import InvalidInput
-from samserve.core.geometry import Size
+from samserve.core.geometry import Size, fit
 from samserve.core.image import Limits, frame_image
 
 LIMITS = Limits()
 EXIF_ORIENTATION = 0x0112
+
+
+@pytest.fixture(autouse=True)
+def pillows_own_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It belongs to the process: put it back after each test."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -32,52 +44,165 @@ def test_every_format_is_framed(form: str) -> None:
     assert framed.pixels[:768].any()
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = Image.new(mode, (20, 10)) if mode == "I;16" else photo(20, 10).convert("RGB").convert(mode)
-    assert frame_image(encoded(picture, "TIFF"), 256, LIMITS).pixels.shape == (256, 256, 3)
+def sams(picture: Image.Image, frame: int) -> np.ndarray:
+    """SAM's own way: upright, RGB, ResizeLongestSide with Pillow's bilinear, zeros at the right and bottom."""
+    upright = ImageOps.exif_transpose(picture).convert("RGB")
+    inner = fit(Size(*upright.size), frame)
+    pixels = np.zeros((frame, frame, 3), np.uint8)
+    scaled = upright.resize((inner.width, inner.height), Image.Resampling.BILINEAR)
+    pixels[: inner.height, : inner.width] = np.asarray(scaled)
+    return pixels
 
 
+def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.abs(one.astype(int) - other.astype(int))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (2001, 1337), (300, 1999)])
 @pytest.mark.parametrize(
-    ("orientation", "size"), [(1, Size(64, 48)), (3, Size(64, 48)), (6, Size(48, 64)), (8, Size(48, 64))]
+    ("form", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("JPEG", "CMYK"),
+        ("PNG", "1"),
+        ("PNG", "L"),
+        ("PNG", "LA"),
+        ("PNG", "P"),
+        ("PNG", "RGBA"),
+        ("WEBP", "RGBA"),
+        ("TIFF", "CMYK"),
+        ("TIFF", "LAB"),
+        ("GIF", "P"),
+        ("BMP", "RGB"),
+    ],
 )
-def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(orientation: int, size: Size) -> None:
+def test_every_mode_is_resized_as_sam_does(form: str, mode: str, size: tuple[int, int]) -> None:
+    picture = Image.merge("LAB", photo(*size).split()) if mode == "LAB" else photo(*size).convert("RGB").convert(mode)
+    data = encoded(picture, form)
+    assert np.array_equal(frame_image(data, 1024, LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_keeps_its_high_byte(form: str) -> None:
+    grey = np.array([[0, 255, 256, 4095, 32768, 65535]], np.uint16)
+    framed = frame_image(encoded(Image.fromarray(grey), form), 6, LIMITS)
+    assert framed.pixels[0, :, 0].tolist() == [0, 0, 1, 15, 128, 255]
+
+
+def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
+    sides = ((256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1))
+    data = tiff(*sides, (273, 4, 122), (277, 3, 1), (278, 3, 1), (279, 4, 3), body=b"\xff\xf8\x00")  # 4095 and 2048
+    assert frame_image(data, 2, LIMITS).pixels[0, :, 0].tolist() == [255, 128]
+
+
+def test_transparency_is_ignored() -> None:
+    hidden = Image.new("RGBA", (8, 8), (200, 100, 50, 0))
+    assert frame_image(encoded(hidden), 8, LIMITS).pixels[0, 0].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
+def test_of_many_frames_the_first_counts(form: str) -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue", "lime")]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    red, green, blue = frame_image(data, 32, LIMITS).pixels[10, 10]
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    assert frame_image(encoded(photo(), "JPEG", exif=exif), 1024, LIMITS).size == size
+    data = encoded(photo(), form, exif=exif)
+    framed = frame_image(data, 48, LIMITS)
+    assert framed.size == (Size(48, 64) if orientation >= 5 else Size(64, 48))
+    assert framed.valid == fit(framed.size, 48)
+    difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 48))
+    assert difference.max() <= (1 if orientation >= 5 else 0)
 
 
-def test_a_turned_photo_is_framed_like_the_upright_one() -> None:
-    upright = photo()
+def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
+    exif = b"Exif\0\0II*\0" + b"\xff" * 40
+    assert frame_image(encoded(photo(), "JPEG", exif=exif), 64, LIMITS).size == Size(64, 48)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("size", [(768, 576), (1031, 777), (4097, 3001)])
+def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(size: tuple[int, int], orientation: int) -> None:
     exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6  # to be turned by 90 degrees clockwise when shown
-    lying = upright.transpose(Image.Transpose.ROTATE_90)
-    turned = frame_image(encoded(lying, "PNG", exif=exif), 256, LIMITS)
-    assert np.array_equal(turned.pixels, frame_image(encoded(upright), 256, LIMITS).pixels)
+    exif[EXIF_ORIENTATION] = orientation
+    picture = Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.LANCZOS)
+    data = encoded(picture, "JPEG", exif=exif)
+    framed = frame_image(data, 256, LIMITS)
+    difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 256))
+    assert framed.size == (Size(*reversed(size)) if orientation == 6 else Size(*size))
+    assert 0 < difference.mean() < 1
+    assert difference.max() <= 24
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (900, 37)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 64), (3000, 47), (900, 37)])
 def test_odd_shapes_are_framed(size: tuple[int, int]) -> None:
     framed = frame_image(encoded(photo(*size)), 1024, LIMITS)
     assert framed.size == Size(*size)
 
 
+HUGE = png(png_header(20_000, 20_000), (b"IDAT", b""))
+SLIVER = encoded(Image.new("L", (1, 65)))
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "empty"),
-        (b"certainly not an image", "known format"),
-        (encoded(photo(), "PNG")[:120], "damaged|cut short|cannot be read"),
-        (encoded(photo(), "JPEG")[:300], "damaged|cut short|cannot be read"),
+        (b"", "empty: send"),
+        (b"certainly not an image", "known format, or damaged: send a JPEG, PNG"),
+        (encoded(photo(), "PNG")[:120], "PNG is damaged or cut short: send"),
+        (encoded(photo(), "JPEG")[:-300], "JPEG is damaged or cut short: send"),
+        (encoded(photo(), "JPEG", progressive=True)[:-300], "JPEG is damaged or cut short: send"),
+        (encoded(photo(), "JPEG")[:300], "known format, or damaged: send"),
+        (HUGE, "more than 100,000,000 pixels: send"),
+        (webp_canvas(20_000, 20_000), "more than 100,000,000 pixels: send"),
+        (gif_background(60_000, 60_000), "more than 100,000,000 pixels: send"),
+        (tiff_tiles(60_000, 60_000), "tiles have more than 100,000,000 pixels: send"),
+        (SLIVER, "1x65, longer than 64:1: send"),
+        (jpeg_scans(100), "more than 100 scans: save"),
+        (encoded(Image.new("F", (8, 8)), "TIFF"), "floating-point numbers"),
+        (encoded(Image.new("I", (8, 8)), "TIFF"), "32-bit integers"),
     ],
 )
-def test_what_is_not_a_whole_image_is_refused_in_a_sentence(data: bytes, says: str) -> None:
+def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:
         frame_image(data, 1024, LIMITS)
     assert caught.value.field == "data"
 
 
-def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
-    bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
-    with pytest.raises(InvalidInput, match="20000x20000"):
-        frame_image(bomb, 1024, LIMITS)
+@pytest.mark.parametrize(
+    "data", [HUGE, webp_canvas(16_000, 16_000), gif_background(60_000, 60_000), tiff_tiles(60_000, 60_000)]
+)
+def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidInput):
+        frame_image(data, 1024, LIMITS)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
+
+
+@pytest.mark.parametrize(("most", "accepted"), [(98, False), (100, True)])
+def test_as_many_pixels_as_the_bound_are_accepted(most: int, accepted: bool) -> None:
+    data = encoded(Image.new("L", (10, 10)))
+    if accepted:
+        frame_image(data, 16, replace(LIMITS, max_pixels=most))
+    else:
+        with pytest.raises(InvalidInput, match="more than 98 pixels"):
+            frame_image(data, 16, replace(LIMITS, max_pixels=most))
+
+
+def test_hostile_images_are_framed_or_refused_in_a_sentence() -> None:
+    framed = 0
+    for data in itertools.islice(hostile_images(seed=0), 600):
+        try:
+            framed += frame_image(data, 64, Limits(max_pixels=1_000_000)).pixels.shape == (64, 64, 3)
+        except InvalidInput as refusal:
+            assert refusal.field == "data"
+            assert not re.search(r"<|0x|object|Error|\n", str(refusal))
+    assert 60 < framed < 540  # some of either, or the images are not what they are for
