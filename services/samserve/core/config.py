@@ -41,6 +41,7 @@ class EmbeddingSettings(_Settings):
     replicas: int = Field(1, gt=0)
     replica_cpus: float = Field(0.2, ge=0)
     image_threads: int = Field(2, gt=0)
+    many_in_flight: int = Field(16, gt=0)  # of one EmbedMany stream
 
 
 class DecoderSettings(_Settings):

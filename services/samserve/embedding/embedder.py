@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from samserve.core.cache import CacheKey
 from samserve.core.embedding import Embedding, Head
-from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_image_id, image_id
 from samserve.core.telemetry import StageClock
@@ -39,13 +39,14 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbedOrder:
-    """One image to embed: its bytes, or its id alone. An empty model means the one served."""
+    """One image to embed: its bytes, or its id alone. An empty model or version means the one served."""
 
     tenant: str
     model: str
     data: bytes | None
     image_id: str
     want_tensors: bool
+    model_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Embedder:
         spec = await self._encoder.spec()
         if order.model not in ("", spec.name):
             raise ModelNotFound(order.model, [spec.name])
+        if order.model_version not in ("", spec.model_version):
+            raise ModelVersionMismatch(order.model_version, spec.model_version)
         with clock.stage("hash"):
             name = await self._identify(order)
         key = CacheKey(order.tenant, spec.model_version, name)
