@@ -12,7 +12,7 @@ from threading import Event
 import grpc
 import pytest
 from samserve.client import Client, ManyAnswer
-from samserve.client.many import MESSAGE_BYTES
+from samserve.client.embed_stream import MESSAGE_BYTES
 from samserve.core.errors import (
     EmbeddingNotCached,
     InvalidInput,

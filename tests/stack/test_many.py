@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,3 +151,29 @@ def test_an_image_that_is_not_there_is_the_clients_own_error(client: Client, new
     reference = types.ImageRef(image_id=image_id(new_photo()))
     with pytest.raises(EmbeddingNotCached):
         client._fetch(reference)
+
+
+def test_a_data_set_outlives_the_replica_that_embeds_it(stack: Stack, client: Client, new_photo: Photos) -> None:
+    images = [new_photo() for _ in range(24)]
+    run = client.embed_many(images)
+    answers = [next(run)]
+    for process in replicas(stack):
+        os.kill(process, signal.SIGKILL)
+    answers += run
+    assert sorted(a.answer.image_id for a in answers if a.answer) == sorted(map(image_id, images))
+
+
+def replicas(stack: Stack) -> list[int]:
+    """The process ids of this stack's replicas, and of no other's."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+
+    def is_ours(process: int) -> bool:
+        while process in parents and process != stack.programs["embedding"].pid:
+            process = parents[process]
+        return process in parents
+
+    found = [int(row[0]) for row in rows if row[2].startswith("ray::ServeReplica") and is_ours(int(row[0]))]
+    assert found
+    return found

@@ -37,7 +37,8 @@ _RETRIES = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
-        }
+        },
+        {"name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]},  # client/many.py does it itself
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, TypeAlias
 
-import grpc
-
 from samserve.client.answer import EmbedAnswer, read_embed_answer
+from samserve.client.embed_stream import MESSAGE_BYTES, SERVICE, EmbedStream, Start
 from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
@@ -28,19 +25,15 @@ from samserve.core.errors import (
     SamserveError,
     Unavailable,
     error_in,
-    error_of,
 )
 from samserve.core.image_id import image_id
 from samserve.v1 import embedding_pb2 as pb
 
 Image: TypeAlias = str | Path | bytes
-SERVICE = "the embedding service"
 AHEAD = 4  # images asked for by hash, for each that may be on its way as bytes
-MESSAGE_ITEMS, MESSAGE_BYTES = 64, 4 * 2**20
 PIECE = 2**20
 LONGEST_WAIT = 30.0  # seconds between two tries
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
-_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)  # a replica or proxy that died
+HASHERS = 4  # threads beside those that may wait for a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,6 @@ class _Task:
 
 
 Event: TypeAlias = Callable[[], list[ManyAnswer]]
-Start: TypeAlias = Callable[[Iterator[pb.EmbedManyRequest]], Any]
 EmbedAlone: TypeAlias = Callable[[bytes], EmbedAnswer]
 
 
@@ -83,7 +75,7 @@ class ManyImages:
 
     def __init__(self, images: Iterable[Image], start: Start, embed_alone: EmbedAlone, options: ManyOptions) -> None:
         self._images, self._start, self._embed_alone, self._options = iter(images), start, embed_alone, options
-        self._pool = ThreadPoolExecutor(min(options.in_flight, 2 * (os.cpu_count() or 1)), "samserve-many")
+        self._pool = ThreadPoolExecutor(options.in_flight + HASHERS, "samserve-many")
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._due: list[tuple[float, int, Event]] = []
         self._numbers = count(1)
@@ -91,7 +83,7 @@ class ManyImages:
         self._asked: dict[int, _Task] = {}
         self._unsent: deque[_Task] = deque()
         self._open_images, self._sending, self._breaks = 0, 0, 0
-        self._stream: _Stream | None = None
+        self._stream: EmbedStream | None = None
         self._heard = 0.0
 
     def answers(self) -> Generator[ManyAnswer]:
@@ -184,7 +176,7 @@ class ManyImages:
         except SamserveError as error:
             return self._failed(task, error)
 
-    def _answered(self, stream: _Stream, response: pb.EmbedManyResponse) -> list[ManyAnswer]:
+    def _answered(self, stream: EmbedStream, response: pb.EmbedManyResponse) -> list[ManyAnswer]:
         if stream is not self._stream:
             return []  # of a stream that was given up: its images are asked for again
         self._heard, self._breaks = time.monotonic(), 0
@@ -231,9 +223,13 @@ class ManyImages:
 
     def _open(self) -> None:
         self._heard = time.monotonic()
-        self._stream = _Stream(self._start, self._events, self._answered, self._broken)
+        self._stream = EmbedStream(
+            self._start,
+            lambda *told: self._events.put(partial(self._answered, *told)),
+            lambda *told: self._events.put(partial(self._broken, *told)),
+        )
 
-    def _broken(self, stream: _Stream | None, error: SamserveError, passing: bool) -> list[ManyAnswer]:
+    def _broken(self, stream: EmbedStream | None, error: SamserveError, passing: bool) -> list[ManyAnswer]:
         """The stream has ended: open another, after a while, and ask again for what has no answer yet."""
         if stream is None or stream is not self._stream:
             return []
@@ -252,56 +248,6 @@ class ManyImages:
             self._forget_bytes(task)
             self._ask(task)
         return []
-
-
-class _Stream:
-    """One EmbedMany call. What comes from it is put among the events, by a thread of its own."""
-
-    def __init__(
-        self,
-        start: Start,
-        events: SimpleQueue[Event],
-        answered: Callable[[_Stream, pb.EmbedManyResponse], list[ManyAnswer]],
-        broken: Callable[[_Stream, SamserveError, bool], list[ManyAnswer]],
-    ) -> None:
-        self._events, self._answered, self._broken = events, answered, broken
-        self._items: SimpleQueue[pb.EmbedManyRequest.Item | None] = SimpleQueue()
-        self._call = start(_messages(self._items))
-        Thread(target=self._listen, name="samserve-answers", daemon=True).start()
-
-    def send(self, item: pb.EmbedManyRequest.Item) -> None:
-        self._items.put(item)
-
-    def close(self) -> None:
-        self._items.put(None)
-        self._call.cancel()
-
-    def _listen(self) -> None:
-        error: SamserveError = Unavailable(f"{SERVICE} ended the stream")
-        passing = True
-        try:
-            for response in self._call:
-                self._events.put(partial(self._answered, self, response))
-        except grpc.RpcError as problem:
-            passing = problem.code() in _PASSING or problem.code() in _BROKEN
-            error = error_of(problem, SERVICE)
-        self._events.put(partial(self._broken, self, error, passing))
-
-
-def _messages(items: SimpleQueue[pb.EmbedManyRequest.Item | None]) -> Iterator[pb.EmbedManyRequest]:
-    """What has gathered in the queue, in messages of moderate size, until a None. Nobody else takes from the queue."""
-    held: list[pb.EmbedManyRequest.Item] = []
-    while (item := held.pop() if held else items.get()) is not None:
-        request, size = pb.EmbedManyRequest(items=[item]), len(item.data)
-        while len(request.items) < MESSAGE_ITEMS and not items.empty() and (item := items.get()) is not None:
-            size += len(item.data)
-            if size > MESSAGE_BYTES:
-                held.append(item)
-                break
-            request.items.append(item)
-        yield request
-        if item is None:
-            return
 
 
 def _wait(error: SamserveError, failures: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
 from samserve.core.embedding import Embedding, Head
-from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, ModelVersionMismatch, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.image import Limits
 from samserve.core.image_id import image_id
@@ -75,6 +75,12 @@ async def test_an_unknown_model_is_refused_with_the_list(embedder: Embedder) -> 
     with pytest.raises(ModelNotFound, match="nano") as caught:
         await embedder.embed(order(picture(9), model="sam9"), StageClock())
     assert caught.value.known == ["nano"]
+
+
+async def test_a_reference_of_another_model_version_is_refused_with_both(embedder: Embedder) -> None:
+    with pytest.raises(ModelVersionMismatch) as caught:
+        await embedder.embed(order(None, image_id(picture(9)), model_version="old"), StageClock())
+    assert (caught.value.asked, caught.value.served) == ("old", "nano-test")
 
 
 @pytest.mark.parametrize(
