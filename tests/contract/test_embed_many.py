@@ -11,7 +11,7 @@ from threading import Event
 
 import grpc
 import pytest
-from samserve.client import Client, ManyAnswer
+from samserve.client import Client, ManyAnswer, many
 from samserve.client.embed_stream import MESSAGE_BYTES
 from samserve.core.errors import (
     EmbeddingNotCached,
@@ -41,6 +41,8 @@ class ScriptedService(rpc.EmbeddingServiceServicer):
         self.break_after: list[int] = []  # answers after which each next stream breaks off
         self.code = grpc.StatusCode.UNAVAILABLE  # with which it does
         self.silent = Event()
+        self.go_on = Event()  # with images sent as bytes
+        self.go_on.set()
 
     def EmbedMany(
         self, requests: Iterator[pb.EmbedManyRequest], context: grpc.ServicerContext
@@ -80,6 +82,7 @@ class ScriptedService(rpc.EmbeddingServiceServicer):
                 raise EmbeddingNotCached(name)
         else:
             self.sent[request.data] += 1
+            assert self.go_on.wait(10)
             if self.failures:
                 raise self.failures.pop(0)
             if request.data.startswith(BAD):
@@ -246,6 +249,24 @@ def test_no_more_images_are_taken_than_may_be_ahead(client: Client) -> None:
     time.sleep(0.2)
     assert taken <= 9
     run.close()
+
+
+def test_no_more_files_are_read_than_may_be_in_flight(
+    client: Client, service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[many.Image] = []
+    monkeypatch.setattr(many, "_bytes", lambda image: read.append(image) or image.read_bytes())
+    for number, photo in enumerate(photos(20)):
+        (tmp_path / f"{number}.png").write_bytes(photo)
+    service.go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(lambda: list(client.embed_many(tmp_path.iterdir(), in_flight=3)))
+        while service.asked < 12:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(read) == 3
+        service.go_on.set()
+        assert len(run.result()) == len(read) == 20
 
 
 def test_what_the_callers_iterable_raises_is_raised(client: Client) -> None:
