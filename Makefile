@@ -58,6 +58,7 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_decoder.py
 	$(BIN)/python loadtest/bench_click.py
 	$(BIN)/python loadtest/bench_embedding.py
+	$(BIN)/python loadtest/bench_many.py
 
 soak: $(VENV)/.dev  ## whether the decoder's memory stays flat, to build/bench
 	$(BIN)/python loadtest/soak.py

@@ -14,6 +14,7 @@ from samserve.core.image import FramedImage
 from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.decoder.prompt import Prompt
+from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import EncoderSpec
 
 
@@ -62,11 +63,15 @@ class FakeEncoder:
         self.failure: Exception | None = None
         self.busy, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
+        self.asked: list[tuple[Priority, float]] = []
 
     async def spec(self) -> EncoderSpec:
         return EncoderSpec("nano", "nano-test", 64, ("embedding",))
 
-    async def encode(self, spec: EncoderSpec, image: FramedImage) -> dict[str, np.ndarray]:
+    async def encode(
+        self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
+    ) -> dict[str, np.ndarray]:
+        self.asked.append((priority, seconds))
         self.busy.set()
         await self.go.wait()
         if self.failure is not None:

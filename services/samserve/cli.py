@@ -17,12 +17,22 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from samserve.client import Box, Click, Client
 from samserve.core.config import BUNDLES
-from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch, SamserveError
+from samserve.core.errors import SamserveError
+from samserve.tally import CALLERS_MISTAKES, Tally, line_of
 
 app = typer.Typer(help="Serve the Segment Anything family: click on a photo, get the object.", no_args_is_help=True)
 models_app = typer.Typer(help="Model bundles.", no_args_is_help=True)
@@ -32,7 +42,6 @@ out, err = Console(), Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 Model = Annotated[str, typer.Option(help="A model's name; empty: the one served.")]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-CALLERS_MISTAKES = (InvalidInput, ModelNotFound, ModelVersionMismatch)
 
 
 @app.command()
@@ -134,31 +143,43 @@ def segment(
 
 
 @app.command()
-def embed(paths: list[Path], model: Model = "", as_json: Json = False) -> None:
-    """Warm the cache for image files, or all images in folders."""
+def embed(
+    paths: list[Path],
+    in_flight: Annotated[int, typer.Option(min=1, help="Images in memory, or on their way, at once.")] = 16,
+    model: Model = "",
+    as_json: Json = False,
+) -> None:
+    """Warm the cache for image files, and for all images in folders and the folders in them.
+
+    Known images cost a look-up by hash, so a run that was cut short goes on when it is started again. With --json, a
+    line for each image as it is done, and a last one with the counts.
+
+    Exit code 0: all is embedded; 2: there is no such file or no image, or some are damaged, unreadable or too large;
+    1: some failed for a reason of ours, and may be tried again; 130: interrupted.
+    """
     files = [file for path in paths for file in _images(path)]
     if not files:
         _fail(2, "there is no image in " + ", ".join(map(str, paths)), as_json)
-    answers: list[dict[str, object]] = []
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _client(model) as client, Progress(*columns, console=err, transient=True) as progress:
-        for file in progress.track(files):
-            try:
-                done = client.embed(file)
-                answers.append({"path": str(file), "image_id": done.image_id, "cache": done.cache})
-            except CALLERS_MISTAKES as problem:
-                answers.append({"path": str(file), "error": str(problem)})
-    failed = [answer for answer in answers if "error" in answer]
-    if as_json:
-        print(json.dumps(answers))
-    else:
-        for answer in failed:
-            err.print(f"{answer['path']}: {answer['error']}", markup=False)
-        hits = sum(answer.get("cache") == "HIT" for answer in answers)
-        out.print(
-            f"{len(files)} images: {hits} known, {len(files) - hits - len(failed)} embedded, {len(failed)} failed"
-        )
-    raise typer.Exit(2 if failed else 0)
+    tally = Tally()
+    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with _client(model) as client:
+        try:
+            with Progress(*columns, console=err, transient=True) as progress:
+                bar = progress.add_task("", total=len(files))
+                for done in client.embed_many(files, in_flight):
+                    tally.add(done)
+                    progress.advance(bar)
+                    if as_json:
+                        print(json.dumps(line_of(done)), flush=True)
+        except KeyboardInterrupt:
+            _report(tally, as_json)
+            _fail(130, f"interrupted, {len(files) - tally.total} images left: the same command goes on from here")
+        except SamserveError as problem:
+            _report(tally, as_json)
+            code = 2 if isinstance(problem, CALLERS_MISTAKES) else 1
+            _fail(code, f"{problem}; {len(files) - tally.total} images left: the same command goes on from here")
+    _report(tally, as_json)
+    raise typer.Exit(tally.exit_code)
 
 
 @models_app.command("list")
@@ -209,6 +230,23 @@ def _client(model: str) -> Iterator[Client]:
         _fail(2, str(problem))
     except SamserveError as problem:
         _fail(1, str(problem))
+
+
+class Rate(ProgressColumn):
+    """Images per second, of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} images/s")
+
+
+def _report(tally: Tally, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(tally.as_json()))
+        return
+    first, *reasons = tally.summary()
+    out.print(first, markup=False, highlight=False)
+    for reason in reasons:
+        err.print(reason, markup=False, highlight=False)
 
 
 def _fail(code: int, message: str, as_json: bool = False) -> NoReturn:

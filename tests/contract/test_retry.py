@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 from samserve.client import Client, retry
-from samserve.core.errors import InvalidInput, Unavailable
+from samserve.client.retry import patiently
+from samserve.core.errors import DETAILS_KEY, DeadlinePassed, InvalidInput, Overloaded, Unavailable, status_of
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
@@ -22,18 +23,21 @@ class FailingService(rpc.EmbeddingServiceServicer):
     def __init__(self) -> None:
         self.codes: list[grpc.StatusCode] = []
         self.asked = 0
+        self.says_when = False
 
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
         self.asked += 1
         if self.codes:
             context.set_code(self.codes.pop(0))
             context.set_details("in passing")
+            if self.says_when:
+                context.set_trailing_metadata([(DETAILS_KEY, status_of(Overloaded("it")).SerializeToString())])
         return pb.EmbedResponse(cache=types.CACHE_STATUS_COALESCED)
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
-    monkeypatch.setattr(retry, "PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "LONGEST", 0.01)
     return FailingService()
 
 
@@ -61,6 +65,21 @@ async def test_a_failure_that_stays_is_raised_after_the_last_attempt(client: Cli
     with pytest.raises(Unavailable, match="in passing"):
         await asyncio.to_thread(client.embed, PHOTO)
     assert service.asked == 4
+
+
+async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
+    client: Client, service: FailingService
+) -> None:
+    service.codes, service.says_when = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12, True
+    assert (await asyncio.to_thread(client.embed, PHOTO)).cache == "COALESCED"
+    assert service.asked == 13
+
+
+async def test_and_no_longer_than_the_caller_has_time(service: FailingService, client: Client) -> None:
+    service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
+    with pytest.raises((Unavailable, DeadlinePassed)):
+        await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+    assert 4 < service.asked < 10_000
 
 
 async def test_a_callers_mistake_is_not_tried_again(client: Client, service: FailingService) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -91,20 +90,66 @@ def test_no_stack_is_our_failure_and_says_what_to_do(environment: dict[str, str]
         assert "samserve up" in done.stderr
 
 
-def test_embed_warms_a_folder_and_counts(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three photos that nobody has sent before, one of them in a folder of its own, and a file that is none."""
     folder = tmp_path / "photos"
-    folder.mkdir()
-    for shade in range(3):
-        Image.new("RGB", (40, 30), (shade, int(time.time()) % 256, os.getpid() % 256)).save(folder / f"{shade}.png")
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("a.png", "b.PNG", "deeper/c.png"):
+        pixels = np.frombuffer(os.urandom(30 * 40 * 3), np.uint8).reshape(30, 40, 3)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").write_text("not asked for")
+    return folder
+
+
+def test_embed_warms_a_folder_and_counts(environment: dict[str, str], folder: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"broken")
     first = run(environment, "embed", folder)
     assert first.returncode == 2
-    assert "4 images: 0 known, 3 embedded, 1 failed" in first.stdout
-    assert "broken.jpg" in first.stderr
+    assert "4 images: 3 embedded, 0 known already, 0 coalesced, 1 failed" in first.stdout
+    assert "broken.jpg: this is not an image" in first.stderr
     (folder / "broken.jpg").unlink()
     second = run(environment, "embed", folder, "--json")
     assert second.returncode == 0
-    assert [row["cache"] for row in json.loads(second.stdout)] == ["HIT"] * 3
+    *lines, counts = map(json.loads, second.stdout.splitlines())
+    assert sorted(Path(line["path"]).name for line in lines) == ["a.png", "b.PNG", "c.png"]
+    assert {line["cache"] for line in lines} == {"HIT"}
+    assert counts == {"images": 3, "embedded": 0, "known": 3, "coalesced": 0, "failed": 0}
+
+
+def test_embed_without_an_image_is_the_callers_mistake(environment: dict[str, str], tmp_path: Path) -> None:
+    for path, says in ((tmp_path, "no image in"), (tmp_path / "nowhere", "no file")):
+        done = run(environment, "embed", path)
+        assert done.returncode == 2
+        assert says in done.stderr
+
+
+def test_embed_with_an_unknown_model_stops_at_once(environment: dict[str, str], folder: Path) -> None:
+    done = run(environment, "embed", folder, "--model", "sam9")
+    assert done.returncode == 2
+    assert "no model 'sam9' here; there is: nano" in " ".join(done.stderr.split())
+
+
+def test_embed_that_is_interrupted_tells_how_far_it_came(environment: dict[str, str], folder: Path) -> None:
+    os.mkfifo(folder / "z.png")  # never ends
+    started = subprocess.Popen(
+        [*SAMSERVE, "embed", str(folder), "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    for _ in range(3):
+        assert "cache" in json.loads(started.stdout.readline())
+    writer = os.open(folder / "z.png", os.O_WRONLY)
+    started.send_signal(signal.SIGINT)
+    os.close(writer)
+    printed, said = started.communicate(timeout=30)
+    assert started.returncode == 130, said
+    assert json.loads(printed.splitlines()[-1])["embedded"] == 3
+    assert "interrupted, 1 images left: the same command goes on from here" in " ".join(said.split())
+    assert "Traceback" not in said
 
 
 def test_models_are_listed(environment: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,12 @@ import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.interaction import Interaction
+from samserve.client.many import ManyAnswer, ManyImages, ManyOptions
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
 from samserve.client.retry import patiently
-from samserve.core.errors import EmbeddingNotCached
+from samserve.client.tensors import read_tensors
+from samserve.core.embedding import Embedding
+from samserve.core.errors import EmbeddingNotCached, error_of
 from samserve.core.image_id import image_id
 from samserve.core.rpc import DEFAULT_TENANT, TENANT_KEY, message_limits
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -27,9 +30,8 @@ MAX_MESSAGE = 64 * 2**20
 _RETRIES = {
     "methodConfig": [
         {
-            "name": [
-                {"service": "samserve.v1.SegmentationService", "method": "Interact"}
-            ],  # the others: client/retry.py
+            # the others: client/retry.py
+            "name": [{"service": "samserve.v1.SegmentationService", "method": "Interact"}],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.2s",
@@ -37,7 +39,8 @@ _RETRIES = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
-        }
+        },
+        {"name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]},  # client/many.py does it itself
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }
@@ -64,7 +67,8 @@ class Client(AbstractContextManager["Client"]):
         )
         segmentation = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict, self._interact = segmentation.Predict, segmentation.Interact
-        self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding).Embed
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
+        self._embed, self._embed_many, self._get_embedding = stub.Embed, stub.EmbedMany, stub.GetEmbedding
         self._model, self._timeout = model, timeout
         self._metadata = ((TENANT_KEY, tenant),)
 
@@ -142,6 +146,40 @@ class Client(AbstractContextManager["Client"]):
         except EmbeddingNotCached:
             request.data = data
             return self._ask_embedding(request)
+
+    def embed_many(
+        self, images: Iterable[str | Path | bytes], in_flight: int = 16, retries: int = 5
+    ) -> Generator[ManyAnswer]:
+        """Have a data set embedded: an answer for each image, as it comes, in any order. A bad image fails alone.
+
+        Every image is asked for by hash first, and the same bytes are sent once. in_flight: how many images may be in
+        memory or on the way as bytes; four times as many are taken from `images` ahead of their answers. What fails
+        in passing is tried again, up to `retries` times, and so is the stream; Unavailable and the like are raised only
+        when the service stays away. To go on after that, or another day, start again: known images cost a lookup.
+        """
+        start = partial(self._embed_many, metadata=self._metadata)
+        options = ManyOptions(self._model, in_flight, retries, self._timeout)
+        return ManyImages(images, start, self._embed_bytes, options).answers()
+
+    def embedding(self, image: str | Path | bytes) -> Embedding:
+        """The embedding itself, its tensors in fp16; the image is embedded first if need be."""
+        data = _bytes(image)
+        reference = types.ImageRef(image_id=image_id(data))
+        try:
+            return self._fetch(reference)
+        except EmbeddingNotCached:
+            reference.model_version = self._embed_bytes(data).model_version
+            return self._fetch(reference)
+
+    def _fetch(self, reference: types.ImageRef) -> Embedding:
+        request = embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
+        try:
+            return read_tensors(self._get_embedding(request, timeout=self._timeout, metadata=self._metadata))
+        except grpc.RpcError as problem:
+            raise error_of(problem, "the embedding service") from problem
+
+    def _embed_bytes(self, data: bytes) -> EmbedAnswer:
+        return self._ask_embedding(embedding_pb2.EmbedRequest(data=data, model=self._model))
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
         return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))

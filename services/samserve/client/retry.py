@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import count
 from random import SystemRandom
 from typing import Any
 
 import grpc
 
-from samserve.core.errors import Overloaded, Unavailable, error_of
+from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable, error_of
+from samserve.core.rpc import call_options
 
-PAUSES = (0.5, 1.0, 2.0)  # seconds at most before the second attempt, the third, the last
+ATTEMPTS = 4  # where nobody answers; a service that says when to come back is asked until the time is up
+LONGEST = 5.0  # seconds between two attempts
 
 
 def patiently(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str) -> Any:
     """The answer to a unary gRPC call, all attempts within `timeout` seconds. Raises as error_of does; stage: as there.
 
-    Pauses are of random length, so that callers who failed together do not come again together.
+    Pauses are what the service asks for, doubled with each attempt, and of random length, so that callers who failed
+    together do not come again together.
     """
     give_up = time.monotonic() + timeout
-    for most in (*PAUSES, None):
+    for attempt in count(1):
         try:
-            return call(request, timeout=give_up - time.monotonic(), metadata=metadata)
+            return call(request, **call_options(give_up - time.monotonic(), metadata))
         except grpc.RpcError as problem:
             error = error_of(problem, stage)
-            pause = 0.0 if most is None else SystemRandom().uniform(most / 2, most)
-            passing = isinstance(error, (Unavailable, Overloaded)) and most is not None
-            if not passing or time.monotonic() + pause >= give_up:
+            if not isinstance(error, (Unavailable, Overloaded)):
+                raise error from problem
+            pause = min(error.retry_after * 2 ** (attempt - 1), LONGEST) * SystemRandom().uniform(0.5, 1)
+            told_when = any(sent.key == DETAILS_KEY for sent in problem.trailing_metadata() or ())
+            if (attempt >= ATTEMPTS and not told_when) or time.monotonic() + pause >= give_up:
                 raise error from problem
         time.sleep(pause)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    raise AssertionError("unreachable: the attempts end by returning or raising")

@@ -42,6 +42,9 @@ class EmbeddingSettings(_Settings):
     replicas: int = Field(1, gt=0)
     replica_cpus: float = Field(0.2, ge=0)
     image_threads: int = Field(2, gt=0)
+    embed_slots: int = Field(24, gt=0)  # images under way at once in a replica: a few of Triton's batches
+    embed_queue: int = Field(64, ge=0)  # that wait besides
+    many_in_flight: int = Field(16, gt=0)  # of one EmbedMany stream
 
 
 class DecoderSettings(_Settings):

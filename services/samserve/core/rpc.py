@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput
@@ -11,6 +13,7 @@ from samserve.v1 import types_pb2 as types
 
 TENANT_KEY = "samserve-tenant"
 DEFAULT_TENANT = "public"
+TIMEOUT_KEY = "samserve-timeout-ms"  # gRPC's own deadline is not shown to those behind Ray Serve
 _TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _OVERHEAD = 2**20  # prompts, logits and framing around an image
 
@@ -27,6 +30,19 @@ def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     if not _TENANT.fullmatch(tenant):
         raise InvalidInput(TENANT_KEY, "a tenant is 1 to 64 letters, digits, '_', '.' or '-'")
     return tenant
+
+
+def seconds_left(metadata: Iterable[tuple[str, str | bytes]]) -> float:
+    """How long the caller waits: metadata `samserve-timeout-ms`, or for ever."""
+    told = next((str(value) for key, value in metadata if key == TIMEOUT_KEY), "")
+    if told and not (told.isascii() and told.isdigit()):
+        raise InvalidInput(TIMEOUT_KEY, f"{TIMEOUT_KEY} is {told!r}, not a whole number of milliseconds")
+    return int(told) / 1000 if told else math.inf
+
+
+def call_options(seconds: float, metadata: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """What a call is made with that shall wait so long: gRPC's own deadline, and ours."""
+    return {"timeout": seconds, "metadata": (*metadata, (TIMEOUT_KEY, str(max(1, round(1000 * seconds)))))}
 
 
 def stage_times(milliseconds: dict[str, float]) -> list[types.StageTime]:

@@ -40,6 +40,7 @@ class StageClock:
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
+        self.latest = ""  # the stage that began last
 
     def add(self, milliseconds: dict[str, float]) -> None:
         """Take over the stages of a service that was asked; its own metrics have them already."""
@@ -48,6 +49,7 @@ class StageClock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the block to stage `name`, here and in the metrics, whether or not it fails."""
+        self.latest = name
         started = time.perf_counter()
         try:
             yield

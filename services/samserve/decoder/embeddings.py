@@ -13,7 +13,7 @@ from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable, error_of
-from samserve.core.rpc import TENANT_KEY, message_limits, read_status
+from samserve.core.rpc import TENANT_KEY, call_options, message_limits, read_status
 from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
@@ -99,7 +99,7 @@ class RemoteEmbedder:
         """Send the bytes, get the tensors. Raises what the service answers, and Unavailable if it does not."""
         request = pb.EmbedRequest(data=data, model=model, include_embedding=True)
         try:
-            answer = await self._stub.Embed(request, timeout=self._timeout, metadata=((TENANT_KEY, tenant),))
+            answer = await self._stub.Embed(request, **call_options(self._timeout, ((TENANT_KEY, tenant),)))
         except grpc.aio.AioRpcError as problem:
             raise error_of(problem, "the embedding service") from problem
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from itertools import count
 
@@ -36,10 +36,15 @@ class Admission:
         self._number = count()
         self._seconds = 1.0  # that an image takes, about
 
-    @asynccontextmanager
-    async def slot(self, priority: Priority) -> AsyncIterator[None]:
-        """A slot for the length of the block. Raises Overloaded if too many wait already."""
+    async def slot(self, priority: Priority) -> AbstractContextManager[None]:
+        """Wait for a slot, to be entered at once: `with await admission.slot(...):`. Raises Overloaded if too many wait
+        already.
+        """
         await self._enter(priority)
+        return self._held()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield

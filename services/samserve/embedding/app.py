@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.cache import CacheOptions, EmbeddingCache
 from samserve.core.config import EmbeddingSettings, read
 from samserve.core.embedding import Embedding, pack
 from samserve.core.errors import DETAILS_KEY, code_of, status_of
 from samserve.core.image import Limits
-from samserve.core.rpc import stage_times, tenant_of, write_status
+from samserve.core.rpc import seconds_left, stage_times, tenant_of, write_status
 from samserve.core.telemetry import StageClock, set_up_logs
+from samserve.embedding.admission import Admission, Priority
+from samserve.embedding.as_done import as_done
+from samserve.embedding.chunks import image_ref, messages
 from samserve.embedding.embedder import Embedder, EmbedOrder
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.turns import Turns
@@ -34,45 +40,97 @@ class EmbeddingService:
         encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
         pool = ThreadPoolExecutor(settings.image_threads, "image")
-        self._embedder = Embedder(cache, Turns(cache, settings.encode_timeout_s), encoder, limits, pool)
+        turns = Turns(cache, settings.encode_timeout_s)
+        admission = Admission(settings.embed_slots, settings.embed_queue)
+        self._embedder = Embedder(cache, turns, admission, encoder, limits, pool)
         self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
+        self._in_flight = settings.many_in_flight
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
-        clock = StageClock()
+        try:
+            bulk = request.priority == pb.PRIORITY_BULK
+            order = replace(
+                _order(request, grpc_context, Priority.BULK if bulk else Priority.INTERACTIVE),
+                want_tensors=request.include_embedding,
+                expected_image_id=request.expected_image_id,
+            )
+            return await self._embed(order)
+        except Exception as error:
+            _refuse(error, grpc_context)
+            return pb.EmbedResponse()
+
+    async def EmbedMany(
+        self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.EmbedManyResponse]:
+        async def answer(item: pb.EmbedManyRequest.Item) -> pb.EmbedManyResponse.Answer:
+            try:
+                done = await self._embed(_order(item, grpc_context, Priority.BULK))
+                return pb.EmbedManyResponse.Answer(id=item.id, image=done)
+            except Exception as error:
+                return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
+
+        batches = (request.items async for request in requests)
+        async with aclosing(as_done(batches, answer, self._in_flight)) as answers:
+            async for ready in answers:
+                yield pb.EmbedManyResponse(answers=ready)
+
+    async def GetEmbedding(
+        self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.GetEmbeddingResponse]:
         try:
             order = EmbedOrder(
                 tenant=tenant_of(grpc_context.invocation_metadata()),
                 model=request.model,
-                data=request.data if request.WhichOneof("image") == "data" else None,
-                image_id=request.image_id,
-                expected_image_id=request.expected_image_id,
-                want_tensors=request.include_embedding,
+                data=None,
+                image_id=request.image.image_id,
+                expected_image_id="",
+                want_tensors=True,
+                model_version=request.image.model_version,
             )
-            done = await self._embedder.embed(order, clock)
+            done = await self._embedder.embed(order, StageClock())
         except Exception as error:
-            return _refuse(error, grpc_context)
+            _refuse(error, grpc_context)
+            yield pb.GetEmbeddingResponse()  # Ray Serve's proxy reads a stream's context only beside a message
+            return
+        if not isinstance(done.found, Embedding):
+            raise AssertionError("unreachable: tensors were wanted")
+        for message in messages(done.image_id, done.found):
+            yield message
+
+    async def _embed(self, order: EmbedOrder) -> pb.EmbedResponse:
+        clock = StageClock()
+        done = await self._embedder.embed(order, clock)
         found = done.found
-        tensors = pack(found) if request.include_embedding and isinstance(found, Embedding) else None
+        tensors = pack(found) if order.want_tensors and isinstance(found, Embedding) else None
         return pb.EmbedResponse(
-            image=types.ImageRef(
-                image_id=done.image_id,
-                model_version=found.model_version,
-                width=found.size.width,
-                height=found.size.height,
-            ),
+            image=image_ref(done.image_id, found),
             cache=write_status(done.status),
             timings=stage_times(clock.milliseconds),
             embedding=None if tensors is None else types.PackedEmbedding(data=tensors),
         )
 
 
-def _refuse(error: Exception, context: RayServegRPCContext) -> pb.EmbedResponse:
+def _order(
+    request: pb.EmbedRequest | pb.EmbedManyRequest.Item, context: RayServegRPCContext, priority: Priority
+) -> EmbedOrder:
+    return EmbedOrder(
+        tenant=tenant_of(context.invocation_metadata()),
+        model=request.model,
+        data=request.data if request.WhichOneof("image") == "data" else None,
+        image_id=request.image_id,
+        expected_image_id="",
+        want_tensors=False,
+        priority=priority,
+        deadline=asyncio.get_running_loop().time() + seconds_left(context.invocation_metadata()),
+    )
+
+
+def _refuse(error: Exception, context: RayServegRPCContext) -> None:
     """Ray Serve sends what the context holds only if the method returns; a raised error loses its details."""
     status = status_of(error)
     context.set_code(code_of(error))
     context.set_details(status.message)
     context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
-    return pb.EmbedResponse()
 
 
 def build(settings: EmbeddingSettings) -> Any:
@@ -82,8 +140,8 @@ def build(settings: EmbeddingSettings) -> Any:
         name="EmbeddingService",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.replica_cpus},
-        max_ongoing_requests=64,
-        max_queued_requests=256,
+        max_ongoing_requests=4 * (settings.embed_slots + settings.embed_queue),  # hits need no slot
+        max_queued_requests=settings.embed_queue,
     )
     return deployment.bind(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
-from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
+from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelNotFound, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.telemetry import EMBEDDED, StageClock
+from samserve.embedding.admission import Admission, Priority
 from samserve.embedding.encoder import EncoderSpec
 from samserve.embedding.turns import Begin, Turns
 
@@ -29,7 +31,9 @@ class Encoder(Protocol):
     """Something that embeds framed images."""
 
     async def spec(self) -> EncoderSpec: ...
-    async def encode(self, spec: EncoderSpec, image: FramedImage) -> dict[str, NDArray[np.float16]]: ...
+    async def encode(
+        self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
+    ) -> dict[str, NDArray[np.float16]]: ...
 
 
 class Cache(Protocol):
@@ -42,9 +46,10 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbedOrder:
-    """One image to embed: its bytes, or its id alone. An empty model means the one served.
+    """One image to embed: its bytes, or its id alone. An empty model or version means the one served.
 
-    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular.
+    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular. deadline: of the
+    event loop's clock, seconds.
     """
 
     tenant: str
@@ -53,6 +58,9 @@ class EmbedOrder:
     image_id: str
     expected_image_id: str
     want_tensors: bool
+    model_version: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +73,31 @@ class Embedded:
 
 
 class Embedder:
-    """Embeds images, each once. Holds no state of its own but its connections; whose turn it is, `turns` knows."""
+    """Embeds images, each once. Holds no state of its own: whose turn it is, `turns` knows, and how many are under way,
+    `admission`.
+    """
 
-    def __init__(self, cache: Cache, turns: Turns, encoder: Encoder, limits: Limits, pool: Executor) -> None:
-        self._cache, self._turns, self._encoder, self._limits, self._pool = cache, turns, encoder, limits, pool
+    def __init__(
+        self, cache: Cache, turns: Turns, admission: Admission, encoder: Encoder, limits: Limits, pool: Executor
+    ) -> None:
+        self._cache, self._turns, self._admission, self._encoder = cache, turns, admission, encoder
+        self._limits, self._pool = limits, pool
 
     async def embed(self, order: EmbedOrder, clock: StageClock) -> Embedded:
         """Find the embedding, or make it and store it."""
         spec = await self._encoder.spec()
         if order.model not in ("", spec.name):
             raise ModelNotFound(order.model, [spec.name])
+        if order.model_version not in ("", spec.model_version):
+            raise ModelVersionMismatch(order.model_version, spec.model_version)
         with clock.stage("hash"):
             name = await self._identify(order)
         key = CacheKey(order.tenant, spec.model_version, name)
-        found, status = await self._find_or_make(key, spec, order, clock)
+        try:
+            async with asyncio.timeout_at(order.deadline):
+                found, status = await self._find_or_make(key, spec, order, clock)
+        except TimeoutError as late:
+            raise DeadlinePassed(clock.latest) from late
         EMBEDDED.labels(status.value).inc()
         return Embedded(name, found, status)
 
@@ -93,17 +112,23 @@ class Embedder:
                 return found, status
             if data is None:
                 raise EmbeddingNotCached(key.image_id)
-            made = await self._turns.take(key, partial(self._make, key, spec, data, clock), clock)
+            make = partial(self._make, key, spec, data, order.priority, clock)
+            made = await self._turns.take(key, make, order.deadline, clock)
             if made is not None:
                 return made.embedding, made.status
             status = CacheStatus.COALESCED  # by another replica: it is there, unless it has gone again already
 
-    async def _make(self, key: CacheKey, spec: EncoderSpec, data: bytes, clock: StageClock, begin: Begin) -> Embedding:
-        with clock.stage("decode"):
-            image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), data)
-        begin()
-        with clock.stage("encode"):
-            tensors = await self._encoder.encode(spec, image)
+    async def _make(
+        self, key: CacheKey, spec: EncoderSpec, data: bytes, priority: Priority, clock: StageClock, begin: Begin
+    ) -> Embedding:
+        with clock.stage("queue"):
+            slot = await self._admission.slot(priority)
+        with slot:
+            with clock.stage("decode"):
+                image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), data)
+            seconds = begin()
+            with clock.stage("encode"):
+                tensors = await self._encoder.encode(spec, image, priority, seconds)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
             await self._cache.put(key, embedding)

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from samserve.core.errors import DeadlinePassed, Overloaded, Unavailable
 from samserve.core.image import FramedImage
+from samserve.embedding.admission import Priority
 
 ENCODER = "sam_encoder"  # its name in Triton's model repository
 CHANNEL = [
@@ -25,6 +26,7 @@ CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
+SHORTEST = 0.001  # seconds to wait for an answer; 0 would mean for ever
 SPEC_AGE = 10.0  # seconds for which Triton's word on what it serves is believed
 SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whose image is known
 
@@ -69,11 +71,15 @@ class TritonEncoder:
         outputs = tuple(json.loads(facts["outputs"]))
         return EncoderSpec(facts["bundle"], facts["model_version"], int(facts["frame"]), outputs)
 
-    async def encode(self, spec: EncoderSpec, image: FramedImage) -> dict[str, NDArray[np.float16]]:
+    async def encode(
+        self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
+    ) -> dict[str, NDArray[np.float16]]:
         """uint8 [frame, frame, 3] and its valid size -> fp16 tensors, for SAM {"embedding": [256, 64, 64]}.
 
+        seconds: after which nobody waits any more; Triton drops what is still queued then.
         Raises Overloaded, DeadlinePassed, Unavailable.
         """
+        patience = max(min(self._timeout, seconds), SHORTEST)
         pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")
@@ -83,8 +89,9 @@ class TritonEncoder:
                 ENCODER,
                 [pixels, valid],
                 outputs=[InferRequestedOutput(name) for name in spec.outputs],
-                timeout=int(self._timeout * 1e6),  # of the queue, in microseconds
-                client_timeout=self._timeout,
+                priority=priority,
+                timeout=int(patience * 1e6),  # of the queue, in microseconds
+                client_timeout=patience,
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}
 

@@ -19,7 +19,7 @@ from samserve.core.telemetry import StageClock
 
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.05  # seconds between two looks at what another replica makes
 
-Begin = Callable[[], None]
+Begin = Callable[[], float]
 Make = Callable[[Begin], Awaitable[Embedding]]
 
 
@@ -41,13 +41,18 @@ class Made:
 
 @dataclass(slots=True)
 class _Turn:
-    """One embedding being made for `waiting` callers; begun: too late to stop it."""
+    """One embedding being made for `waiting` callers, the most patient of whom waits until `deadline`. begun: too late
+    to stop it.
+    """
 
     waiting: int = 0
+    deadline: float = 0.0
     begun: bool = False
 
-    def begin(self) -> None:
+    def begin(self) -> float:
+        """From here on it is made, whoever waits; the seconds for which somebody will."""
         self.begun = True
+        return self.deadline - asyncio.get_running_loop().time()
 
 
 class Turns:
@@ -60,7 +65,7 @@ class Turns:
         self._claims, self._patience, self._expiry = claims, patience, expiry
         self._turns: dict[CacheKey, tuple[_Turn, asyncio.Task[Embedding | None]]] = {}
 
-    async def take(self, key: CacheKey, make: Make, clock: StageClock) -> Made | None:
+    async def take(self, key: CacheKey, make: Make, deadline: float, clock: StageClock) -> Made | None:
         """Have it made, here or by another replica; None: by another, and it is in the cache.
 
         `make` says when it begins what is too dear to throw away. Until then it is cancelled once no caller waits any
@@ -69,17 +74,20 @@ class Turns:
         if key in self._turns:
             turn, task = self._turns[key]
             with clock.stage("turn"):
-                embedding = await self._wait(key, turn, task)
+                embedding = await self._wait(key, turn, task, deadline)
             return None if embedding is None else Made(embedding, CacheStatus.COALESCED)
         turn = _Turn()
         task = asyncio.create_task(self._make(key, make, turn, clock))
         self._turns[key] = turn, task
         task.add_done_callback(lambda _: self._forget(key, task))
-        embedding = await self._wait(key, turn, task)
+        embedding = await self._wait(key, turn, task, deadline)
         return None if embedding is None else Made(embedding, CacheStatus.MISS)
 
-    async def _wait(self, key: CacheKey, turn: _Turn, task: asyncio.Task[Embedding | None]) -> Embedding | None:
+    async def _wait(
+        self, key: CacheKey, turn: _Turn, task: asyncio.Task[Embedding | None], deadline: float
+    ) -> Embedding | None:
         turn.waiting += 1
+        turn.deadline = max(turn.deadline, deadline)
         try:
             return await asyncio.shield(task)
         finally:

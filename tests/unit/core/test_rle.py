@@ -11,7 +11,7 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
 
 @given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_mask_is_written_as_pycocotools_writes_it_and_read_back(mask: np.ndarray) -> None:
     written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]

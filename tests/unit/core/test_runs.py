@@ -9,7 +9,7 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
 
 @given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_runs_tell_is_what_the_pixels_tell(mask: np.ndarray) -> None:
     runs = runs_of(mask)
     assert np.array_equal(dense(runs), mask)

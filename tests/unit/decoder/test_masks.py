@@ -58,7 +58,7 @@ def check(logits: np.ndarray, size: Size) -> None:
 @example(37, 4096, 0, 256)
 @example(4096, 1, 0, 12)
 @example(1500, 1100, 0, 80)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_mask_is_upscaled_as_sam_does(width: int, height: int, seed: int, grain: int) -> None:
     check(logits_of(seed, grain), Size(width, height))
 

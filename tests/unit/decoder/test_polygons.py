@@ -37,7 +37,7 @@ def blobs(seed: int, height: int, width: int, grain: int) -> np.ndarray:
 
 
 @given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_without_tolerance_polygons_are_the_masks_parts_exactly(mask: np.ndarray) -> None:
     found = polygons(runs_of(mask), 0)
     number, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
@@ -53,7 +53,7 @@ def test_without_tolerance_polygons_are_the_masks_parts_exactly(mask: np.ndarray
 @given(
     st.integers(0, 999), st.integers(1, 90), st.integers(1, 90), st.integers(2, 16), st.sampled_from([0.3, 0.5, 0.8, 1])
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_tolerance_up_to_a_pixel_changes_at_most_a_hundredth(
     seed: int, height: int, width: int, grain: int, tolerance: float
 ) -> None:

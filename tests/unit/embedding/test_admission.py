@@ -1,5 +1,5 @@
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import pytest
 from samserve.core.errors import Overloaded
@@ -14,7 +14,7 @@ class Visitor:
         self.task = asyncio.create_task(self._visit(admission, priority, entered, name))
 
     async def _visit(self, admission: Admission, priority: Priority, entered: list[str], name: str) -> None:
-        async with admission.slot(priority):
+        with await admission.slot(priority):
             entered.append(name)
             await self.go.wait()
 
@@ -48,8 +48,7 @@ async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None
     waiting = Visitor(admission, Priority.BULK, entered, "waiting")
     await settled()
     with pytest.raises(Overloaded) as refusal:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(admission.slot(Priority.INTERACTIVE))
+        await admission.slot(Priority.INTERACTIVE)
     assert 0.1 <= refusal.value.retry_after <= 10
     await inside.leave()
     await waiting.leave()
@@ -66,17 +65,17 @@ async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost()
     await settled()
     assert entered == ["inside", "next"]
     await next_one.leave()
-    async with admission.slot(Priority.BULK):
+    with await admission.slot(Priority.BULK):
         pass
 
 
 async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
     admission, entered = Admission(slots=1, queue=8), list[str]()
-    inside = AsyncExitStack()
-    await inside.enter_async_context(admission.slot(Priority.BULK))
+    inside = ExitStack()
+    inside.enter_context(await admission.slot(Priority.BULK))
     given, after = (Visitor(admission, Priority.BULK, entered, name) for name in ("given", "after"))
     await settled()
-    await inside.aclose()  # its slot is promised to "given", which has not run yet
+    inside.close()  # its slot is promised to "given", which has not run yet
     given.task.cancel()
     await settled()
     assert entered == ["after"]
@@ -85,8 +84,7 @@ async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
 
 async def test_a_failure_inside_frees_the_slot() -> None:
     admission = Admission(slots=1, queue=0)
-    with pytest.raises(ValueError, match="bad"):
-        async with admission.slot(Priority.BULK):
-            raise ValueError("bad")
-    async with admission.slot(Priority.BULK):
+    with pytest.raises(ValueError, match="bad"), await admission.slot(Priority.BULK):
+        raise ValueError("bad")
+    with await admission.slot(Priority.BULK):
         pass

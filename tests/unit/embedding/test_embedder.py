@@ -12,11 +12,20 @@ from prometheus_client import REGISTRY
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
-from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
+from samserve.core.errors import (
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelNotFound,
+    ModelVersionMismatch,
+    Overloaded,
+    Unavailable,
+)
 from samserve.core.geometry import Size
 from samserve.core.image import Limits
 from samserve.core.image_id import image_id
 from samserve.core.telemetry import StageClock
+from samserve.embedding.admission import Admission, Priority
 from samserve.embedding.embedder import Embedder, EmbedOrder
 from samserve.embedding.turns import Turns
 
@@ -47,7 +56,8 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 
 
 def replica(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
-    return Embedder(cache, Turns(cache, patience=5), encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1))
+    turns, admission = Turns(cache, patience=5), Admission(slots=2, queue=2)
+    return Embedder(cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1))
 
 
 async def test_same_image_sent_twice_is_encoded_once(embedder: Embedder, encoder: FakeEncoder) -> None:
@@ -88,6 +98,12 @@ async def test_an_unknown_model_is_refused_with_the_list(embedder: Embedder) -> 
     assert caught.value.known == ["nano"]
 
 
+async def test_a_reference_of_another_model_version_is_refused_with_both(embedder: Embedder) -> None:
+    with pytest.raises(ModelVersionMismatch) as caught:
+        await embedder.embed(order(None, image_id(picture(9)), model_version="old"), StageClock())
+    assert (caught.value.asked, caught.value.served) == ("old", "nano-test")
+
+
 @pytest.mark.parametrize(
     ("data", "name", "field"),
     [(b"", "", "data"), (b"x" * 10_001, "", "data"), (b"no image", "", "data"), (None, "short", "image_id")],
@@ -109,7 +125,7 @@ async def test_a_failed_encode_is_not_remembered(embedder: Embedder, encoder: Fa
 async def test_stages_are_timed(embedder: Embedder) -> None:
     clock = StageClock()
     await embedder.embed(order(picture(9)), clock)
-    assert list(clock.milliseconds) == ["hash", "lookup", "turn", "decode", "encode", "store"]
+    assert list(clock.milliseconds) == ["hash", "lookup", "turn", "queue", "decode", "encode", "store"]
 
 
 async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: FakeCache, encoder: FakeEncoder) -> None:
@@ -166,3 +182,45 @@ async def test_a_bad_image_is_refused_to_all_who_send_it_at_once(cache: FakeCach
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [InvalidInput] * 8
     assert not cache.claims
+
+
+async def test_priority_and_the_time_left_reach_the_encoder(embedder: Embedder, encoder: FakeEncoder) -> None:
+    deadline = asyncio.get_running_loop().time() + 20
+    await embedder.embed(order(picture(1), priority=Priority.BULK, deadline=deadline), StageClock())
+    ((priority, seconds),) = encoder.asked
+    assert priority is Priority.BULK
+    assert 19 < seconds <= 20
+
+
+async def test_a_caller_whose_time_is_up_is_told_where_it_went(embedder: Embedder, encoder: FakeEncoder) -> None:
+    encoder.go.clear()
+    deadline = asyncio.get_running_loop().time() + 0.2
+    with pytest.raises(DeadlinePassed, match="encode"):
+        await embedder.embed(order(picture(1), deadline=deadline), StageClock())
+
+
+async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_not(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
+    await embedder.embed(order(picture(0)), StageClock())
+    encoder.go.clear()
+    fill = [asyncio.create_task(embedder.embed(order(picture(shade)), StageClock())) for shade in (1, 2, 3, 4)]
+    await asyncio.sleep(0.2)
+    with pytest.raises(Overloaded):
+        await embedder.embed(order(picture(5)), StageClock())
+    assert (await embedder.embed(order(picture(0)), StageClock())).status is CacheStatus.HIT
+    encoder.go.set()
+    assert [task.status for task in await asyncio.gather(*fill)] == [CacheStatus.MISS] * 4
+
+
+async def test_images_whose_callers_have_gone_are_never_encoded(embedder: Embedder, encoder: FakeEncoder) -> None:
+    encoder.go.clear()
+    inside = [asyncio.create_task(embedder.embed(order(picture(shade)), StageClock())) for shade in (1, 2)]
+    gone = asyncio.create_task(embedder.embed(order(picture(3)), StageClock()))
+    await asyncio.sleep(0.2)
+    gone.cancel()
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await asyncio.gather(*inside)
+    await asyncio.sleep(0.1)
+    assert encoder.encoded == 2

@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -53,7 +54,7 @@ def maker(cache: FakeCache) -> Maker:
 
 
 def asking(turns: Turns, maker: Maker, callers: int = 1) -> list["asyncio.Task[Made | None]"]:
-    return [asyncio.create_task(turns.take(KEY, maker, StageClock())) for _ in range(callers)]
+    return [asyncio.create_task(turns.take(KEY, maker, math.inf, StageClock())) for _ in range(callers)]
 
 
 async def until(true: Callable[[], object]) -> None:
