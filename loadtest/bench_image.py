@@ -65,11 +65,11 @@ def main() -> None:
     for megapixels in MEGAPIXELS:
         data = mosaic(megapixels)
         times = medians({"ours": partial(frame_image, data, FRAME, limits), "whole": partial(whole, data)}, ROUNDS)
-        rows.append(
-            Row(f"{megapixels} MP JPEG to frame", times["ours"], "ms", "Pillow, whole", times["whole"], "<= 1.05")
-        )
         ours, theirs = frame_image(data, FRAME, limits), whole(data)
-        if np.array_equal(ours.pixels, theirs.pixels):
+        equal = np.array_equal(ours.pixels, theirs.pixels)
+        goal = "" if equal else "<= 0.6"
+        rows.append(Row(f"{megapixels} MP JPEG to frame", times["ours"], "ms", "Pillow, whole", times["whole"], goal))
+        if equal:
             continue
         noise = rng.integers(-1, 2, theirs.pixels.shape)
         noisy = replace(theirs, pixels=np.clip(theirs.pixels + noise, 0, 255).astype(np.uint8))
