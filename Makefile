@@ -59,9 +59,11 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_click.py
 	$(BIN)/python loadtest/bench_embedding.py
 	$(BIN)/python loadtest/bench_many.py
+	$(BIN)/python loadtest/bench_image.py
 
-soak: $(VENV)/.dev  ## whether the decoder's memory stays flat, to build/bench
+soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
 	$(BIN)/python loadtest/soak.py
+	PYTHONPATH=tests $(BIN)/python loadtest/hostile.py
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
 	$(BIN)/python loadtest/nano_quality.py

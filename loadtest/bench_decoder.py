@@ -24,7 +24,7 @@ from samserve.client import Prompt as Asked
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
-from samserve.core.image import Limits, frame_image
+from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Prompt, tokens
@@ -54,7 +54,10 @@ def photo(megapixels: float) -> bytes:
 
 
 def embed(bundle: Bundle, data: bytes) -> Embedding:
-    image = frame_image(data, bundle.frame, Limits())
+    return embed_framed(bundle, frame_image(data, bundle.frame, Limits()))
+
+
+def embed_framed(bundle: Bundle, image: FramedImage) -> Embedding:
     valid = np.array([[image.valid.height, image.valid.width]], np.int32)
     encoder = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
     (tensor,) = encoder.run(["embedding"], {"image": image.pixels[None], "valid": valid})

@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows of ratios, the table, the JSON file, and timing in turn."""
+"""What every benchmark shares: rows of ratios, the table, the JSON file, timing in turn, memory."""
 
 from __future__ import annotations
 
@@ -73,6 +73,12 @@ def throughput(callers: list[Work]) -> float:
     for thread in threads:
         thread.join()
     return sum(done) / BURST
+
+
+def kilobytes(pid: int, field: str) -> int:
+    """A field of /proc/PID/status: VmRSS, now, or VmHWM, the most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def report(name: str, rows: list[Row]) -> None:

@@ -10,18 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from bench_decoder import photo
-from report import Row, report
+from report import Row, kilobytes, report
 from rich.progress import track
 from samserve.client import Click, Client, Prompt
 from samserve.local.stack import StackOptions, running
 
 CALLS, SETTLED, MANY = 10_000, 1_000, 92
-
-
-def kilobytes(pid: int, field: str) -> int:
-    """A field of /proc/PID/status: VmRSS, now, or VmHWM, the most so far."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -29,6 +30,7 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
 GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
+M_MMAP_THRESHOLD, LARGE = -3, 2**18  # mallopt's name for it; bytes
 
 
 class EmbeddingService:
@@ -36,6 +38,7 @@ class EmbeddingService:
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         set_up_logs("embedding", settings.log_level)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
         cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
         encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
