@@ -184,7 +184,7 @@ class EmbeddingCache:
         except BreakerOpen:
             CACHE_OUTCOMES.labels("bypassed").inc()
             raise _NoAnswer(passing=False) from None
-        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+        except (TimeoutError, RedisError, OSError) as problem:
             self._trouble(what, problem)
             raise _NoAnswer(passing=not self._breaker.open) from problem
         refused = next((answer for answer in answers if isinstance(answer, RedisError)), None)
