@@ -53,8 +53,9 @@ class TritonEncoder:
     async def spec(self) -> EncoderSpec:
         """What Triton serves, asked anew when the answer is old; while Triton is away the last answer stands."""
         if self._spec is None or time.monotonic() - self._asked > SPEC_AGE:
+            self._asked = time.monotonic()  # callers meanwhile, and after a failure, have the last answer
             try:
-                self._spec, self._asked = await self._ask(), time.monotonic()
+                self._spec = await self._ask()
             except Unavailable:
                 if self._spec is None:
                     raise
