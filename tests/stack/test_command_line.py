@@ -66,7 +66,7 @@ def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: P
         (["segment", "COINS"], "give at least one point, box or mask"),
         (["segment", "COINS", "--point", "9999,1"], "outside the image, which is 384 x 303"),
         (["segment", "COINS", "--point", "1,1", "--model", "sam9"], "no model 'sam9' here; there is: nano"),
-        (["segment", "NO_IMAGE", "--point", "1,1"], "not an image in a known format"),
+        (["segment", "NO_IMAGE", "--point", "1,1"], "no image in a known format"),
         (["models", "show", "sam9"], "no model 'sam9'; there is: nano"),
         (["up", "--model", "sam9"], "no model 'sam9'; there is: nano"),
     ],
@@ -107,7 +107,7 @@ def test_embed_warms_a_folder_and_counts(environment: dict[str, str], folder: Pa
     first = run(environment, "embed", folder)
     assert first.returncode == 2
     assert "4 images: 3 embedded, 0 known already, 0 coalesced, 1 failed" in first.stdout
-    assert "broken.jpg: this is not an image" in first.stderr
+    assert "broken.jpg: this is no image" in first.stderr
     (folder / "broken.jpg").unlink()
     second = run(environment, "embed", folder, "--json")
     assert second.returncode == 0

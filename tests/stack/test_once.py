@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -178,3 +180,19 @@ def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert wrong in str(caught.value.details())
     assert (encoded() - before).images == 0
+
+
+def test_metrics_count_the_answers_of_all_replicas_on_one_port(stack: Stack, client: Client, new_photo: Photos) -> None:
+    def counted(cache: str) -> float:
+        with urllib.request.urlopen(f"http://{stack.addresses.embedding_metrics}/metrics", timeout=5) as page:
+            text = page.read().decode()
+        values = re.findall(rf'^samserve_embedded_total{{cache="{cache}"}} (\S+)$', text, re.MULTILINE)
+        assert re.search(r'^samserve_requests_total{code="OK",method="Embed"} ', text, re.MULTILINE)
+        return float(values[0]) if values else 0.0
+
+    photos = [new_photo() for _ in range(8)]
+    client.embed(new_photo())
+    before = counted("miss"), counted("hit")
+    for photo in photos * 2:
+        client.embed(photo)
+    assert (counted("miss") - before[0], counted("hit") - before[1]) == (8, 8)

@@ -1,5 +1,6 @@
 """The path of a click through the real stack."""
 
+import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,9 @@ def test_without_redis_callers_who_send_bytes_are_answered(stack: Stack, client:
         stack.programs.pop("cold decoder").stop()
         stack.start_redis()
     assert client.embed(new).cache == "MISS"
-    assert client.embed(new).cache == "HIT"
+    give_up = time.monotonic() + 10
+    while client.embed(new).cache != "HIT":  # Redis is left alone for two seconds after it failed
+        assert time.monotonic() < give_up
 
 
 def test_without_triton_callers_are_told_to_retry_and_hits_go_on(
@@ -104,8 +107,11 @@ def test_without_triton_callers_are_told_to_retry_and_hits_go_on(
     try:
         assert client.embed(known).cache == "HIT"
         assert len(client.segment(known, CLICK).masks) == 3
-        with pytest.raises(Unavailable, match="Triton") as caught:
-            client.segment(new, CLICK)
+        with (
+            Client(stack.addresses.decoder, stack.addresses.embedding, timeout=2) as hasty,
+            pytest.raises(Unavailable, match="Triton") as caught,
+        ):
+            hasty.segment(new, CLICK)
         assert caught.value.retry_after > 0
     finally:
         stack.start_triton()

@@ -26,6 +26,7 @@ class _Settings(BaseSettings):
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
     model: str = "nano"
+    metrics_port: Port = 0  # 0: none
     max_image_bytes: int = Field(32 * 2**20, gt=0)
     max_image_pixels: int = Field(100_000_000, gt=0)
     max_image_aspect: float = Field(64, ge=1)  # the long side over the short one
@@ -52,7 +53,6 @@ class DecoderSettings(_Settings):
 
     host: str = "127.0.0.1"
     decoder_port: Port = 8501
-    metrics_port: Port = 0  # 0: none
     embedding_url: str = Field("127.0.0.1:8500", validation_alias=_env("EMBEDDING_URL"))
     embed_timeout_s: float = Field(60, gt=0)
     bundles: Path = BUNDLES

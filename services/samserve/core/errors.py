@@ -179,6 +179,8 @@ def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stag
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(info.metadata.get("stage", stage))
+        case grpc.StatusCode.UNKNOWN if "header with status: 5" in message:  # HAProxy's word on a replica that died
+            return Unavailable(f"{stage} broke off the call: {message}", retry)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, retry)
         case grpc.StatusCode.INTERNAL if not info.reason:  # not our word: Ray Serve's, for a replica that has died

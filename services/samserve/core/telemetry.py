@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -19,8 +21,12 @@ RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of images kept ready in
 RESIDENT_LOOKUPS = Counter("samserve_resident_lookups_total", "Images looked for in this process.", ["outcome"])
 RESIDENT_EVICTIONS = Counter("samserve_resident_evictions_total", "Images that made room for others in this process.")
 REQUESTS = Counter("samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"])
-REQUESTS_NOW = Gauge("samserve_requests_in_progress", "RPCs that are being answered.", ["method"])
-WAITING = Gauge("samserve_embed_waiting", "Images that wait for a slot to be embedded.", ["priority"])
+REQUESTS_NOW = Gauge(
+    "samserve_requests_in_progress", "RPCs that are being answered.", ["method"], multiprocess_mode="livesum"
+)
+WAITING = Gauge(
+    "samserve_embed_waiting", "Images that wait for a slot to be embedded.", ["priority"], multiprocess_mode="livesum"
+)
 REQUEST_SECONDS = Histogram(
     "samserve_request_seconds",
     "Time to answer an RPC.",
@@ -33,6 +39,28 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an RPC ended: the name of its gRPC code."""
+
+    code: str = "OK"
+
+
+@contextmanager
+def answering(method: str) -> Iterator[Outcome]:
+    """Count and time an RPC; the block tells the outcome if it is not OK."""
+    started, outcome = time.perf_counter(), Outcome()
+    try:
+        with REQUESTS_NOW.labels(method).track_inprogress():
+            yield outcome
+    except (asyncio.CancelledError, GeneratorExit):
+        outcome.code = "CANCELLED"
+        raise
+    finally:
+        REQUESTS.labels(method, outcome.code).inc()
+        REQUEST_SECONDS.labels(method).observe(time.perf_counter() - started)
 
 
 class StageClock:

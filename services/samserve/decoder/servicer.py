@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ import numpy as np
 from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
 from samserve.core.geometry import Size
 from samserve.core.rpc import stage_times, tenant_of, write_status
-from samserve.core.telemetry import REQUEST_SECONDS, REQUESTS, REQUESTS_NOW, StageClock
+from samserve.core.telemetry import StageClock, answering
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
@@ -209,21 +208,14 @@ def _ring(ring: Ring) -> pb.Ring:
 @asynccontextmanager
 async def _answering(method: str, context: Context) -> AsyncIterator[None]:
     """Count and time the call; end it with the table's status if it fails."""
-    started = time.perf_counter()
-    code = grpc.StatusCode.OK
-    try:
-        with REQUESTS_NOW.labels(method).track_inprogress():
+    with answering(method) as outcome:
+        try:
             yield
-    except asyncio.CancelledError:
-        code = grpc.StatusCode.CANCELLED
-        raise
-    except Exception as error:
-        code, status = code_of(error), status_of(error)
-        details = ((DETAILS_KEY, status.SerializeToString()),)
-        await context.abort(code, status.message, details)
-    finally:
-        REQUESTS.labels(method, code.name).inc()
-        REQUEST_SECONDS.labels(method).observe(time.perf_counter() - started)
+        except Exception as error:
+            code, status = code_of(error), status_of(error)
+            outcome.code = code.name
+            details = ((DETAILS_KEY, status.SerializeToString()),)
+            await context.abort(code, status.message, details)
 
 
 @asynccontextmanager

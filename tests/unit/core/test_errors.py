@@ -46,6 +46,8 @@ def test_every_error_reaches_the_caller_as_itself(error: SamserveError, code: gr
 def test_an_internal_error_that_is_not_ours_may_pass() -> None:
     died = status_pb2.Status(message="The actor died unexpectedly before finishing this task.")  # Ray Serve's
     assert type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service")) is errors.Unavailable
+    cut = status_pb2.Status(message="Received http2 header with status: 500")  # gRPC's, for what HAProxy says of it
+    assert type(error_of(Received(grpc.StatusCode.UNKNOWN, cut), "the embedding service")) is errors.Unavailable
     ours = Received(grpc.StatusCode.INTERNAL, status_of(ValueError("a bug")))
     assert type(error_of(ours, "the embedding service")) is SamserveError
 
