@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench up proto kernel format soak quality clean
+.PHONY: help setup demo test check bench up proto kernel format soak faults quality clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -64,6 +64,9 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
 	$(BIN)/python loadtest/soak.py
 	PYTHONPATH=tests $(BIN)/python loadtest/hostile.py
+
+faults: $(VENV)/.dev  ## each part of the stack broken for 20 s within a minute of load
+	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
 	$(BIN)/python loadtest/nano_quality.py
