@@ -1,13 +1,8 @@
-"""The compiled passes over an image's cells (cells.c), one library per instruction set.
-
-The package's build compiles them (build.py, here); ctypes lets go of the interpreter's lock while one runs, so that
-threads may share an image.
-"""
+"""The compiled passes over an image's cells (cells.c). Threads may share an image."""
 
 from __future__ import annotations
 
 import ctypes
-import platform
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.core.kernel import library
+
 Floats = NDArray[Any]  # fp32, contiguous
 HEADS, TILE, MOST_TOKENS = 8, 64, 24
-LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma"}}
 
 _COUNTS = ("cells", "tokens", "rough", "masks")
 _ARRAYS = (
@@ -103,12 +99,7 @@ def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
 
 @cache
 def _library() -> ctypes.CDLL:
-    folder = Path(__file__).parent
-    flags = _processor_flags()
-    level = next((level for level, needed in LEVELS.items() if needed <= flags), None)
-    if level is None:
-        raise OSError(f"the decoder needs a processor with AVX2 and FMA; this {platform.machine()} has not both")
-    library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
+    passes = library(Path(__file__).with_name("cells.c"))
     for name in (
         "pass_first",
         "pass_second",
@@ -119,12 +110,5 @@ def _library() -> ctypes.CDLL:
         "project_half",
         "quantise",
     ):
-        getattr(library, name).restype = None
-    return library
-
-
-def _processor_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
+        getattr(passes, name).restype = None
+    return passes
