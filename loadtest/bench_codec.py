@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +41,18 @@ from agreement import SIDE, PlainEncoder, Sample, overlaps, sample  # noqa: E402
 
 PROMPTS = 500
 NANO_IMAGES, RANDOM_IMAGES = 20, 4
-ROUNDS = 41
+ROUNDS, IN_A_ROW = 15, 10  # calls that follow one another, as they do under load
 MOST_MIB, MOST_MS = 0.75, 4.0  # of an entry; of packing and unpacking it
 FP32 = "fp32 embeddings"
 
 
-def framed(number: int) -> FramedImage:
-    """The coins photo, and after it drawn scenes that nano was not trained on."""
-    pixels = scenes.draw(VALIDATION_SEED + number, SCENE).image if number else coins()[0]
+def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
+    """The coins photo, and after it drawn scenes that nano was not trained on; and where their objects are."""
+    scene = scenes.draw(VALIDATION_SEED + number, SCENE)
+    pixels, labels = (scene.image, scene.labels) if number else coins()
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return frame_image(out.getvalue(), 1024, Limits())
+    return frame_image(out.getvalue(), 1024, Limits()), labels
 
 
 def of_nano() -> tuple[Transformer, list[Sample]]:
@@ -65,9 +66,9 @@ def of_nano() -> tuple[Transformer, list[Sample]]:
 def of_random_weights() -> tuple[Transformer, list[Sample]]:
     """ViT-B's encoder and SAM's decoder as their authors begin the training, with noise on what begins as a constant."""
     torch.manual_seed(0)
-    encoder = SamVisionEncoder(SamVisionConfig(initializer_range=0.02)).eval()
     model = Nano().eval()
-    for module in (encoder, model):
+    encoder = SamVisionEncoder(SamVisionConfig(initializer_range=0.02)).eval()
+    for module in (model, encoder):
         for parameter in module.parameters():
             if parameter.dim() == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
@@ -95,8 +96,8 @@ def samples(
     transformer = Transformer(weights, SIDE)
     drawn = []
     for number in range(images):
-        image = framed(number)
-        drawn.append(sample(transformer, image.size, embed(image), number, PROMPTS // images))
+        image, labels = framed(number)
+        drawn.append(sample(transformer, labels, embed(image), number, PROMPTS // images))
     return transformer, drawn
 
 
@@ -106,20 +107,29 @@ def halves(one: Sample) -> Embedding:
 
 def bench_masks(name: str, transformer: Transformer, drawn: list[Sample]) -> list[Row]:
     entries = [pack(halves(one)) for one in drawn]
-    got, plain = [], []
+    every, first, plain = [], [], []
     for one, entry in zip(drawn, entries, strict=True):
-        got += overlaps(transformer, one, unpack(entry).tensors["embedding"])
-        plain += overlaps(transformer, one, one.embedding.astype(np.float16))
+        got = overlaps(transformer, one, unpack(entry).tensors["embedding"])
+        first += [ious[best] for ious, best in zip(got, one.first, strict=True)]
+        every += sum(got, [])
+        plain += sum(overlaps(transformer, one, one.embedding.astype(np.float16)), [])
     sizes = [len(entry) / 2**20 for entry in entries]
     whole = halves(drawn[0]).nbytes / 2**20
-    most = f"<= {MOST_MIB / whole:g}"
     return [
-        Row(f"{name}: bytes per image, mean of {len(drawn)}", float(np.mean(sizes)), "MiB", "fp16", whole, most),
-        Row(f"{name}: bytes of the largest", max(sizes), "MiB", "fp16", whole),
-        Row(f"{name}: mask IoU, mean of {len(got)}", float(np.mean(got)), "", FP32, 1.0, ">= 0.995"),
-        Row(f"{name}: mask IoU, worst", min(got), "", FP32, 1.0, ">= 0.97"),
-        Row(f"{name}: what fp16 alone changes, 1 - mean IoU", 1 - float(np.mean(plain)), "", "ours", 1 - np.mean(got)),
+        Row(f"{name}: bytes, mean of {len(drawn)} images", mean(sizes), "MiB", "fp16", whole, f"<= {MOST_MIB / whole:g}"),
+        Row(f"{name}: bytes, largest", max(sizes), "MiB", "fp16", whole),
+        Row(f"{name}: IoU of {len(first)} masks ranked first, mean", mean(first), "", FP32, 1.0, ">= 0.995"),
+        Row(f"{name}: IoU of {len(first)} masks ranked first, worst", min(first), "", FP32, 1.0, ">= 0.97"),
+        Row(f"{name}: IoU of all {len(every)} candidates, mean", mean(every), "", FP32, 1.0, ">= 0.995"),
+        Row(f"{name}: IoU of all {len(every)} candidates, worst", min(every), "", FP32, 1.0, ">= 0.97"),
+        Row(f"{name}: candidates below 0.97", 100 * mean(np.array(every) < 0.97), "%", "all", 100.0),
+        Row(f"{name}: IoU of candidates from plain fp16, mean", mean(plain), "", FP32, 1.0),
+        Row(f"{name}: IoU of candidates from plain fp16, worst", min(plain), "", FP32, 1.0),
     ]
+
+
+def mean(values: Sequence[float] | NDArray[np.bool_]) -> float:
+    return float(np.mean(values))
 
 
 def bench_times(one: Sample) -> list[Row]:
@@ -140,23 +150,27 @@ def bench_times(one: Sample) -> list[Row]:
                 pipe.expire("plain", 3600)
                 return np.frombuffer((await pipe.execute())[0], np.float16).reshape(256, SIDE, SIDE)
 
-        def run(work: Callable[[], Awaitable[object]]) -> object:
-            async def once() -> object:
-                return await work()
+        def in_a_row(work: Callable[[], Awaitable[object]]) -> Callable[[], None]:
+            async def several() -> None:
+                for _ in range(IN_A_ROW):
+                    await work()
 
-            return runner.run(once())
+            return lambda: runner.run(several())
 
-        taken = medians(
-            {
-                "pack": lambda: pack(embedding),
-                "unpack": lambda: unpack(entry),
-                "both": lambda: unpack(pack(embedding)),
-                "get": lambda: run(lambda: cache.get(key)),
-                "plain": lambda: run(get_plain),
-            },
-            ROUNDS,
-        )
-        assert run(lambda: cache.get(key)) is not None
+        async def both() -> None:
+            unpack(pack(embedding))
+
+        async def packed() -> None:
+            pack(embedding)
+
+        async def unpacked() -> None:
+            unpack(entry)
+
+        works = {"pack": packed, "unpack": unpacked, "both": both, "get": lambda: cache.get(key), "plain": get_plain}
+        measured = medians({name: in_a_row(work) for name, work in works.items()}, ROUNDS)
+        taken = {name: whole / IN_A_ROW for name, whole in measured.items()}
+        if runner.run(cache.get(key)) is None:
+            raise RuntimeError("the cache does not answer: what was measured are misses")
         runner.run(cache.close())
         runner.run(redis.aclose())
     bound = "the bound"

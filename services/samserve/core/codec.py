@@ -35,11 +35,11 @@ Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
 Body = list[bytes | memoryview]  # pieces, one after another
 
-FINENESS = 32  # steps to a standard deviation: masks change by half a percent on average (loadtest/bench_codec.py)
+FINENESS = 40  # steps to a standard deviation: masks change by half a percent on average (loadtest/bench_codec.py)
 LEAST_VALUES, MOST_WIDTH = 4096, 1024  # of a tensor that q1 suits
 LEAST_SHARE = 1 / 64  # of the tensor's deviation that a plane is taken to have
 
-_LANES, _GROUP, _BITS, _CONTEXTS, _MOST_INTEGER = 16, 4, 12, 44, 8191  # as in planes.c
+_LANES, _GROUP, _BITS, _CONTEXTS, _MOST_INTEGER = 16, 4, 12, 22, 8191  # as in planes.c
 _PREFIX = struct.Struct("<II4h")
 _STEPS = (-160, 80)  # what fp16 can need
 _TRIANGLE = tuple(np.tril_indices(5))
@@ -269,7 +269,7 @@ def _frequencies(context: int) -> dict[int, int]:
 
     Only what IEEE 754 rounds exactly is used here, for the result must be the same everywhere.
     """
-    unrest = (1 << context // 4) * (1 + (context % 4 + 0.5) / 4)
+    unrest = (1 << context // 2) * (1.25 if context % 2 == 0 else 1.75)
     scale = 0.95 * unrest / 12 / 1.3863  # of the distribution; a mean magnitude is 1.3863 of it
     most = min(127, int(10 * scale) + 3)
     root = _exponential(-0.5 / scale)

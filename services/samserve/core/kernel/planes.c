@@ -18,8 +18,8 @@
 #define BITS 12         /* of a symbol's frequency */
 #define STATE (1u << 16) /* the least state of a coder */
 #define MIDDLE 128      /* the symbol of leftover 0; symbol 0 says that the integer follows elsewhere */
-#define CONTEXTS 44
-#define FIRST_CONTEXT (127 << 2) /* of a float's exponent and first two bits: of 1.0 */
+#define CONTEXTS 22
+#define FIRST_CONTEXT (127 << 1) /* of a float's exponent and first bit: of 1.0 */
 #define MOST 8191.0f
 #define INLINE static inline __attribute__((always_inline))
 
@@ -38,7 +38,8 @@ INLINE uvec choose(ivec mask, uvec a, uvec b) { return (a & (uvec)mask) | (b & ~
 INLINE vec from_half(const uint16_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void to_half(uint16_t *p, vec v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, 0)); }
 INLINE uvec gather(const uint32_t *table, ivec at) { return (uvec)_mm512_i32gather_epi32((__m512i)at, table, 4); }
-INLINE unsigned bits_of(ivec mask) { return _mm512_movepi32_mask((__m512i)mask); }
+INLINE unsigned zeros_of(uvec x) { return _mm512_testn_epi32_mask((__m512i)x, (__m512i)x); }
+INLINE ivec at_most(ivec x, uint32_t most) { return (ivec)_mm512_min_epu32((__m512i)x, _mm512_set1_epi32((int)most)); }
 INLINE vec rough_inverse(vec x) { return (vec)_mm512_rcp14_ps((__m512)x); }
 /* Lanes in need take the next words, in order; the rest stay. */
 INLINE uvec refill(uvec x, const uint16_t **from)
@@ -77,10 +78,16 @@ INLINE uvec gather(const uint32_t *table, ivec at)
     for (int k = 0; k < 2; k++) v.w[k] = _mm256_i32gather_epi32((const int *)table, v.w[k], 4);
     return v.u;
 }
-INLINE unsigned bits_of(ivec mask)
+INLINE unsigned zeros_of(uvec x)
 {
-    whole v = {.i = mask};
+    whole v = {.i = x == 0};
     return (unsigned)_mm256_movemask_ps(v.h[0]) | (unsigned)_mm256_movemask_ps(v.h[1]) << 8;
+}
+INLINE ivec at_most(ivec x, uint32_t most)
+{
+    whole v = {.i = x};
+    for (int k = 0; k < 2; k++) v.w[k] = _mm256_min_epu32(v.w[k], _mm256_set1_epi32((int)most));
+    return v.i;
 }
 INLINE vec rough_inverse(vec x)
 {
@@ -238,14 +245,8 @@ INLINE vec unrest_above(const Rows *rows, int64_t at, vec level)
     return upper[at] + upper[at] + upper[at - 1] + upper[at + 1] + level;
 }
 
-/* Four tables to the octave. */
-INLINE ivec context_of(vec unrest)
-{
-    ivec at = ((ivec)unrest >> 21) - FIRST_CONTEXT;
-    at = at & (at > 0);
-    ivec over = at > CONTEXTS - 1;
-    return (at & ~over) | ((CONTEXTS - 1) & over);
-}
+/* Two tables to the octave. What is no number, or less than 1 (both by damage only), becomes the last one too. */
+INLINE ivec context_of(vec unrest) { return at_most(((ivec)unrest >> 22) - FIRST_CONTEXT, CONTEXTS - 1); }
 
 INLINE vec level_of(const float *levels, int64_t vector) { return *(const loose *)(levels + vector * LANES); }
 
@@ -296,7 +297,7 @@ static int64_t to_codes(const Writing *job, int64_t vector, uint32_t *chosen, in
             ivec symbol = __builtin_convertvector(rest, ivec) + MIDDLE, context = context_of(unrest) << 8;
             symbol &= (symbol > 0) & (symbol < 2 * MIDDLE);
             uvec code = gather(job->codes, context | symbol);
-            unsigned strange = bits_of((ivec)(code == 0) | (symbol == 0));
+            unsigned strange = zeros_of(code) | zeros_of((uvec)symbol);
             if (__builtin_expect(strange != 0, 0)) {
                 if (used + LANES > job->most_apart) return -1;
                 for (int k = 0; k < LANES; k++)
@@ -429,7 +430,7 @@ INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint
                 ivec symbol = (ivec)(entry & 0xff);
                 vec rest = __builtin_convertvector(symbol - MIDDLE, vec);
                 vec q = predicted + rest;
-                unsigned strange = bits_of(symbol == 0);
+                unsigned strange = zeros_of((uvec)symbol);
                 if (__builtin_expect(strange != 0, 0)) {
                     for (int k = 0; k < LANES; k++) {
                         if (!(strange >> k & 1)) continue;
@@ -448,7 +449,7 @@ INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint
         }
     }
     for (int v = 0; v < group; v++)
-        if (next[v] != last[v] || bits_of((ivec)(state[v] != STATE))) return NULL;
+        if (next[v] != last[v] || zeros_of(state[v] - STATE) != 0xffff) return NULL;
     return from;
 }
 
