@@ -172,7 +172,7 @@ def _written(
         levels=shape.per_lane(levels, 1),
         weights=(weights / 256).astype(np.float32),
         codes=_tables()[0],
-        memory=_rows(shape.width, 1),
+        memory=_vectors(4 * (shape.width + 2)),
         chosen=np.empty(_GROUP * shape.size * _LANES, np.uint32),
         apart=apart,
         most_apart=len(apart),
@@ -210,9 +210,9 @@ def _restored(whole: tuple[int, ...], body: memoryview) -> Halves:
         at += parts[-1].nbytes
     quarters, offsets, levels, counts, apart, words = parts
     bounds = np.append(0, np.cumsum(counts, dtype=np.int64))
-    if at != len(body) or bounds[-1] != number or quarters.min() < _STEPS[0] or quarters.max() > _STEPS[1]:
+    if at != len(body) or bounds[-1] != number or levels.min() < 1 or quarters.min() < _STEPS[0] or quarters.max() > _STEPS[1]:
         raise ValueError("a tensor's body is not of its shape")
-    out = np.empty(whole, np.float16)
+    out = _vectors(-(-prod(whole) // (2 * _LANES))).view(np.float16)[: prod(whole)].reshape(whole)
     failed = _run(
         "from_words",
         _Reading,
@@ -227,7 +227,7 @@ def _restored(whole: tuple[int, ...], body: memoryview) -> Halves:
         table=_tables()[1],
         apart=apart,
         bounds=bounds,
-        memory=_rows(shape.width, _GROUP),
+        memory=_vectors(_GROUP * 2 * (shape.width + 1)),
         out=out,
         words=words,
         count=length,
@@ -241,16 +241,16 @@ def _steps(quarters: NDArray[np.int16]) -> Floats:
     return np.exp2(quarters / 4.0).astype(np.float32)
 
 
-def _rows(width: int, count: int) -> Floats:
-    """Room for `count` times four rows of vectors, aligned to them."""
-    room = np.empty(count * 4 * (width + 2) * _LANES + _LANES, np.float32)
+def _vectors(count: int) -> Floats:
+    """Room for vectors, aligned to them."""
+    room = np.empty((count + 1) * _LANES, np.float32)
     return room[-room.ctypes.data % 64 // 4 :]
 
 
 @cache
 def _tables() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """For writing, [contexts, 256]: first << 16 | frequency; for reading, [contexts, 4096]: place << 20 | frequency << 8 |
-    symbol. They are part of the coding: every machine must make the same.
+    """For writing, [contexts, 256]: first << 16 | frequency; for reading, [contexts, 4096]: symbol - 128
+    << 24 | frequency << 12 | place in it. They are part of the coding: every machine must make the same.
     """
     codes = np.zeros((_CONTEXTS, 256), np.uint32)
     slots = np.zeros((_CONTEXTS, 1 << _BITS), np.uint32)
@@ -259,7 +259,7 @@ def _tables() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         for symbol, often in _frequencies(context).items():
             codes[context, symbol] = first << 16 | often
             places = np.arange(often, dtype=np.uint32)
-            slots[context, first : first + often] = places << 20 | often << 8 | symbol
+            slots[context, first : first + often] = ((symbol - 128) & 0xFF) << 24 | often << 12 | places
             first += often
     return codes, slots
 

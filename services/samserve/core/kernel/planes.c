@@ -19,6 +19,7 @@
 #define STATE (1u << 16) /* the least state of a coder */
 #define MIDDLE 128      /* the symbol of leftover 0; symbol 0 says that the integer follows elsewhere */
 #define CONTEXTS 22
+#define LAST_UNREST 2047.0f /* of the last context */
 #define FIRST_CONTEXT (127 << 1) /* of a float's exponent and first bit: of 1.0 */
 #define MOST 8191.0f
 #define INLINE static inline __attribute__((always_inline))
@@ -39,7 +40,11 @@ INLINE vec from_half(const uint16_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loa
 INLINE void to_half(uint16_t *p, vec v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, 0)); }
 INLINE uvec gather(const uint32_t *table, ivec at) { return (uvec)_mm512_i32gather_epi32((__m512i)at, table, 4); }
 INLINE unsigned zeros_of(uvec x) { return _mm512_testn_epi32_mask((__m512i)x, (__m512i)x); }
-INLINE ivec at_most(ivec x, uint32_t most) { return (ivec)_mm512_min_epu32((__m512i)x, _mm512_set1_epi32((int)most)); }
+INLINE vec at_most(vec x, float most) { return (vec)_mm512_min_ps((__m512)x, _mm512_set1_ps(most)); } /* NaN: most */
+INLINE uvec blend_bits(uvec a, uvec b, uint32_t of_b)
+{
+    return (uvec)_mm512_ternarylogic_epi32(_mm512_set1_epi32((int)of_b), (__m512i)b, (__m512i)a, 0xca);
+}
 INLINE vec rough_inverse(vec x) { return (vec)_mm512_rcp14_ps((__m512)x); }
 /* Lanes in need take the next words, in order; the rest stay. */
 INLINE uvec refill(uvec x, const uint16_t **from)
@@ -83,12 +88,13 @@ INLINE unsigned zeros_of(uvec x)
     whole v = {.i = x == 0};
     return (unsigned)_mm256_movemask_ps(v.h[0]) | (unsigned)_mm256_movemask_ps(v.h[1]) << 8;
 }
-INLINE ivec at_most(ivec x, uint32_t most)
+INLINE vec at_most(vec x, float most)
 {
-    whole v = {.i = x};
-    for (int k = 0; k < 2; k++) v.w[k] = _mm256_min_epu32(v.w[k], _mm256_set1_epi32((int)most));
-    return v.i;
+    whole v = {.f = x};
+    for (int k = 0; k < 2; k++) v.h[k] = _mm256_min_ps(v.h[k], _mm256_set1_ps(most)); /* NaN: most */
+    return v.f;
 }
+INLINE uvec blend_bits(uvec a, uvec b, uint32_t of_b) { return (a & ~of_b) | (b & of_b); }
 INLINE vec rough_inverse(vec x)
 {
     whole v = {.f = x};
@@ -198,7 +204,7 @@ void correlate(const uint16_t *x, int64_t planes, int64_t height, int64_t width,
     }
 }
 
-/* What reading and writing know of sixteen planes' present row: integers and leftovers' magnitudes, [width + 2], the
+/* What writing knows of sixteen planes' present row: integers and leftovers' magnitudes, [width + 2], the
    first and last standing for what lies outside, and the same of the row above. */
 typedef struct {
     vec *row, *upper, *left_over, *upper_left_over;
@@ -215,14 +221,16 @@ INLINE void next_row(Rows *rows, int64_t width)
     left_over[width + 1] = left_over[width];
 }
 
+/* A plane's usual leftover. */
+INLINE vec usual(vec level) { return __builtin_convertvector(__builtin_convertvector(level, ivec) / 6, vec); }
+
 INLINE Rows first_row(vec *memory, int64_t width, vec level)
 {
     int64_t each = width + 2;
     Rows rows = {memory, memory + each, memory + 2 * each, memory + 3 * each};
-    vec usual = __builtin_convertvector(__builtin_convertvector(level, ivec) / 6, vec);
     for (int64_t at = 0; at < each; at++) {
         rows.row[at] = rows.upper[at] = all(0);
-        rows.left_over[at] = rows.upper_left_over[at] = usual;
+        rows.left_over[at] = rows.upper_left_over[at] = usual(level);
     }
     return rows;
 }
@@ -245,8 +253,15 @@ INLINE vec unrest_above(const Rows *rows, int64_t at, vec level)
     return upper[at] + upper[at] + upper[at - 1] + upper[at + 1] + level;
 }
 
-/* Two tables to the octave. What is no number, or less than 1 (both by damage only), becomes the last one too. */
-INLINE ivec context_of(vec unrest) { return at_most(((ivec)unrest >> 22) - FIRST_CONTEXT, CONTEXTS - 1); }
+/* Two tables to the octave. Unrest is 1 at least; what is too much or no number (by damage only) has the last table. */
+INLINE ivec context_of(vec unrest) { return (((ivec)at_most(unrest, LAST_UNREST) >> 22) - FIRST_CONTEXT) << 8; }
+
+/* The reader's index of (context, the state's low BITS), from the first context's. */
+INLINE ivec slot_of(vec unrest, uvec state)
+{
+    ivec context = (ivec)at_most(unrest, LAST_UNREST) >> (22 - BITS);
+    return (ivec)blend_bits((uvec)context, state, (1u << BITS) - 1) - (FIRST_CONTEXT << BITS);
+}
 
 INLINE vec level_of(const float *levels, int64_t vector) { return *(const loose *)(levels + vector * LANES); }
 
@@ -294,7 +309,7 @@ static int64_t to_codes(const Writing *job, int64_t vector, uint32_t *chosen, in
             vec unrest = unrest_above(&rows, at, level) + rows.left_over[at - 1] + rows.left_over[at - 1];
             vec rest = rows.row[at] - predicted;
             rows.left_over[at] = magnitude(rest);
-            ivec symbol = __builtin_convertvector(rest, ivec) + MIDDLE, context = context_of(unrest) << 8;
+            ivec symbol = __builtin_convertvector(rest, ivec) + MIDDLE, context = context_of(unrest);
             symbol &= (symbol > 0) & (symbol < 2 * MIDDLE);
             uvec code = gather(job->codes, context | symbol);
             unsigned strange = zeros_of(code) | zeros_of((uvec)symbol);
@@ -368,32 +383,45 @@ int64_t to_words(const Writing *job)
 typedef struct {
     int64_t planes, height, width, size;
     const float *steps, *offsets, *levels, *weights;
-    const uint32_t *table; /* [CONTEXTS][4096] of (slot's place in its symbol) << 20 | frequency << 8 | symbol */
+    const uint32_t *table; /* [CONTEXTS][4096] of (symbol - MIDDLE) << 24 | frequency << 12 | slot's place in the symbol */
     const int16_t *apart;
     const int64_t *bounds; /* of each vector's integers apart, [vectors + 1] */
-    float *memory;         /* GROUP * 4 * (width + 2) vectors */
+    float *memory;         /* GROUP * 2 * (width + 1) vectors */
     uint16_t *out;
     const uint16_t *words; /* the last LANES * GROUP are there for vectors to read past the others */
     int64_t count;
 } Reading;
 
-INLINE void write_row(const Reading *job, const Rows *rows, int64_t vector, int64_t y)
+/* What reading knows of sixteen planes' row above, overwritten from the left by the present row; the last stands for what
+   lies outside. */
+typedef struct {
+    vec *row, *left_over; /* [width + 1] */
+} Above;
+
+INLINE void write_row(const Reading *job, const Above *above, int64_t vector, int64_t y)
 {
     vec step = level_of(job->steps, vector), offset = level_of(job->offsets, vector);
     int64_t lanes = job->planes - vector * LANES < LANES ? job->planes - vector * LANES : LANES;
-    for (int64_t from = 0; from < job->width; from += LANES) {
-        vec block[LANES];
-        int64_t count = job->width - from < LANES ? job->width - from : LANES;
-        for (int64_t k = 0; k < LANES; k++)
-            block[k] = k < count ? (rows->row[1 + from + k] + offset) * step : all(0);
-        transpose(block);
+    /* Two blocks in turn: planes lie so that their lines compete for the same places in the cache, and want writing whole. */
+    for (int64_t from = 0; from < job->width; from += 2 * LANES) {
+        vec block[2][LANES];
+        int64_t count = job->width - from < 2 * LANES ? job->width - from : 2 * LANES;
+        for (int half = 0; half < 2; half++) {
+            for (int64_t k = 0; k < LANES; k++) {
+                int64_t at = from + half * LANES + k;
+                block[half][k] = at < job->width ? (above->row[at] + offset) * step : all(0);
+            }
+            transpose(block[half]);
+        }
         uint16_t *out = job->out + vector * LANES * job->size + y * job->width + from;
         for (int64_t k = 0; k < lanes; k++, out += job->size) {
-            if (count == LANES) {
-                to_half(out, block[k]);
+            if (count == 2 * LANES) {
+                to_half(out, block[0][k]);
+                to_half(out + LANES, block[1][k]);
             } else {
-                uint16_t part[LANES];
-                to_half(part, block[k]);
+                uint16_t part[2 * LANES];
+                to_half(part, block[0][k]);
+                to_half(part + LANES, block[1][k]);
                 memcpy(out, part, 2 * (size_t)count);
             }
         }
@@ -403,7 +431,7 @@ INLINE void write_row(const Reading *job, const Rows *rows, int64_t vector, int6
 INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint16_t *from, const uint16_t *end,
                                   int group)
 {
-    Rows rows[GROUP];
+    Above above[GROUP];
     uvec state[GROUP];
     vec level[GROUP], share[4];
     int64_t next[GROUP], last[GROUP];
@@ -411,26 +439,36 @@ INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint
     for (int v = 0; v < group; v++, from += 2 * LANES) {
         state[v] = *(const uloose *)from;
         level[v] = level_of(job->levels, vector + v);
-        rows[v] = first_row((vec *)job->memory + 4 * (job->width + 2) * v, job->width, level[v]);
+        above[v].row = (vec *)job->memory + 2 * (job->width + 1) * v;
+        above[v].left_over = above[v].row + job->width + 1;
+        for (int64_t at = 0; at <= job->width; at++) {
+            above[v].row[at] = all(0);
+            above[v].left_over[at] = usual(level[v]);
+        }
         next[v] = job->bounds[vector + v], last[v] = job->bounds[vector + v + 1];
     }
     for (int64_t y = 0; y < job->height; y++) {
+        vec left[GROUP], corner[GROUP], upper[GROUP], left_over[GROUP], corner_over[GROUP], upper_over[GROUP];
         weights_of(job->weights, y, share);
-        for (int64_t at = 1; at <= job->width; at++) {
+        for (int v = 0; v < group; v++) {
+            left[v] = corner[v] = upper[v] = above[v].row[0];
+            left_over[v] = corner_over[v] = upper_over[v] = above[v].left_over[0];
+        }
+        for (int64_t at = 0; at < job->width; at++) {
             if (end - from < LANES * GROUP) return NULL;
 #pragma GCC unroll 4
             for (int v = 0; v < group; v++) {
-                vec *row = rows[v].row + at, *left_over = rows[v].left_over + at;
-                vec unrest = unrest_above(&rows[v], at, level[v]) + left_over[-1] + left_over[-1];
-                vec predicted = nearest(predicted_above(&rows[v], at, share) + share[0] * row[-1]);
-                ivec slot = (ivec)(state[v] & ((1u << BITS) - 1));
-                uvec entry = gather(job->table, context_of(unrest) << BITS | slot);
-                uvec x = (entry >> 8 & 0xfff) * (state[v] >> BITS) + (entry >> 20);
+                vec right = above[v].row[at + 1], right_over = above[v].left_over[at + 1];
+                vec unrest = upper_over[v] + upper_over[v] + corner_over[v] + right_over + level[v];
+                vec predicted = share[1] * upper[v] + share[2] * corner[v] + share[3] * right;
+                unrest += left_over[v] + left_over[v];
+                predicted = nearest(predicted + share[0] * left[v]);
+                uvec entry = gather(job->table, slot_of(unrest, state[v]));
+                uvec x = (entry >> 12 & 0xfff) * (state[v] >> BITS) + (entry & 0xfff);
                 state[v] = refill(x, &from);
-                ivec symbol = (ivec)(entry & 0xff);
-                vec rest = __builtin_convertvector(symbol - MIDDLE, vec);
-                vec q = predicted + rest;
-                unsigned strange = zeros_of((uvec)symbol);
+                ivec symbol = (ivec)entry >> 24;
+                vec rest = __builtin_convertvector(symbol, vec), q = predicted + rest;
+                unsigned strange = zeros_of((uvec)(symbol + MIDDLE));
                 if (__builtin_expect(strange != 0, 0)) {
                     for (int k = 0; k < LANES; k++) {
                         if (!(strange >> k & 1)) continue;
@@ -439,13 +477,16 @@ INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint
                     }
                     rest = q - predicted;
                 }
-                *left_over = magnitude(rest);
-                *row = q;
+                corner[v] = upper[v], upper[v] = right;
+                corner_over[v] = upper_over[v], upper_over[v] = right_over;
+                above[v].row[at] = left[v] = q;
+                above[v].left_over[at] = left_over[v] = magnitude(rest);
             }
         }
         for (int v = 0; v < group; v++) {
-            write_row(job, &rows[v], vector + v, y);
-            next_row(&rows[v], job->width);
+            above[v].row[job->width] = left[v];
+            above[v].left_over[job->width] = left_over[v];
+            write_row(job, &above[v], vector + v, y);
         }
     }
     for (int v = 0; v < group; v++)
