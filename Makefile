@@ -16,8 +16,8 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # what serving on this machine needs: neither torch nor transformers
-KERNEL := services/samserve/decoder/kernel
-$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(wildcard $(KERNEL)/*.[ch]) $(KERNEL)/build.py | $(BIN)/pip
+KERNELS := services/samserve/core/kernel/build.py $(wildcard services/samserve/*/kernel/*.[ch])
+$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNELS) | $(BIN)/pip
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
 	@touch $@
@@ -51,8 +51,8 @@ format: $(VENV)/.dev  ## put the code in order
 proto: $(VENV)/.dev  ## generate services/samserve/v1 anew
 	$(BIN)/python protos/build.py
 
-kernel: $(VENV)/.dev  ## compile the decoder's kernel anew
-	$(BIN)/python $(KERNEL)/build.py
+kernel: $(VENV)/.dev  ## compile the kernels anew
+	$(BIN)/python services/samserve/core/kernel/build.py
 
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_decoder.py

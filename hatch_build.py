@@ -1,4 +1,4 @@
-"""What a package build does before it gathers files: code from the protos, the decoder's kernel from C."""
+"""What a package build does before it gathers files: code from the protos, the kernels from C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 PROTOS = runpy.run_path(str(ROOT / "protos/build.py"))
-KERNEL = runpy.run_path(str(ROOT / "services/samserve/decoder/kernel/build.py"))
+KERNEL = runpy.run_path(str(ROOT / "services/samserve/core/kernel/build.py"))
 
 
 class BuildHook(BuildHookInterface):

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from samserve.core import kernel as core_kernel
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
@@ -32,9 +33,9 @@ def decoded() -> Candidates:
 
 def test_every_instruction_set_gives_the_same_masks(fresh_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = []
-    for level, flags in kernel.LEVELS.items():
-        if flags <= kernel._processor_flags():
-            monkeypatch.setattr(kernel, "LEVELS", {level: flags})
+    for level, flags in core_kernel.LEVELS.items():
+        if flags <= core_kernel.processor_flags():
+            monkeypatch.setattr(core_kernel, "LEVELS", {level: flags})
             kernel._library.cache_clear()
             answers.append(decoded())
     assert answers
@@ -44,7 +45,7 @@ def test_every_instruction_set_gives_the_same_masks(fresh_library: None, monkeyp
 
 
 def test_a_processor_without_avx2_is_told_so(fresh_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_processor_flags", lambda: {"sse2"})
+    monkeypatch.setattr(core_kernel, "processor_flags", lambda: {"sse2"})
     with pytest.raises(OSError, match="AVX2"):
         kernel._library()
 

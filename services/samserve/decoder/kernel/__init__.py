@@ -1,13 +1,11 @@
 """The compiled decoder: passes over an image's cells (cells.c) and steps on the tokens between them (tokens.c).
 
-One library per instruction set, compiled by the package's build (build.py, here). ctypes lets go of the interpreter's
-lock while one runs, so that threads may share an image.
+Threads may share an image.
 """
 
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,14 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.core.kernel import library
 from samserve.decoder.kernel import structs
 
 Floats = NDArray[Any]  # fp32, contiguous
 HEADS, TILE, MOST_TOKENS = 8, 64, 24
-LEVELS = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "x86-64-v3": {"avx2", "fma", "f16c"},
-}
 
 
 def address(array: NDArray[Any]) -> int:
@@ -85,23 +80,11 @@ def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
 
 @cache
 def _library() -> ctypes.CDLL:
-    folder = Path(__file__).parent
-    flags = _processor_flags()
-    level = next((level for level, needed in LEVELS.items() if needed <= flags), None)
-    if level is None:
-        raise OSError(f"the decoder needs a processor with AVX2, FMA and F16C; this {platform.machine()} has not all")
-    library = ctypes.CDLL(str(folder / f"cells-{level}.so"))
+    decoder = library(Path(__file__).with_name("cells.c"))
     passes = (f"pass_{name}" for name in ("first", "second", "third", "masks"))
     steps = (f"tokens_{name}" for name in ("begin", "first", "second", "last"))
     for name in (*passes, *steps, "activate", "project", "quantise"):
-        getattr(library, name).restype = None
+        getattr(decoder, name).restype = None
     for name in ("tokens_bytes", "weights_bytes", "job_bytes"):
-        getattr(library, name).restype = ctypes.c_int64
-    return library
-
-
-def _processor_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
+        getattr(decoder, name).restype = ctypes.c_int64
+    return decoder
