@@ -57,6 +57,7 @@ kernel: $(VENV)/.dev  ## compile the kernels anew
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_decoder.py
 	$(BIN)/python loadtest/bench_click.py
+	$(BIN)/python loadtest/bench_codec.py
 
 soak: $(VENV)/.dev  ## whether the decoder's memory stays flat, to build/bench
 	$(BIN)/python loadtest/soak.py

@@ -9,7 +9,10 @@ import ctypes
 import platform
 from pathlib import Path
 
-LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": {"avx2", "fma", "f16c"}}
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "fma", "f16c"},
+}
 
 
 def library(source: Path) -> ctypes.CDLL:
