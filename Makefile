@@ -60,6 +60,7 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_embedding.py
 	$(BIN)/python loadtest/bench_many.py
 	$(BIN)/python loadtest/bench_image.py
+	$(BIN)/python loadtest/bench_codec.py
 
 soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
 	$(BIN)/python loadtest/soak.py

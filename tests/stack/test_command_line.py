@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,7 @@ def test_embed_that_is_interrupted_tells_how_far_it_came(environment: dict[str, 
         assert "cache" in json.loads(started.stdout.readline())
     writer = os.open(folder / "z.png", os.O_WRONLY)
     started.send_signal(signal.SIGINT)
+    time.sleep(1)  # it is on its way out before the file ends, and does not open it again
     os.close(writer)
     printed, said = started.communicate(timeout=30)
     assert started.returncode == 130, said

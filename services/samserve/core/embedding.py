@@ -1,9 +1,9 @@
 """An image's embedding, and the one form in which it is cached and sent.
 
-Packed layout, little-endian: magic `SAME`, frame version u8, header length u16, payload length u32, CRC-32 of the payload
-u32, CRC-32 of what stands before and of the padded header u32; then the header (JSON: model version, oriented size, of
-each tensor name, coding, shape and bytes), padded with spaces to HEAD bytes in all; then the tensors one after another,
-coded as core/codec.py says. The head alone can be read without the payload.
+Packed layout, little-endian: magic `SAME`, frame version u8, header length u16, payload length u32, CRC-32 of the
+payload u32, CRC-32 of what stands before and of the padded header u32; then the header (JSON: model version, oriented
+size, of each tensor name, coding, shape and bytes), padded with spaces to HEAD bytes in all; then the tensors one after
+another, coded as core/codec.py says. The head alone can be read without the payload.
 """
 
 from __future__ import annotations

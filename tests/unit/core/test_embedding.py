@@ -1,46 +1,157 @@
+import json
+import struct
+import zlib
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samserve.core.codec import FINENESS
 from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, pack, unpack, unpack_head
 from samserve.core.geometry import Size
 
 rng = np.random.default_rng(0)
+PREFIX = struct.Struct("<4sBHIII")
+PLAIN = Embedding("nano-1", Size(640, 427), {"few": rng.normal(size=(5, 4)).astype(np.float16)})
+BUNDLE = Embedding(
+    "nano-1",
+    Size(640, 427),
+    {
+        "embedding": rng.normal(size=(64, 16, 16)).astype(np.float16),
+        "fine": rng.normal(size=(32, 32, 32)).astype(np.float16),
+        "few": rng.normal(size=(5, 4)).astype(np.float16),
+    },
+)
+PACKED = pack(BUNDLE)
 
 
-def bundle() -> Embedding:
-    tensors = {
-        "embedding": rng.normal(size=(256, 8, 8)).astype(np.float16),
-        "fine": rng.normal(size=(32, 16, 16)).astype(np.float16),
-    }
-    return Embedding("nano-1", Size(640, 427), tensors)
+def forged(header: Any, payload: bytes = b"") -> bytes:
+    """An entry whose checksums are right, whatever it says."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    padded = text.ljust(HEAD - PREFIX.size)
+    before = PREFIX.pack(b"SAME", 2, len(text), len(payload), zlib.crc32(payload), 0)[:-4]
+    return before + zlib.crc32(before + padded).to_bytes(4, "little") + padded + payload
+
+
+def honest(**changes: Any) -> dict[str, Any]:
+    return {"model": "m", "size": [4, 3], "tensors": [["a", "f2", [2], 4]]} | changes
 
 
 def test_an_embedding_survives_packing() -> None:
-    before = bundle()
-    after = unpack(pack(before))
-    assert (after.model_version, after.size, list(after.tensors)) == ("nano-1", Size(640, 427), ["embedding", "fine"])
-    for name, tensor in before.tensors.items():
-        assert np.array_equal(after.tensors[name], tensor)
+    after = unpack(PACKED)
+    assert (after.model_version, after.size, list(after.tensors)) == ("nano-1", Size(640, 427), list(BUNDLE.tensors))
+    for name, tensor in BUNDLE.tensors.items():
+        assert after.tensors[name].shape == tensor.shape
+        assert np.allclose(after.tensors[name], tensor, atol=1.2 / FINENESS)
+    assert np.array_equal(after.tensors["few"], BUNDLE.tensors["few"])
+
+
+def test_an_embedding_without_tensors_survives_packing() -> None:
+    assert unpack(pack(Embedding("m", Size(1, 1), {}))) == Embedding("m", Size(1, 1), {})
 
 
 def test_its_head_is_read_without_its_tensors() -> None:
-    head = unpack_head(pack(bundle())[:HEAD])
+    head = unpack_head(PACKED[:HEAD])
     assert (head.model_version, head.size) == ("nano-1", Size(640, 427))
 
 
-@pytest.mark.parametrize("position", [0, 4, 5, 9, 12, 40, HEAD + 3, -1])
-def test_one_wrong_byte_is_noticed(position: int) -> None:
-    packed = bytearray(pack(bundle()))
-    packed[position] ^= 0x41
+@settings(max_examples=300, deadline=None)
+@given(bit=st.integers(0, 8 * len(PACKED) - 1))
+def test_one_wrong_bit_is_noticed(bit: int) -> None:
+    packed = bytearray(PACKED)
+    packed[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedEmbedding):
         unpack(bytes(packed))
 
 
-@pytest.mark.parametrize("length", [0, 10, HEAD, HEAD + 100])
+def test_every_wrong_bit_of_the_head_is_noticed_in_the_head() -> None:
+    for bit in range(8 * HEAD):
+        packed = bytearray(PACKED[:HEAD])
+        packed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DamagedEmbedding):
+            unpack_head(bytes(packed))
+
+
+@given(length=st.integers(0, len(PACKED) - 1))
 def test_a_part_of_it_is_noticed(length: int) -> None:
     with pytest.raises(DamagedEmbedding):
-        unpack(pack(bundle())[:length])
+        unpack(PACKED[:length])
 
 
-def test_unpacking_copies_no_tensor() -> None:
-    packed = pack(bundle())
+def test_more_than_it_is_noticed() -> None:
+    with pytest.raises(DamagedEmbedding):
+        unpack(PACKED + b"\0")
+
+
+@given(st.binary(min_size=1, max_size=2000))
+def test_foreign_bytes_are_noticed(data: bytes) -> None:
+    for foreign in (data, PACKED[:5] + data, data + PACKED):
+        with pytest.raises(DamagedEmbedding):
+            unpack(foreign)
+
+
+def test_an_entry_of_the_former_version_is_foreign() -> None:
+    with pytest.raises(DamagedEmbedding, match="version"):
+        unpack(b"SAME\1" + PACKED[5:])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "[",
+        "[[[" * 100,
+        "1e999",
+        "null",
+        '"SAME"',
+        [],
+        {},
+        honest(size=[4]),
+        honest(size=[4, -3]),
+        honest(size=[4.5, 3]),
+        honest(size=[True, 3]),
+        honest(size="43"),
+        honest(tensors=7),
+        honest(tensors=[7]),
+        honest(tensors=[["a", "f2", [2]]]),
+        honest(tensors=[["a", "f2", "2", 4]]),
+        honest(tensors=[["a", "f2", [3], 4]]),
+        honest(tensors=[["a", "f2", [-2], 4]]),
+        honest(tensors=[["a", "f2", [2], -4]]),
+        honest(tensors=[["a", "f2", [2], 4], ["b", "f2", [2], 0]]),
+        honest(tensors=[["a", "<f8", [2], 4]]),
+        honest(tensors=[["a", "q1", [2], 4]]),
+        honest(tensors=[["a", "q1", [64, 64, 64], 4]]),
+        honest(tensors=[["a", "q1", [2**40, 64, 64], 4]]),
+        honest(tensors=[["a", "q1", [2**63, 2**63, 2**63], 4]]),
+        honest(tensors=[["a", "q1", [2**12, 2**12, 1024], 4]]),
+        honest(tensors=[["a", "q1", [0, 2**70, 3], 4]]),
+    ],
+)
+def test_a_lying_header_is_noticed(header: Any) -> None:
+    with pytest.raises(DamagedEmbedding):
+        unpack(forged(header, b"1234"))
+
+
+def test_an_honest_header_is_read() -> None:
+    assert unpack(forged(honest(), b"1234")).tensors["a"].shape == (2,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(payload=st.binary(max_size=4000))
+def test_a_foreign_body_behind_an_honest_header_is_noticed(payload: bytes) -> None:
+    with pytest.raises(DamagedEmbedding):
+        unpack(forged(honest(tensors=[["a", "q1", [64, 16, 16], len(payload)]]), payload))
+
+
+def test_a_header_or_tensor_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="header"):
+        pack(Embedding("m" * HEAD, Size(1, 1), {}))
+    with pytest.raises(ValueError, match="values"):
+        pack(Embedding("m", Size(1, 1), {"a": np.broadcast_to(np.float16(0), (2**26,))}))
+
+
+def test_unpacking_copies_no_plain_tensor() -> None:
+    packed = pack(PLAIN)
     assert all(np.shares_memory(t, np.frombuffer(packed, np.uint8)) for t in unpack(packed).tensors.values())

@@ -33,7 +33,7 @@ def compiler_here() -> list[str] | None:
 
 
 def build() -> None:
-    """Write NAME-LEVEL.so beside the C file that a library is named for, with this machine's compiler or else ziglang's."""
+    """Write NAME-LEVEL.so beside the C file it is named for, with this machine's compiler or else ziglang's."""
     here = compiler_here()
     command = here or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
     for source, files in LIBRARIES.items():

@@ -15,7 +15,7 @@
 
 #define LANES 16
 #define GROUP 4         /* vectors that share a stream */
-#define BITS 12         /* of a symbol's frequency */
+#define BITS 11         /* of a symbol's frequency */
 #define STATE (1u << 16) /* the least state of a coder */
 #define MIDDLE 128      /* the symbol of leftover 0; symbol 0 says that the integer follows elsewhere */
 #define CONTEXTS 22
@@ -338,7 +338,7 @@ INLINE uint16_t *write_group(const Writing *job, uint16_t *to, int group)
             uvec code = *(const uloose *)(job->chosen + LANES * (v * job->size + at));
             uvec often = code & 0xffff, first = code >> 16;
             uvec x = spill(state[v], often << (32 - BITS), &to);
-            /* x / often < 2^20, so that an inverse to 22 bits misses it by one at most */
+            /* x / often < 2^21, so that an inverse to 22 bits misses it by one at most */
             vec divisor = __builtin_convertvector((ivec)often, vec), inverse = rough_inverse(divisor);
             inverse *= 2.0f - divisor * inverse;
             vec ratio = __builtin_convertvector(x, vec) * inverse;
@@ -383,7 +383,7 @@ int64_t to_words(const Writing *job)
 typedef struct {
     int64_t planes, height, width, size;
     const float *steps, *offsets, *levels, *weights;
-    const uint32_t *table; /* [CONTEXTS][4096] of (symbol - MIDDLE) << 24 | frequency << 12 | slot's place in the symbol */
+    const uint32_t *table; /* [CONTEXTS][2048] of (symbol - MIDDLE) << 24 | frequency << 12 | slot's place in the symbol */
     const int16_t *apart;
     const int64_t *bounds; /* of each vector's integers apart, [vectors + 1] */
     float *memory;         /* GROUP * 2 * (width + 1) vectors */
@@ -402,7 +402,7 @@ INLINE void write_row(const Reading *job, const Above *above, int64_t vector, in
 {
     vec step = level_of(job->steps, vector), offset = level_of(job->offsets, vector);
     int64_t lanes = job->planes - vector * LANES < LANES ? job->planes - vector * LANES : LANES;
-    /* Two blocks in turn: planes lie so that their lines compete for the same places in the cache, and want writing whole. */
+    /* Two blocks in turn: planes' lines compete for the same places in the cache, and want writing whole. */
     for (int64_t from = 0; from < job->width; from += 2 * LANES) {
         vec block[2][LANES];
         int64_t count = job->width - from < 2 * LANES ? job->width - from : 2 * LANES;

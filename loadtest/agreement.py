@@ -44,7 +44,8 @@ class PlainEncoder:
     def __init__(self, bundle: Bundle) -> None:
         model = onnx.load(str(bundle.encoder))
         rounding = model.graph.node.pop()
-        assert rounding.op_type == "Cast"
+        if rounding.op_type != "Cast":
+            raise ValueError(f"{bundle.encoder} does not end with a cast to fp16 but with {rounding.op_type}")
         model.graph.output[0].name = rounding.input[0]
         model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,0 +1,35 @@
+"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench_codec.py has more of them."""
+
+import io
+from itertools import chain
+
+import numpy as np
+import pytest
+from agreement import SIDE, PlainEncoder, overlaps, sample
+from PIL import Image
+from safetensors.numpy import load_file
+from samserve.core.embedding import Embedding, pack, unpack
+from samserve.core.image import Limits, frame_image
+from samserve.decoder.transformer import Transformer
+from samserve.models.bundle import Bundle
+from samserve.models.training import scenes
+from samserve.models.training.coins import coins
+from samserve.models.training.train import SCENE, VALIDATION_SEED
+
+
+@pytest.mark.parametrize("picture", ["coins", "scene"])
+def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, picture: str) -> None:
+    scene = scenes.draw(VALIDATION_SEED, SCENE)
+    pixels, labels = coins() if picture == "coins" else (scene.image, scene.labels)
+    photo = io.BytesIO()
+    Image.fromarray(pixels).save(photo, "PNG")
+    image = frame_image(photo.getvalue(), bundle.frame, Limits())
+    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+    transformer = Transformer(weights, SIDE)
+    wanted = sample(transformer, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
+    packed = pack(Embedding("m", image.size, {"embedding": wanted.embedding.astype(np.float16)}))
+    ious = overlaps(transformer, wanted, unpack(packed).tensors["embedding"])
+    shown = [each[first] for each, first in zip(ious, wanted.first, strict=True)]
+    assert len(packed) <= 0.75 * 2**20
+    assert np.mean(list(chain.from_iterable(ious))) >= 0.995
+    assert min(shown) >= 0.97
