@@ -293,3 +293,40 @@ def _refusal(
     assert status.details[0].Unpack(detail), status
     assert status.message == caught.value.details()
     return caught.value.code()
+
+
+def test_an_image_that_a_person_waits_for_overtakes_a_data_set(stack: Stack, new_photo: Photos) -> None:
+    done: list[int] = []
+
+    def embed(priority: int) -> None:
+        stub.Embed(embedding_pb2.EmbedRequest(data=new_photo(), priority=priority), timeout=60)
+        done.append(priority)
+
+    bulk, interactive = embedding_pb2.PRIORITY_BULK, embedding_pb2.PRIORITY_INTERACTIVE
+    with grpc.insecure_channel(stack.addresses.embedding) as channel, ThreadPoolExecutor(64) as pool:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        calls = [pool.submit(embed, bulk) for _ in range(48)]
+        time.sleep(0.3)
+        calls.append(pool.submit(embed, interactive))
+        for call in calls:
+            call.result()
+    assert done.index(interactive) < 36  # of 48; without priorities it would be the last
+
+
+def test_more_new_images_than_a_replica_takes_are_told_when_to_come_back(stack: Stack, new_photo: Photos) -> None:
+    def embed() -> grpc.RpcError | None:
+        try:
+            stub.Embed(embedding_pb2.EmbedRequest(data=new_photo()), timeout=60)
+        except grpc.RpcError as refusal:
+            return refusal
+        return None
+
+    with grpc.insecure_channel(stack.addresses.embedding) as channel, ThreadPoolExecutor(99) as pool:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        refusals = [refusal for refusal in pool.map(lambda _: embed(), range(99)) if refusal is not None]
+    assert refusals  # 24 slots and 64 that wait
+    for refusal in refusals:
+        assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        sent = next(value for key, value in refusal.trailing_metadata() if key == DETAILS_KEY)
+        (detail,) = status_pb2.Status.FromString(sent).details
+        assert detail.Is(details.RetryInfo.DESCRIPTOR)
