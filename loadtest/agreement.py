@@ -110,4 +110,4 @@ def overlaps(transformer: Transformer, one: Sample, coded: NDArray[np.floating])
 
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     either = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / either if either else 1.0
+    return float(np.count_nonzero(one & other) / either) if either else 1.0
