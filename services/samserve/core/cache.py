@@ -9,7 +9,7 @@ Beside the entries it keeps claims: who of several replicas is making an entry n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -96,12 +96,16 @@ class EmbeddingCache:
     async def head(self, key: CacheKey) -> Head | None:
         """What is known of the embedding, without fetching it."""
         packed = await self._fetch(key, ("GETRANGE", str(key), 0, HEAD - 1))
-        return None if packed is None else await self._read(key, packed, unpack_head)
+        return None if packed is None else await self._head(key, packed)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         """The embedding, or None if there is none, none whole, or no Redis."""
         packed = await self._fetch(key, ("GET", str(key)))
-        return None if packed is None else await self._read(key, packed, unpack)
+        try:
+            return None if packed is None else await asyncio.to_thread(unpack, packed)
+        except DamagedEmbedding as problem:
+            await self._drop(key, problem)
+            return None
 
     async def put(self, key: CacheKey, embedding: Embedding) -> None:
         """Store it, at the second try if need be: it was dear. A failure is counted, and matters to nobody else."""
@@ -127,7 +131,7 @@ class EmbeddingCache:
         except _NoAnswer as problem:
             return Claim.HELD if problem.passing else Claim.ALONE
         granted = holder == token.encode()
-        if packed and await self._read(key, packed, unpack_head) is not None:
+        if packed and await self._head(key, packed) is not None:
             if granted:
                 await self.release(key, token)
             return Claim.STORED
@@ -158,15 +162,18 @@ class EmbeddingCache:
         CACHE_OUTCOMES.labels("hit" if packed else "miss").inc()
         return packed
 
-    async def _read(self, key: CacheKey, packed: bytes, read: Callable[[bytes], T]) -> T | None:
-        """Unpack an entry; a damaged one is a miss, and deleted so that it is so only once."""
+    async def _head(self, key: CacheKey, packed: bytes) -> Head | None:
         try:
-            return read(packed)
+            return unpack_head(packed)
         except DamagedEmbedding as problem:
-            CACHE_OUTCOMES.labels("damaged").inc()
-            log.warning("damaged cache entry, deleting it", key=str(key), problem=str(problem))
+            await self._drop(key, problem)
+            return None
+
+    async def _drop(self, key: CacheKey, problem: DamagedEmbedding) -> None:
+        """A damaged entry is a miss, and deleted so that it is so only once."""
+        CACHE_OUTCOMES.labels("damaged").inc()
+        log.warning("damaged cache entry, deleting it", key=str(key), problem=str(problem))
         await self._ask("delete", ("DEL", str(key)))
-        return None
 
     async def _ask(self, what: str, *commands: tuple[Any, ...]) -> list[Any] | None:
         """As _insist, but None when there is no answer."""

@@ -107,7 +107,9 @@ class EmbeddingService:
         clock = StageClock()
         done = await self._embedder.embed(order, clock)
         found = done.found
-        tensors = pack(found) if order.want_tensors and isinstance(found, Embedding) else None
+        tensors = None
+        if order.want_tensors and isinstance(found, Embedding):
+            tensors = await asyncio.to_thread(pack, found)
         return pb.EmbedResponse(
             image=image_ref(done.image_id, found),
             cache=write_status(done.status),
