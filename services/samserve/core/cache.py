@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from redis.asyncio import ConnectionPool, Redis
@@ -26,7 +26,6 @@ from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, Head, pac
 from samserve.core.telemetry import CACHE_OUTCOMES
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 GRACE = 0.05  # seconds between a timeout and its consequence
 # Only its holder may prolong or end a claim: it may have expired, and be another's by now.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -33,15 +33,18 @@ class DamagedEmbedding(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """tensors: name -> fp16 array, for SAM {"embedding": [256, 64, 64]}; size: the oriented source image's."""
+    """tensors: name -> fp16 array, for SAM {"embedding": [256, 64, 64]}; size: the upright source image's; packed: what
+    it was read from, if that is kept.
+    """
 
     model_version: str
     size: Size
     tensors: dict[str, NDArray[np.float16]]
+    packed: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in self.tensors.values())
+        return len(self.packed) + sum(t.nbytes for t in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,11 @@ class Head:
 
 
 def pack(embedding: Embedding) -> bytes:
-    """Serialise. Raises ValueError if the header does not fit, or the embedding is too large."""
+    """Serialise; what was read is sent on as it came. Raises ValueError if the header does not fit, or the embedding is
+    too large.
+    """
+    if embedding.packed:
+        return embedding.packed
     if sum(t.size for t in embedding.tensors.values()) > MOST_VALUES:
         raise ValueError(f"an embedding has at most {MOST_VALUES:,} values")
     tensors, pieces, check, length = [], [], 0, 0
@@ -98,7 +105,7 @@ def unpack(packed: bytes) -> Embedding:
         except ValueError as problem:
             raise DamagedEmbedding(f"the packed tensor {name!r} cannot be read: {problem}") from problem
         at += size
-    return Embedding(header.head.model_version, header.head.size, tensors)
+    return Embedding(header.head.model_version, header.head.size, tensors, packed)
 
 
 @dataclass(frozen=True, slots=True)

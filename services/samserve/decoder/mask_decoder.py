@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -69,7 +69,8 @@ class MaskDecoder:
         """Do what all prompts on an image share."""
         with self._cores() as cores:
             return ReadyImage(
-                embedding, self._transformer.prepare(embedding.tensors["embedding"].astype(np.float32), cores)
+                replace(embedding, packed=b""),
+                self._transformer.prepare(embedding.tensors["embedding"].astype(np.float32), cores),
             )
 
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:

@@ -155,3 +155,7 @@ def test_a_header_or_tensor_too_large_is_refused() -> None:
 def test_unpacking_copies_no_plain_tensor() -> None:
     packed = pack(PLAIN)
     assert all(np.shares_memory(t, np.frombuffer(packed, np.uint8)) for t in unpack(packed).tensors.values())
+
+
+def test_what_was_read_is_sent_on_as_it_came() -> None:
+    assert pack(unpack(PACKED)) is PACKED
