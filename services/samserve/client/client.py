@@ -71,6 +71,7 @@ class Client(AbstractContextManager["Client"]):
         self._embed, self._embed_many, self._get_embedding = stub.Embed, stub.EmbedMany, stub.GetEmbedding
         self._model, self._timeout = model, timeout
         self._metadata = ((TENANT_KEY, tenant),)
+        self._last = (b"", image_id(b""))
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -107,7 +108,7 @@ class Client(AbstractContextManager["Client"]):
         """
         data = _bytes(image)
         request = segmentation_pb2.PredictRequest(
-            ref=types.ImageRef(image_id=image_id(data)),
+            ref=types.ImageRef(image_id=self._identify(data)),
             model=self._model,
             prompts=[write_prompt(prompt) for prompt in prompts],
             output=segmentation_pb2.OutputOptions(
@@ -127,7 +128,7 @@ class Client(AbstractContextManager["Client"]):
         """Open a stream for one image, to be clicked on: `with client.interact("photo.jpg") as photo: ...`."""
         data = _bytes(image)
         opening = segmentation_pb2.InteractRequest.Open(
-            ref=types.ImageRef(image_id=image_id(data)),
+            ref=types.ImageRef(image_id=self._identify(data)),
             model=self._model,
             output=segmentation_pb2.OutputOptions(low_res_logits=low_res_logits),
         )
@@ -140,7 +141,7 @@ class Client(AbstractContextManager["Client"]):
     def embed(self, image: str | Path | bytes) -> EmbedAnswer:
         """Have an image embedded ahead of its first click."""
         data = _bytes(image)
-        request = embedding_pb2.EmbedRequest(image_id=image_id(data), model=self._model)
+        request = embedding_pb2.EmbedRequest(image_id=self._identify(data), model=self._model)
         try:
             return self._ask_embedding(request)
         except EmbeddingNotCached:
@@ -164,7 +165,7 @@ class Client(AbstractContextManager["Client"]):
     def embedding(self, image: str | Path | bytes) -> Embedding:
         """The embedding itself, its tensors in fp16; the image is embedded first if need be."""
         data = _bytes(image)
-        reference = types.ImageRef(image_id=image_id(data))
+        reference = types.ImageRef(image_id=self._identify(data))
         try:
             return self._fetch(reference)
         except EmbeddingNotCached:
@@ -180,6 +181,14 @@ class Client(AbstractContextManager["Client"]):
 
     def _embed_bytes(self, data: bytes) -> EmbedAnswer:
         return self._ask_embedding(embedding_pb2.EmbedRequest(data=data, model=self._model))
+
+    def _identify(self, data: bytes) -> str:
+        """The image's id; of the bytes object seen last it is known, since clicks come in runs."""
+        seen, name = self._last
+        if seen is not data:
+            name = image_id(data)
+            self._last = data, name
+        return name
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
         return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))
