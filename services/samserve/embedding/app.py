@@ -31,7 +31,7 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
 GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
-M_MMAP_THRESHOLD, LARGE = -3, 2**22  # mallopt's name for it; bytes
+M_MMAP_THRESHOLD, LARGE = -3, 2**18  # mallopt's name for it; bytes
 
 
 class EmbeddingService:
