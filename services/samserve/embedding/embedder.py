@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding, Head
+from samserve.core.embedding import Embedding, Head, pack
 from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelNotFound, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
@@ -131,6 +131,8 @@ class Embedder:
                 tensors = await self._encoder.encode(spec, image, priority, seconds)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
+            packed = await asyncio.get_running_loop().run_in_executor(self._pool, pack, embedding)
+            embedding = replace(embedding, packed=packed)  # once, for the cache and for whoever wants it sent
             await self._cache.put(key, embedding)
         return embedding
 

@@ -3,8 +3,8 @@
    Arithmetic is fp32; of the image, what is read once per prompt is kept as 16-bit integers with a scale per row, half the
    memory for the same masks. A tile is 64 neighbouring cells; an array of `rows` lies in memory as [tiles][rows][64], so that a
    tile is read in one piece and one kernel, C[rows][64] (+)= A[rows][k] B[k][64], does nearly all the arithmetic, on data
-   that stay in the core's own cache from the attention's scores to the mask's logits. Compiled once per instruction set (build.py); no state, no threads:
-   callers split the cells among theirs. */
+   that stay in the core's own cache from the attention's scores to the mask's logits. No state, no threads: callers split the
+   cells among theirs. */
 
 #include "job.h"
 
