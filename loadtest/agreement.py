@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
-from samserve.core.geometry import Size
+from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage
 from samserve.core.runs import dense
 from samserve.decoder.cores import Cores
@@ -20,7 +20,7 @@ from samserve.models.bundle import Bundle
 from samserve.models.training.prompts import FOREGROUND
 from samserve.models.training.prompts import prompt as object_prompt
 
-FRAME, SIDE = 1024, 64
+FRAME, SIDE = Frame(1024), 64
 Floats = NDArray[np.float32]
 Masks = list[NDArray[np.bool_]]
 

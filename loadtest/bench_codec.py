@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 from samserve.core.cache import CacheKey, CacheOptions, EmbeddingCache
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding, pack, unpack
+from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.transformer import Transformer
 from samserve.models.bundle import load_bundle
@@ -50,7 +51,7 @@ def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
     pixels, labels = (scene.image, scene.labels) if number else coins()
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return frame_image(out.getvalue(), 1024, Limits()), labels
+    return frame_image(out.getvalue(), Frame(1024), Limits()), labels
 
 
 def of_nano() -> tuple[Transformer, list[Sample]]:

@@ -165,7 +165,7 @@ def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
         inner = fit(size, bundle.frame)
 
         def dense(size: Size = size, inner: Size = inner) -> object:
-            framed = cv2.resize(best, (bundle.frame, bundle.frame))[: inner.height, : inner.width]
+            framed = cv2.resize(best, (bundle.frame.side, bundle.frame.side))[: inner.height, : inner.width]
             return cv2.resize(framed, (size.width, size.height)) > 0
 
         def ours(size: Size = size) -> object:

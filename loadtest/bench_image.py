@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from report import Row, medians, report
 from samserve.core.config import BUNDLES
-from samserve.core.geometry import Size, fit
+from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.models.bundle import Bundle, load_bundle
 
-FRAME, ROUNDS, CLICKS = 1024, 9, 24
+FRAME, ROUNDS, CLICKS = Frame(1024), 9, 24
 MEGAPIXELS = (1, 3, 12, 24)
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -43,7 +43,7 @@ def whole(data: bytes) -> FramedImage:
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     size = Size(*picture.size)
     inner = fit(size, FRAME)
-    pixels = np.zeros((FRAME, FRAME, 3), np.uint8)
+    pixels = np.zeros((FRAME.side, FRAME.side, 3), np.uint8)
     scaled = picture.resize((inner.width, inner.height), Image.Resampling.BILINEAR)
     pixels[: inner.height, : inner.width] = np.asarray(scaled)
     return FramedImage(pixels, inner, size)

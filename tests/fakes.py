@@ -10,6 +10,7 @@ from samserve.core.cache import CacheKey, Claim
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
 from samserve.core.errors import EmbeddingNotCached
+from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
 from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
@@ -66,7 +67,7 @@ class FakeEncoder:
         self.asked: list[tuple[Priority, float]] = []
 
     async def spec(self) -> EncoderSpec:
-        return EncoderSpec("nano", "nano-test", 64, ("embedding",))
+        return EncoderSpec("nano", "nano-test", Frame(64), ("embedding",))
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float

@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,16 +29,16 @@ from rich.table import Table
 from rich.text import Text
 
 from samserve.client import Box, Click, Client
-from samserve.core.config import BUNDLES
+from samserve.commands import Json, err, fail, out, store
 from samserve.core.errors import SamserveError
+from samserve.models.commands import app as models_app
+from samserve.models.store import UnknownModel
+from samserve.models.variant import BrokenBundle
 from samserve.tally import CALLERS_MISTAKES, Tally, line_of
 
 app = typer.Typer(help="Serve the Segment Anything family: click on a photo, get the object.", no_args_is_help=True)
-models_app = typer.Typer(help="Model bundles.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-out, err = Console(), Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 Model = Annotated[str, typer.Option(help="A model's name; empty: the one served.")]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
@@ -57,15 +56,18 @@ def up(
     from samserve.local import stack
     from samserve.local.process import StartFailed
 
-    if not (BUNDLES / model).is_dir():
-        _fail(2, f"there is no model {model!r}; there is: {', '.join(sorted(p.name for p in BUNDLES.iterdir()))}")
+    try:
+        store().load(model)
+    except (UnknownModel, BrokenBundle) as problem:
+        fail(2, str(problem))
     if stack.recall() is not None:
-        _fail(2, "a stack runs already: see `samserve status`")
+        fail(2, "a stack runs already: see `samserve status`")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     options = stack.StackOptions(
         model=model,
+        bundles=store().folder,
         embedding_port=embedding_port,
         decoder_port=decoder_port,
         replicas=replicas,
@@ -81,11 +83,11 @@ def up(
             try:
                 while not stopping.wait(0.5):
                     if (obituary := running.failed()) is not None:
-                        _fail(1, obituary)
+                        fail(1, obituary)
             finally:
                 stack.forget()
     except StartFailed as problem:
-        _fail(1, str(problem))
+        fail(1, str(problem))
 
 
 @app.command()
@@ -103,7 +105,7 @@ def status(
             break
         time.sleep(0.2)
     if addresses is None:
-        _fail(1, "no stack runs on this machine: start one with `samserve up`", as_json)
+        fail(1, "no stack runs on this machine: start one with `samserve up`", as_json)
     if as_json:
         print(json.dumps({"ready": all(ready.values()), "parts": ready, "addresses": _shown(addresses)}))
     else:
@@ -159,7 +161,7 @@ def embed(
     """
     files = [file for path in paths for file in _images(path)]
     if not files:
-        _fail(2, "there is no image in " + ", ".join(map(str, paths)), as_json)
+        fail(2, "there is no image in " + ", ".join(map(str, paths)), as_json)
     tally = Tally()
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with _client(model) as client:
@@ -173,43 +175,13 @@ def embed(
                         print(json.dumps(line_of(done)), flush=True)
         except KeyboardInterrupt:
             _report(tally, as_json)
-            _fail(130, f"interrupted, {len(files) - tally.total} images left: the same command goes on from here")
+            fail(130, f"interrupted, {len(files) - tally.total} images left: the same command goes on from here")
         except SamserveError as problem:
             _report(tally, as_json)
             code = 2 if isinstance(problem, CALLERS_MISTAKES) else 1
-            _fail(code, f"{problem}; {len(files) - tally.total} images left: the same command goes on from here")
+            fail(code, f"{problem}; {len(files) - tally.total} images left: the same command goes on from here")
     _report(tally, as_json)
     raise typer.Exit(tally.exit_code)
-
-
-@models_app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """The bundles that can be served."""
-    from samserve.models.bundle import find_bundles, load_bundle
-
-    bundles = [load_bundle(path) for path in find_bundles(BUNDLES)]
-    if as_json:
-        print(json.dumps([{"name": b.name, "model_version": b.model_version, "path": str(b.path)} for b in bundles]))
-        return
-    table = Table("name", "version", "family", "frame, px", "size, MiB", "licence")
-    for bundle in bundles:
-        size = sum(file["bytes"] for file in bundle.facts["files"].values()) / 2**20
-        facts = bundle.facts
-        table.add_row(
-            bundle.name, bundle.model_version, facts["family"], str(bundle.frame), f"{size:.1f}", facts["licence"]
-        )
-    out.print(table)
-
-
-@models_app.command("show")
-def show_model(name: str) -> None:
-    """All facts of one bundle, as JSON."""
-    from samserve.models.bundle import find_bundles, load_bundle
-
-    known = {path.name: path for path in find_bundles(BUNDLES)}
-    if name not in known:
-        _fail(2, f"there is no model {name!r}; there is: {', '.join(known)}")
-    print(json.dumps(load_bundle(known[name]).facts, indent=1))
 
 
 @contextmanager
@@ -222,14 +194,14 @@ def _client(model: str) -> Iterator[Client]:
     decoder = os.environ.get("DECODER_URL") or (here.decoder if here else None)
     embedding = os.environ.get("EMBEDDING_URL") or (here.embedding if here else None)
     if decoder is None and embedding is None:
-        _fail(1, "no stack runs on this machine: start one with `samserve up`, or set DECODER_URL and EMBEDDING_URL")
+        fail(1, "no stack runs on this machine: start one with `samserve up`, or set DECODER_URL and EMBEDDING_URL")
     try:
         with Client(decoder, embedding, model) as client:
             yield client
     except CALLERS_MISTAKES as problem:
-        _fail(2, str(problem))
+        fail(2, str(problem))
     except SamserveError as problem:
-        _fail(1, str(problem))
+        fail(1, str(problem))
 
 
 class Rate(ProgressColumn):
@@ -249,13 +221,6 @@ def _report(tally: Tally, as_json: bool) -> None:
         err.print(reason, markup=False, highlight=False)
 
 
-def _fail(code: int, message: str, as_json: bool = False) -> NoReturn:
-    if as_json:
-        print(json.dumps({"error": message}))
-    err.print(f"samserve: {message}", markup=False, highlight=False)
-    raise typer.Exit(code)
-
-
 def _shown(addresses: object) -> dict[str, str]:
     from dataclasses import asdict
 
@@ -268,7 +233,7 @@ def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) not in counts:
-        _fail(2, f"{text!r} is not {wanted}")
+        fail(2, f"{text!r} is not {wanted}")
     return numbers
 
 
@@ -283,7 +248,7 @@ def _box(text: str) -> Box:
 
 def _readable(image: Path) -> Path:
     if not image.is_file():
-        _fail(2, f"there is no file {image}")
+        fail(2, f"there is no file {image}")
     return image
 
 

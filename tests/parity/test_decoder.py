@@ -12,7 +12,7 @@ import torch
 from parity.conftest import Reference
 from PIL import Image
 from samserve.core.embedding import Embedding
-from samserve.core.geometry import Size
+from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.runs import dense
 from samserve.decoder.mask_decoder import MaskDecoder
@@ -31,7 +31,7 @@ def framed(width: int, height: int) -> FramedImage:
     photo = Image.fromarray(skimage.data.chelsea()).resize((width, height))
     out = io.BytesIO()
     photo.save(out, "PNG")
-    return frame_image(out.getvalue(), 1024, Limits())
+    return frame_image(out.getvalue(), Frame(1024), Limits())
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_masks_equal_the_references(
         assert np.allclose(got.predicted_iou, ious[1:][order].numpy(), atol=1e-4), kind
         full = reference_logits(wanted, image.size).numpy()
         for low_res, truth in zip(got.logits, full, strict=True):
-            differ = dense(outline(low_res, image.size, bundle.frame)) != (truth > 0)
+            differ = dense(outline(low_res, image.size, bundle.mask_frame)) != (truth > 0)
             assert not (differ & (np.abs(truth) > TOLERANCE)).any(), kind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -9,7 +10,8 @@ from typing import Annotated, TypeVar
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"
+BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"  # the shipped ones
+STORE = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "samserve" / "bundles"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -55,7 +57,7 @@ class DecoderSettings(_Settings):
     decoder_port: Port = 8501
     embedding_url: str = Field("127.0.0.1:8500", validation_alias=_env("EMBEDDING_URL"))
     embed_timeout_s: float = Field(60, gt=0)
-    bundles: Path = BUNDLES
+    bundles: Path = STORE  # the user's bundles
     decode_threads: int = Field(2, gt=0)
     resident_bytes: int = Field(512 * 2**20, ge=0)
     drain_s: float = Field(10, ge=0)

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TILEWIDTH as TILE_WIDTH
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samserve.core.errors import InvalidInput
-from samserve.core.geometry import Size, fit
+from samserve.core.geometry import Frame, Size, fit
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 DRAFT = 1.5  # times the size in the frame: a JPEG is never decoded smaller
@@ -61,11 +61,12 @@ class FramedImage:
     size: Size
 
 
-def frame_image(data: bytes, frame: int, limits: Limits) -> FramedImage:
+def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
     """Decode, resize as SAM does, orient (EXIF), pad. Raises InvalidInput, field `data`.
 
     Equal to SAM's own resize but for two: a JPEG of three times the frame or more is decoded at 1/2, 1/4 or 1/8, within
-    one level of 255 in the mean (docs/decisions/0008), and after a quarter turn a pixel may differ by one level.
+    one level of 255 in the mean (docs/decisions/0008), and after a quarter turn a pixel may differ by one level. SAM 2
+    itself does not round to 8 bits.
     """
     picture = _open(data, limits)
     size = Size(*picture.size)
@@ -80,7 +81,7 @@ def frame_image(data: bytes, frame: int, limits: Limits) -> FramedImage:
     orientation = _orientation(picture)
     if orientation in TURNS:
         scaled = scaled.transpose(TURNS[orientation])
-    pixels = np.zeros((frame, frame, 3), np.uint8)
+    pixels = np.zeros((frame.side, frame.side, 3), np.uint8)
     pixels[: scaled.height, : scaled.width] = np.asarray(scaled)
     upright = Size(size.height, size.width) if orientation in SIDEWAYS else size
     return FramedImage(pixels, Size(*scaled.size), upright)

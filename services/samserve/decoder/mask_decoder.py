@@ -90,7 +90,7 @@ class MaskDecoder:
             logits, every = self._decode_as_written(image, prompt, points, labels)
             logits = logits[wanted]
         ious = every[wanted]
-        stability = np.array([stability_score(each, image.size, self.bundle.frame) for each in logits], np.float32)
+        stability = np.array([stability_score(each, image.size, self.bundle.mask_frame) for each in logits], np.float32)
         best_first: NDArray[np.intp] = np.argsort(-ious * stability, kind="stable")
         return Candidates(logits[best_first], ious[best_first], stability[best_first])
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samserve.core.geometry import Size, fit
+from samserve.core.geometry import Frame, Size, fit
 from samserve.core.runs import Runs, bits
 
 Floats = NDArray[np.float32]
@@ -30,8 +30,9 @@ class _Columns:
 
 
 @np.errstate(invalid="ignore", over="ignore")
-def outline(logits: Floats, size: Size, frame: int) -> Runs:
-    """[L, L] low-res logits -> the mask at the source's size; the frame is a whole multiple of L.
+def outline(logits: Floats, size: Size, frame: Frame) -> Runs:
+    """[L, L] low-res logits -> the mask at the source's size; the frame's side is a whole multiple of L. A model whose
+    masks go to the source's size at once has a `mask_frame` of side L.
 
     SAM's order: bilinear to the frame, cut the padding off, bilinear to the source's size, threshold at 0. A source
     column's values run in straight lines from one row of the frame to the next. So the mask turns in it once between
@@ -57,13 +58,13 @@ def outline(logits: Floats, size: Size, frame: int) -> Runs:
     return Runs(size.height, size.width, turns[turns < size.pixels])
 
 
-def _framed(logits: Floats, inner: Size, frame: int) -> tuple[Floats, int, int]:
+def _framed(logits: Floats, inner: Size, frame: Frame) -> tuple[Floats, int, int]:
     """The part of the framed logits on the image that has all the positive ones, its first row and first column.
 
     A framed logit mixes the two nearest rows and columns: with a margin of two the positive ones and their neighbours
     are what they are in the whole. The part has two columns at least.
     """
-    cell = frame // len(logits)
+    cell = frame.side // len(logits)
     shown = logits[: -(-inner.height // cell) + 1, : -(-inner.width // cell) + 1]
     inside = shown > 0
     spans = [np.flatnonzero(inside.any(axis)) for axis in (1, 0)]
@@ -105,12 +106,12 @@ def _across(framed: Floats, rows: Ints, left: Ints, weight: Floats) -> tuple[Flo
     return values, np.where(inside == (b > 0), inside, values > 0)
 
 
-def stability_score(logits: Floats, size: Size, frame: int, offset: float = 1.0) -> float:
+def stability_score(logits: Floats, size: Size, frame: Frame, offset: float = 1.0) -> float:
     """IoU of the masks cut at logit +offset and -offset, of the low-res logits that lie on the image; 0 if both empty.
 
     Source: SAM, calculate_stability_score.
     """
-    inner, cell = fit(size, frame), frame / logits.shape[0]
+    inner, cell = fit(size, frame), frame.side / logits.shape[0]
     shown = logits[: int(np.ceil(inner.height / cell)), : int(np.ceil(inner.width / cell))]
     sure, possible = np.count_nonzero(shown > offset), np.count_nonzero(shown > -offset)
     return sure / possible if possible else 0.0

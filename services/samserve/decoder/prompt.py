@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samserve.core.errors import InvalidInput
-from samserve.core.geometry import Size, to_frame
+from samserve.core.geometry import Frame, Size, to_frame
 
 Floats = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def _check_inside(points: Floats, size: Size, field: str) -> None:
         raise InvalidInput(field, f"{field} lies outside the image, which is {size.width} x {size.height} pixels")
 
 
-def tokens(prompt: Prompt, size: Size, frame: int) -> tuple[Floats, Floats]:
+def tokens(prompt: Prompt, size: Size, frame: Frame) -> tuple[Floats, Floats]:
     """Points [K, 2] in frame pixels and labels [K]: the clicks, then the box's corners, or else SAM's padding.
 
     A mask alone has no tokens. Source: SAM's prompt encoder, which pads points that come without a box.

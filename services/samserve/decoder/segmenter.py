@@ -15,7 +15,7 @@ from samserve.core import runs
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
-from samserve.core.geometry import Size
+from samserve.core.geometry import Frame, Size
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
 from samserve.core.telemetry import StageClock
@@ -167,7 +167,7 @@ class Segmenter:
     def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
         every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
         return [
-            write_mask(logits, (float(iou), float(stability)), size, self._decoder.bundle.frame, output)
+            write_mask(logits, (float(iou), float(stability)), size, self._decoder.bundle.mask_frame, output)
             for logits, iou, stability in islice(every, output.max_masks or None)
         ]
 
@@ -182,7 +182,9 @@ def check_output(output: Output) -> None:
         raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
 
 
-def write_mask(logits: masks.Floats, scores: tuple[float, float], size: Size, frame: int, output: Output) -> MaskAnswer:
+def write_mask(
+    logits: masks.Floats, scores: tuple[float, float], size: Size, frame: Frame, output: Output
+) -> MaskAnswer:
     """One mask in the forms wanted; logits: [L, L], low-res; scores: predicted IoU and stability."""
     mask = masks.outline(logits, size, frame)
     return MaskAnswer(

@@ -29,7 +29,8 @@ from samserve.decoder.prompt import Prompt
 from samserve.decoder.resident import Resident
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer
-from samserve.models.bundle import BrokenBundle, load_bundle
+from samserve.models.store import Store, UnknownModel
+from samserve.models.variant import BrokenBundle
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 async def serve(settings: DecoderSettings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what has begun."""
     threadpool_limits(1, "blas")  # the cores are the decoder's to share out
-    decoder = MaskDecoder(load_bundle(settings.bundles / settings.model), settings.decode_threads)
+    decoder = MaskDecoder(Store(settings.bundles).load(settings.model), settings.decode_threads)
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
     embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
@@ -82,9 +83,9 @@ def warm_up(decoder: MaskDecoder) -> None:
     """Decode once, so that the first caller does not wait for buffers to be laid out."""
     shapes = decoder.bundle.embedding
     blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
-    frame = decoder.bundle.frame
+    side = decoder.bundle.frame.side
     click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
-    decoder.decode(decoder.prepare(Embedding(decoder.bundle.model_version, Size(frame, frame), blank)), [click])
+    decoder.decode(decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click])
 
 
 async def _announce(checks: health.HealthServicer, status: int) -> None:
@@ -97,7 +98,7 @@ def main() -> None:
     set_up_logs("decoder", settings.log_level)
     try:
         asyncio.run(serve(settings))
-    except BrokenBundle as problem:
+    except (BrokenBundle, UnknownModel) as problem:
         sys.exit(f"the decoder cannot start: {problem}")
 
 

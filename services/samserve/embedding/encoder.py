@@ -16,6 +16,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from samserve.core.errors import DeadlinePassed, Overloaded, Unavailable
+from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
 
@@ -33,11 +34,11 @@ SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whos
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """What Triton says of the encoder it serves; frame in pixels; outputs: the tensors of an embedding."""
+    """What Triton says of the encoder it serves; frame: what it sees; outputs: the tensors of an embedding."""
 
     name: str
     model_version: str
-    frame: int
+    frame: Frame
     outputs: tuple[str, ...]
 
 
@@ -70,7 +71,9 @@ class TritonEncoder:
         config = answer["config"]
         facts = {name: value["string_value"] for name, value in config["parameters"].items()}
         outputs = tuple(json.loads(facts["outputs"]))
-        return EncoderSpec(facts["bundle"], facts["model_version"], int(facts["frame"]), outputs)
+        return EncoderSpec(
+            facts["bundle"], facts["model_version"], Frame(int(facts["frame"]), facts["resize"] == STRETCH), outputs
+        )
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float

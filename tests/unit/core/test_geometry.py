@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samserve.core.geometry import Size, fit, to_frame
+from samserve.core.geometry import Frame, Size, fit, to_frame
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from samserve.core.geometry import Size, fit, to_frame
     ],
 )
 def test_the_longest_side_becomes_the_frames(size: Size, inner: Size) -> None:
-    assert fit(size, 1024) == inner
+    assert fit(size, Frame(1024)) == inner
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_an_images_corners_stay_its_corners(width: int, height: int) -> None:
     size = Size(width, height)
-    inner = fit(size, 1024)
-    corners = to_frame(np.array([[0, 0], [width, height]], np.float32), size, 1024)
+    inner = fit(size, Frame(1024))
+    corners = to_frame(np.array([[0, 0], [width, height]], np.float32), size, Frame(1024))
     assert np.allclose(corners, [[0, 0], [inner.width, inner.height]], atol=1e-3)
     assert 1 <= inner.width <= 1024
     assert 1 <= inner.height <= 1024

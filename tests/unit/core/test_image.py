@@ -10,7 +10,7 @@ import skimage.data
 from hostile_images import gif_background, hostile_images, jpeg_scans, png, png_header, tiff, tiff_tiles, webp_canvas
 from PIL import Image, ImageOps
 from samserve.core.errors import InvalidInput
-from samserve.core.geometry import Size, fit
+from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import Limits, frame_image
 
 LIMITS = Limits()
@@ -36,7 +36,7 @@ def photo(width: int = 64, height: int = 48) -> Image.Image:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_every_format_is_framed(form: str) -> None:
-    framed = frame_image(encoded(photo(), form), 1024, LIMITS)
+    framed = frame_image(encoded(photo(), form), Frame(1024), LIMITS)
     assert framed.size == Size(64, 48)
     assert framed.valid == Size(1024, 768)
     assert framed.pixels.shape == (1024, 1024, 3)
@@ -47,7 +47,7 @@ def test_every_format_is_framed(form: str) -> None:
 def sams(picture: Image.Image, frame: int) -> np.ndarray:
     """SAM's own way: upright, RGB, ResizeLongestSide with Pillow's bilinear, zeros at the right and bottom."""
     upright = ImageOps.exif_transpose(picture).convert("RGB")
-    inner = fit(Size(*upright.size), frame)
+    inner = fit(Size(*upright.size), Frame(frame))
     pixels = np.zeros((frame, frame, 3), np.uint8)
     scaled = upright.resize((inner.width, inner.height), Image.Resampling.BILINEAR)
     pixels[: inner.height, : inner.width] = np.asarray(scaled)
@@ -80,32 +80,32 @@ def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def test_every_mode_is_resized_as_sam_does(form: str, mode: str, size: tuple[int, int]) -> None:
     picture = Image.merge("LAB", photo(*size).split()) if mode == "LAB" else photo(*size).convert("RGB").convert(mode)
     data = encoded(picture, form)
-    assert np.array_equal(frame_image(data, 1024, LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024))
+    assert np.array_equal(frame_image(data, Frame(1024), LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_keeps_its_high_byte(form: str) -> None:
     grey = np.array([[0, 255, 256, 4095, 32768, 65535]], np.uint16)
-    framed = frame_image(encoded(Image.fromarray(grey), form), 6, LIMITS)
+    framed = frame_image(encoded(Image.fromarray(grey), form), Frame(6), LIMITS)
     assert framed.pixels[0, :, 0].tolist() == [0, 0, 1, 15, 128, 255]
 
 
 def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
     sides = ((256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1))
     data = tiff(*sides, (273, 4, 122), (277, 3, 1), (278, 3, 1), (279, 4, 3), body=b"\xff\xf8\x00")  # 4095 and 2048
-    assert frame_image(data, 2, LIMITS).pixels[0, :, 0].tolist() == [255, 128]
+    assert frame_image(data, Frame(2), LIMITS).pixels[0, :, 0].tolist() == [255, 128]
 
 
 def test_transparency_is_ignored() -> None:
     hidden = Image.new("RGBA", (8, 8), (200, 100, 50, 0))
-    assert frame_image(encoded(hidden), 8, LIMITS).pixels[0, 0].tolist() == [200, 100, 50]
+    assert frame_image(encoded(hidden), Frame(8), LIMITS).pixels[0, 0].tolist() == [200, 100, 50]
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
 def test_of_many_frames_the_first_counts(form: str) -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue", "lime")]
     data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
-    red, green, blue = frame_image(data, 32, LIMITS).pixels[10, 10]
+    red, green, blue = frame_image(data, Frame(32), LIMITS).pixels[10, 10]
     assert red > 240
     assert max(green, blue) < 15
 
@@ -116,16 +116,16 @@ def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(form: str, 
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     data = encoded(photo(), form, exif=exif)
-    framed = frame_image(data, 48, LIMITS)
+    framed = frame_image(data, Frame(48), LIMITS)
     assert framed.size == (Size(48, 64) if orientation >= 5 else Size(64, 48))
-    assert framed.valid == fit(framed.size, 48)
+    assert framed.valid == fit(framed.size, Frame(48))
     difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 48))
     assert difference.max() <= (1 if orientation >= 5 else 0)
 
 
 def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
     exif = b"Exif\0\0II*\0" + b"\xff" * 40
-    assert frame_image(encoded(photo(), "JPEG", exif=exif), 64, LIMITS).size == Size(64, 48)
+    assert frame_image(encoded(photo(), "JPEG", exif=exif), Frame(64), LIMITS).size == Size(64, 48)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -135,7 +135,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(size: tuple[int, int
     exif[EXIF_ORIENTATION] = orientation
     picture = Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.LANCZOS)
     data = encoded(picture, "JPEG", exif=exif)
-    framed = frame_image(data, 256, LIMITS)
+    framed = frame_image(data, Frame(256), LIMITS)
     difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 256))
     assert framed.size == (Size(*reversed(size)) if orientation == 6 else Size(*size))
     assert 0 < difference.mean() < 1
@@ -144,7 +144,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(size: tuple[int, int
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 64), (3000, 47), (900, 37)])
 def test_odd_shapes_are_framed(size: tuple[int, int]) -> None:
-    framed = frame_image(encoded(photo(*size)), 1024, LIMITS)
+    framed = frame_image(encoded(photo(*size)), Frame(1024), LIMITS)
     assert framed.size == Size(*size)
 
 
@@ -173,7 +173,7 @@ SLIVER = encoded(Image.new("L", (1, 65)))
 )
 def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says) as caught:
-        frame_image(data, 1024, LIMITS)
+        frame_image(data, Frame(1024), LIMITS)
     assert caught.value.field == "data"
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) 
 def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidInput):
-        frame_image(data, 1024, LIMITS)
+        frame_image(data, Frame(1024), LIMITS)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
 
 
@@ -191,17 +191,17 @@ def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: byte
 def test_as_many_pixels_as_the_bound_are_accepted(most: int, accepted: bool) -> None:
     data = encoded(Image.new("L", (10, 10)))
     if accepted:
-        frame_image(data, 16, replace(LIMITS, max_pixels=most))
+        frame_image(data, Frame(16), replace(LIMITS, max_pixels=most))
     else:
         with pytest.raises(InvalidInput, match="more than 98 pixels"):
-            frame_image(data, 16, replace(LIMITS, max_pixels=most))
+            frame_image(data, Frame(16), replace(LIMITS, max_pixels=most))
 
 
 def test_hostile_images_are_framed_or_refused_in_a_sentence() -> None:
     framed = 0
     for data in itertools.islice(hostile_images(seed=0), 600):
         try:
-            framed += frame_image(data, 64, Limits(max_pixels=1_000_000)).pixels.shape == (64, 64, 3)
+            framed += frame_image(data, Frame(64), Limits(max_pixels=1_000_000)).pixels.shape == (64, 64, 3)
         except InvalidInput as refusal:
             assert refusal.field == "data"
             assert not re.search(r"<|0x|object|Error|\n", str(refusal))

@@ -8,13 +8,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
-from samserve.core.geometry import Size, fit
+from samserve.core.geometry import Frame, Size, fit
 from samserve.core.rle import encode_rle
 from samserve.core.runs import area, dense, runs_of
 from samserve.decoder import masks
 from samserve.decoder.segmenter import Output, write_mask
 
 NEAR = 1e-3  # logits nearer to the threshold than this may fall on either side of it
+
+FRAME = Frame(1024)
 
 
 def logits_of(seed: int, grain: int) -> np.ndarray:
@@ -30,7 +32,7 @@ def disc(x: float, y: float, radius: float) -> np.ndarray:
 
 def reference(logits: np.ndarray, size: Size) -> np.ndarray:
     """SAM's postprocess_masks in PyTorch, in double precision: full-size logits."""
-    inner = fit(size, 1024)
+    inner = fit(size, FRAME)
     exact = torch.from_numpy(logits.astype(np.float64))[None, None]
     cut = torch.nn.functional.interpolate(exact, (1024, 1024), mode="bilinear")[..., : inner.height, : inner.width]
     return torch.nn.functional.interpolate(cut, (size.height, size.width), mode="bilinear")[0, 0].numpy()
@@ -38,7 +40,7 @@ def reference(logits: np.ndarray, size: Size) -> np.ndarray:
 
 def check(logits: np.ndarray, size: Size) -> None:
     wanted = reference(logits, size)
-    runs = masks.outline(logits, size, 1024)
+    runs = masks.outline(logits, size, FRAME)
     got = dense(runs)
     assert got.shape == (size.height, size.width)
     assert not ((got != (wanted > 0)) & (np.abs(wanted) > NEAR)).any()
@@ -73,7 +75,7 @@ def test_a_small_mask_anywhere_is_found(size: Size, at: tuple[float, float], rad
 @pytest.mark.parametrize("size", [Size(1, 1), Size(37, 4096), Size(2000, 1500), Size(640, 480)])
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1e-45, 3.0])
 def test_logits_that_are_all_alike_give_all_or_nothing(size: Size, value: float) -> None:
-    runs = masks.outline(np.full((256, 256), value, np.float32), size, 1024)
+    runs = masks.outline(np.full((256, 256), value, np.float32), size, FRAME)
     assert area(runs) in ([size.pixels] if value == 3 else [0, size.pixels] if value > 0 else [0])
     assert len(runs.turns) <= 1
 
@@ -88,16 +90,16 @@ def test_logits_that_are_zero_are_background_even_between_others() -> None:
 @pytest.mark.parametrize("value", [1e-45, 3e38, np.inf, np.nan])
 def test_logits_beyond_reason_still_make_a_mask(value: float) -> None:
     logits = np.where(disc(90, 80, 30) > 0, value, -value).astype(np.float32)
-    runs = masks.outline(logits, Size(1400, 900), 1024)
+    runs = masks.outline(logits, Size(1400, 900), FRAME)
     assert (np.diff(runs.turns, prepend=-1, append=runs.height * runs.width) > 0).all()
 
 
 def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:
     size, output = Size(4000, 3000), Output(rle=True, png=True, polygons=True, polygon_tolerance=1)
     logits = [logits_of(seed, 6) for seed in range(6)]
-    write_mask(logits[0], (1, 1), size, 1024, output)
+    write_mask(logits[0], (1, 1), size, FRAME, output)
     tracemalloc.start()
-    answers = [write_mask(each, (1, 1), size, 1024, output) for each in logits]
+    answers = [write_mask(each, (1, 1), size, FRAME, output) for each in logits]
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert max(answer.area for answer in answers) > 3e6
@@ -106,7 +108,7 @@ def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:
 
 
 def test_only_what_is_wanted_is_written() -> None:
-    answer = write_mask(disc(90, 90, 20), (1, 1), Size(640, 480), 1024, Output())
+    answer = write_mask(disc(90, 90, 20), (1, 1), Size(640, 480), FRAME, Output())
     assert answer.area
     forms = (answer.rle, answer.png, answer.polygons, answer.bits, answer.low_res_logits)
     assert forms == (None,) * 5
@@ -116,14 +118,14 @@ def test_stability_is_one_for_a_sharp_mask_and_less_for_a_soft_one() -> None:
     size = Size(1024, 512)
     sharp = np.full((256, 256), -9, np.float32)
     sharp[:64, :64] = 9
-    assert masks.stability_score(sharp, size, 1024) == 1
+    assert masks.stability_score(sharp, size, FRAME) == 1
     soft = sharp.copy()
     soft[:64, 64:128] = 0
-    assert masks.stability_score(soft, size, 1024) == 0.5
+    assert masks.stability_score(soft, size, FRAME) == 0.5
     below = sharp.copy()
     below[200:] = 0  # in the padding, which is not the image
-    assert masks.stability_score(below, size, 1024) == 1
-    assert masks.stability_score(np.full((256, 256), -9, np.float32), size, 1024) == 0
+    assert masks.stability_score(below, size, FRAME) == 1
+    assert masks.stability_score(np.full((256, 256), -9, np.float32), size, FRAME) == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 57), (8, 64)])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from samserve.core.errors import InvalidInput
-from samserve.core.geometry import Size
+from samserve.core.geometry import Frame, Size
 from samserve.decoder.prompt import Prompt, check_prompts, tokens
 
 SIZE = Size(640, 427)
@@ -49,9 +49,9 @@ def test_no_prompt_at_all_is_refused() -> None:
 
 
 def test_clicks_are_padded_and_a_box_is_two_corners() -> None:
-    points, labels = tokens(prompt([(64, 42.7)]), SIZE, 1024)
+    points, labels = tokens(prompt([(64, 42.7)]), SIZE, Frame(1024))
     assert labels.tolist() == [1, -1]
     assert np.allclose(points, [[102.4, 68.3], [0, 0]], atol=1e-4)
-    points, labels = tokens(prompt([(64, 42.7)], [0, 0, 640, 427]), SIZE, 1024)
+    points, labels = tokens(prompt([(64, 42.7)], [0, 0, 640, 427]), SIZE, Frame(1024))
     assert labels.tolist() == [1, 2, 3]
     assert np.allclose(points[1:], [[0, 0], [1024, 683]], atol=1e-4)

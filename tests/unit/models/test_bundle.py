@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from samserve.core.config import BUNDLES
-from samserve.models.bundle import DECODER, BrokenBundle, find_bundles, load_bundle
+from samserve.models.bundle import DECODER, find_bundles, load_bundle
 from samserve.models.triton.repository import write_repository
+from samserve.models.variant import BrokenBundle
 
 NANO = BUNDLES / "nano"
 MOST = 16 * 2**20

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from samserve.core.config import BUNDLES
+from samserve.core.geometry import LONGEST
 from samserve.models.bundle import DECODER, ENCODER, write_facts
 from samserve.models.export import EncoderGraph, export_decoder, export_encoder, round_to_half
 from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH, Nano, load_weights
@@ -43,8 +44,7 @@ def publish(runs: list[Path], out: Path) -> None:
             "embedding": {"embedding": [WIDTH, cells, cells]},
             "precision": "fp32",
             "preprocessing": {
-                "resize": "longest side to the frame, antialiased bilinear",
-                "pad": "zeros at the right and bottom, after normalisation",
+                "resize": LONGEST,
                 "pixel_mean": PIXEL_MEAN,
                 "pixel_std": PIXEL_STD,
             },

@@ -62,9 +62,10 @@ def write_repository(
     facts = {
         "bundle": bundle.name,
         "model_version": bundle.model_version,
-        "frame": str(bundle.frame),
+        "frame": str(bundle.frame.side),
+        "resize": bundle.facts["preprocessing"]["resize"],
         "outputs": json.dumps(list(bundle.embedding)),
-        "encoder": str(bundle.encoder.resolve()),
+        "encoder": str(bundle.variant.model.resolve()),
         "threads": str(threads),
     }
     parameters = "\n".join(
@@ -73,7 +74,7 @@ def write_repository(
     )
     config = _CONFIG.format(
         name=ENCODER,
-        frame=bundle.frame,
+        frame=bundle.frame.side,
         outputs=outputs,
         parameters=parameters,
         max_batch=max_batch,
