@@ -76,7 +76,7 @@ def replica_killed(stack: Stack) -> Iterator[None]:
 
 
 def _tell_triton(stack: Stack, what: str) -> None:
-    url = f"http://{stack.addresses.triton_http}/v2/repository/models/sam_encoder/{what}"
+    url = f"http://{stack.addresses.triton_http}/v2/repository/models/nano/{what}"
     with urllib.request.urlopen(urllib.request.Request(url, method="POST", data=json.dumps({}).encode()), timeout=60):
         pass
 

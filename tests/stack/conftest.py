@@ -44,7 +44,7 @@ class Encoded:
 @pytest.fixture
 def encoded(stack: Stack) -> Callable[[], Encoded]:
     def read() -> Encoded:
-        url = f"http://{stack.addresses.triton_http}/v2/models/sam_encoder/stats"
+        url = f"http://{stack.addresses.triton_http}/v2/models/nano/stats"
         with urllib.request.urlopen(url, timeout=5) as answer:
             (stats,) = json.load(answer)["model_stats"]
         return Encoded(int(stats["inference_count"]), int(stats["execution_count"]))
