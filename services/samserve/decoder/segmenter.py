@@ -141,11 +141,12 @@ class Segmenter:
     ) -> list[tuple[Candidates, list[MaskAnswer]]]:
         """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked."""
         decoder = self._models.of_version(image.model_version)
-        DECODED.labels(decoder.bundle.name).inc(len(prompts))
 
         def decode() -> list[Candidates]:
             with clock.stage("decode"):
-                return decoder.decode(image, prompts)
+                every = decoder.decode(image, prompts)
+            DECODED.labels(decoder.bundle.name).inc(len(prompts))
+            return every
 
         def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
             return candidates, write_masks(candidates, image.size, decoder.bundle.mask_frame, output)
