@@ -30,7 +30,8 @@ from rich.text import Text
 
 from samserve.client import Box, Click, Client
 from samserve.commands import Json, err, fail, out, store
-from samserve.core.config import listed
+from samserve.core.codec import Coding
+from samserve.core.config import listed_models
 from samserve.core.errors import SamserveError
 from samserve.models.commands import app as models_app
 from samserve.models.triton.repository import check_passed
@@ -51,6 +52,9 @@ def up(
     embedding_port: Annotated[int, typer.Option(help="Port of the embedding service; 0: any free one.")] = 8500,
     decoder_port: Annotated[int, typer.Option(help="Port of the decoder; 0: any free one.")] = 8501,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
+    cache_coding: Annotated[
+        Coding, typer.Option(envvar="SAMSERVE_CACHE_CODING", help="Embeddings in Redis: lossy and small, or exact.")
+    ] = "small",
     redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already.")] = "",
     triton_url: Annotated[str, typer.Option(envvar="TRITON_URL", help="A Triton that runs already, host:port.")] = "",
 ) -> None:
@@ -67,6 +71,7 @@ def up(
     options = stack.StackOptions(
         models=models,
         bundles=store().folder,
+        cache_coding=cache_coding,
         embedding_port=embedding_port,
         decoder_port=decoder_port,
         replicas=replicas,
@@ -188,7 +193,7 @@ def embed(
 def _servable(models: list[str]) -> tuple[str, ...]:
     """The models, if all of them can be served together."""
     try:
-        every = listed(",".join(models))
+        every = listed_models(",".join(models))
         for bundle in store().load_all(every):
             check_passed(bundle)
     except ValueError as problem:

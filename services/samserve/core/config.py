@@ -22,7 +22,7 @@ def name_of(model: str) -> str:
     return model.partition(":")[0]
 
 
-def listed(models: str) -> tuple[str, ...]:
+def listed_models(models: str) -> tuple[str, ...]:
     """`NAME` or `NAME:VARIANT`, separated by commas. Raises ValueError if there is none, or a name twice."""
     every = tuple(model.strip() for model in models.split(","))
     names = [name_of(model) for model in every]
@@ -46,7 +46,9 @@ class _Settings(BaseSettings):
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
     cache_coding: Coding = "small"
-    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(("nano",), validate_default=False)
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed_models)] = Field(
+        ("nano",), validate_default=False
+    )
     metrics_port: Port = 0  # 0: none
     max_image_bytes: int = Field(32 * 2**20, gt=0)
     max_image_pixels: int = Field(100_000_000, gt=0)

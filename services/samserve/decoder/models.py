@@ -17,17 +17,12 @@ class Models:
             version: decoder for decoder in self._by_name.values() for version in decoder.bundle.versions
         }
 
-    @property
-    def default(self) -> MaskDecoder:
-        return next(iter(self._by_name.values()))
-
     def named(self, model: str) -> MaskDecoder:
         """Raises ModelNotFound."""
-        if not model:
-            return self.default
-        if model not in self._by_name:
-            raise ModelNotFound(model, list(self._by_name))
-        return self._by_name[model]
+        known = list(self._by_name)
+        if model not in ("", *known):
+            raise ModelNotFound(model, known)
+        return self._by_name[model or known[0]]
 
     def of_version(self, model_version: str) -> MaskDecoder:
         """The one for an embedding that was found for one of these models: a version is of one model."""

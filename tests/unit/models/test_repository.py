@@ -94,7 +94,7 @@ def test_a_variant_that_has_not_passed_the_gate_is_not_served(
     nano: Bundle, tmp_path: Path, facts: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UnprovenVariant, match=says):
-        write_repository([compiled(nano, tmp_path, **facts)], tmp_path / "repository", OPTIONS)
+        write_repository([nano, compiled(nano, tmp_path, **facts)], tmp_path / "repository", OPTIONS)
     assert not (tmp_path / "repository").exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +67,11 @@ class TritonOptions:
     queue: int = 128
 
 
-def write_repository(bundles: Iterable[Bundle], folder: Path, options: TritonOptions) -> Path:
+def write_repository(bundles: Sequence[Bundle], folder: Path, options: TritonOptions) -> Path:
     """Write a model for each bundle, run as its variant. Returns the folder for Triton. Raises UnprovenVariant."""
     for bundle in bundles:
         check_passed(bundle)
+    for bundle in bundles:
         write_model(bundle, folder, options)
     return folder
 
@@ -159,6 +160,6 @@ def _link(file: Path, place: Path) -> None:
     """The file at another place too; copied where that is on another file system."""
     place.unlink(missing_ok=True)
     try:
-        os.link(file, place)
+        os.link(file.resolve(), place)
     except OSError:
         shutil.copyfile(file, place)
