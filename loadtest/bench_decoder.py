@@ -25,6 +25,7 @@ from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Prompt, tokens
@@ -101,7 +102,7 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
     rows = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        decoder = MaskDecoder(bundle, threads)
+        decoder = MaskDecoder(bundle, Threads(threads))
         ready = decoder.prepare(embedding)
         one = as_written(bundle, embedding, clicks(1, embedding.size), threads)
         for count in (1, 4, 16, 64):
@@ -125,7 +126,7 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
 
 def bench_concurrent(bundle: Bundle, embedding: Embedding) -> Row:
     """Clicks per second of two callers on two cores; the peer has the better of one thread for each and two in turn."""
-    decoder = MaskDecoder(bundle, 2)
+    decoder = MaskDecoder(bundle, Threads(2))
     ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
     single = [as_written(bundle, embedding, click, 1) for _ in range(2)]
     double = as_written(bundle, embedding, click, 2)
@@ -141,7 +142,7 @@ def bench_round_trip(bundle: Bundle) -> list[Row]:
             data = photo(megapixels)
             client.embed(data)
             embedding = embed(bundle, data)
-            decoder = MaskDecoder(bundle, 2)
+            decoder = MaskDecoder(bundle, Threads(2))
             ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
             x, y = click[0].points[0]
             ask = partial(client.predict, data, [Asked([Click(float(x), float(y))])], max_masks=1)
@@ -157,7 +158,7 @@ def bench_round_trip(bundle: Bundle) -> list[Row]:
 
 
 def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
-    decoder = MaskDecoder(bundle, 2)
+    decoder = MaskDecoder(bundle, Threads(2))
     best = decoder.decode(decoder.prepare(embedding), clicks(1, embedding.size))[0].logits[0]
     rows = []
     for megapixels in (1, 3, 12, 24):

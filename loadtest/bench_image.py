@@ -19,6 +19,7 @@ from report import Row, medians, report
 from samserve.core.config import BUNDLES
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.models.bundle import Bundle, load_bundle
 
@@ -50,7 +51,7 @@ def whole(data: bytes) -> FramedImage:
 
 
 def best_masks(bundle: Bundle, image: FramedImage) -> list[NDArray[np.bool_]]:
-    decoder = MaskDecoder(bundle, 1)
+    decoder = MaskDecoder(bundle, Threads(1))
     candidates = decoder.decode(decoder.prepare(embed_framed(bundle, image)), clicks(CLICKS, image.size))
     return [one.logits[1] > 0 for one in candidates]
 

@@ -9,7 +9,7 @@ import numpy as np
 from samserve.core.cache import CacheKey, Claim
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, Head
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
 from samserve.decoder.embeddings import Found
@@ -57,17 +57,21 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as its mean colour; counts how often, and can be made to wait, and to fail."""
+    """Embeds an image as shades of its mean colour; counts how often, and can be made to wait, and to fail."""
 
     def __init__(self) -> None:
         self.encoded = 0
+        self.channels = 4
         self.failure: Exception | None = None
         self.busy, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
         self.asked: list[tuple[Priority, float]] = []
 
-    async def spec(self) -> EncoderSpec:
-        return EncoderSpec("nano", "nano-test", Frame(64), ("embedding",))
+    async def spec(self, model: str) -> EncoderSpec:
+        name = model or "nano"
+        if name not in ("nano", "twin"):
+            raise ModelNotFound(name, ["nano", "twin"])
+        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",))
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
@@ -78,7 +82,8 @@ class FakeEncoder:
         if self.failure is not None:
             raise self.failure
         self.encoded += 1
-        return {"embedding": np.full((4, 2, 2), image.pixels.mean(), np.float16)}
+        shades = image.pixels.mean() + np.arange(64.0).reshape(8, 8)
+        return {"embedding": np.tile(shades.astype(np.float16), (self.channels, 1, 1))}
 
 
 class HeldDecoder:
@@ -105,7 +110,7 @@ class FakeEmbeddings:
         self.known: set[str] = set()
         self.failure: Exception | None = None
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
+    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known

@@ -30,25 +30,31 @@ from rich.text import Text
 
 from samserve.client import Box, Click, Client
 from samserve.commands import Json, err, fail, out, store
+from samserve.core.codec import Coding
+from samserve.core.config import listed_models
 from samserve.core.errors import SamserveError
 from samserve.models.commands import app as models_app
-from samserve.models.store import UnknownModel
-from samserve.models.variant import BrokenBundle
+from samserve.models.triton.repository import check_passed
 from samserve.tally import CALLERS_MISTAKES, Tally, line_of
 
 app = typer.Typer(help="Serve the Segment Anything family: click on a photo, get the object.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str, typer.Option(help="A model's name; empty: the one served.")]
+Model = Annotated[str, typer.Option(help="A model's name; empty: the stack's default.")]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
 
 @app.command()
 def up(
-    model: Annotated[str, typer.Option(help="The bundle to serve.")] = "nano",
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model to serve, NAME or NAME:VARIANT; the first given is the default.")
+    ] = None,
     embedding_port: Annotated[int, typer.Option(help="Port of the embedding service; 0: any free one.")] = 8500,
     decoder_port: Annotated[int, typer.Option(help="Port of the decoder; 0: any free one.")] = 8501,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
+    cache_coding: Annotated[
+        Coding, typer.Option(envvar="SAMSERVE_CACHE_CODING", help="Embeddings in Redis: lossy and small, or exact.")
+    ] = "small",
     redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already.")] = "",
     triton_url: Annotated[str, typer.Option(envvar="TRITON_URL", help="A Triton that runs already, host:port.")] = "",
 ) -> None:
@@ -56,18 +62,16 @@ def up(
     from samserve.local import stack
     from samserve.local.process import StartFailed
 
-    try:
-        store().load(model)
-    except (UnknownModel, BrokenBundle) as problem:
-        fail(2, str(problem))
+    models = _servable(model or ["nano"])
     if stack.recall() is not None:
         fail(2, "a stack runs already: see `samserve status`")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     options = stack.StackOptions(
-        model=model,
+        models=models,
         bundles=store().folder,
+        cache_coding=cache_coding,
         embedding_port=embedding_port,
         decoder_port=decoder_port,
         replicas=replicas,
@@ -107,8 +111,10 @@ def status(
     if addresses is None:
         fail(1, "no stack runs on this machine: start one with `samserve up`", as_json)
     if as_json:
-        print(json.dumps({"ready": all(ready.values()), "parts": ready, "addresses": _shown(addresses)}))
+        told = {"ready": all(ready.values()), "models": addresses.models, "parts": ready}
+        print(json.dumps({**told, "addresses": _shown(addresses)}))
     else:
+        out.print(f"{'models':<16} {', '.join(addresses.models)}", highlight=False)
         for name, address in _shown(addresses).items():
             state = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}[ready.get(name)]
             out.print(f"{name:<16} {address:<32} {state}", highlight=False)
@@ -184,6 +190,17 @@ def embed(
     raise typer.Exit(tally.exit_code)
 
 
+def _servable(models: list[str]) -> tuple[str, ...]:
+    """The models, if all of them can be served together."""
+    try:
+        every = listed_models(",".join(models))
+        for bundle in store().load_all(every):
+            check_passed(bundle)
+    except ValueError as problem:
+        fail(2, str(problem))
+    return every
+
+
 @contextmanager
 def _client(model: str) -> Iterator[Client]:
     """A client of the stack that the environment names, or of the one that runs here."""
@@ -224,7 +241,8 @@ def _report(tally: Tally, as_json: bool) -> None:
 def _shown(addresses: object) -> dict[str, str]:
     from dataclasses import asdict
 
-    return {name: value for name, value in asdict(addresses).items() if value and name != "pid"}  # type: ignore[call-overload]
+    every = asdict(addresses)  # type: ignore[call-overload]
+    return {name: value for name, value in every.items() if value and name not in ("pid", "models")}
 
 
 def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:

@@ -12,7 +12,9 @@ from fakes import FakeEmbeddings, HeldDecoder
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.models import Models
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer
 from samserve.models.bundle import load_bundle
@@ -36,7 +38,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def decoder() -> MaskDecoder:
-    return MaskDecoder(load_bundle(BUNDLES / "nano"), threads=2)
+    return MaskDecoder(load_bundle(BUNDLES / "nano"), Threads(2))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ async def service(decoder: MaskDecoder) -> AsyncIterator[Service]:
     server = grpc.aio.server()
     with ThreadPoolExecutor(2) as pool:
         held, draining = HeldDecoder(decoder), asyncio.Event()
-        servicer = SegmentationServicer(Segmenter(embeddings, held, pool), bundle.low_res, draining)
+        servicer = SegmentationServicer(Segmenter(embeddings, Models([held]), pool), draining)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

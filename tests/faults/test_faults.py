@@ -5,16 +5,15 @@ Each fault lasts a third of the load; FAULT_SECONDS in the environment makes it 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import triton_api
 from faults.load import ALLOWED, Sample, mixed_load
 from redis import Redis
 from samserve.local.stack import Stack
@@ -64,21 +63,15 @@ def triton_killed(stack: Stack) -> Iterator[None]:
 
 @contextmanager
 def model_unloaded(stack: Stack) -> Iterator[None]:
-    _tell_triton(stack, "unload")
+    triton_api.unload(stack, "nano")
     yield
-    _tell_triton(stack, "load")
+    triton_api.load(stack, "nano")
 
 
 @contextmanager
 def replica_killed(stack: Stack) -> Iterator[None]:
     os.kill(replicas(stack)[0], signal.SIGKILL)
     yield
-
-
-def _tell_triton(stack: Stack, what: str) -> None:
-    url = f"http://{stack.addresses.triton_http}/v2/repository/models/sam_encoder/{what}"
-    with urllib.request.urlopen(urllib.request.Request(url, method="POST", data=json.dumps({}).encode()), timeout=60):
-        pass
 
 
 def replicas(stack: Stack) -> list[int]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from samserve.core.config import BUNDLES
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.models.bundle import Bundle, load_bundle
 from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
@@ -46,7 +47,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="session")
 def decoder(bundle: Bundle) -> MaskDecoder:
-    return MaskDecoder(bundle, threads=2)
+    return MaskDecoder(bundle, Threads(2))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.runs import dense
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.masks import outline
 from samserve.decoder.prompt import Prompt, tokens
@@ -184,7 +185,7 @@ def test_a_hundred_random_prompts_a_round_equal_the_graph_as_written(
     model: str, rounds: int, request: pytest.FixtureRequest
 ) -> None:
     bundle: Bundle = request.getfixturevalue(model)
-    decoder = MaskDecoder(bundle, threads=2)
+    decoder = MaskDecoder(bundle, Threads(2))
     rng = np.random.default_rng(0)
     written = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
     former = cv2.resize(rng.normal(0, 6, (12, 12)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import triton_api
 from PIL import Image
 from samserve.client import Client
 from samserve.local.stack import Stack, StackOptions
+from triton_api import Encoded
 
 
 @pytest.fixture(scope="session")
@@ -30,26 +29,9 @@ def client(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Triton's own count of images encoded, and of the runs that took."""
-
-    images: int
-    runs: int
-
-    def __sub__(self, before: Encoded) -> Encoded:
-        return Encoded(self.images - before.images, self.runs - before.runs)
-
-
 @pytest.fixture
 def encoded(stack: Stack) -> Callable[[], Encoded]:
-    def read() -> Encoded:
-        url = f"http://{stack.addresses.triton_http}/v2/models/sam_encoder/stats"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            (stats,) = json.load(answer)["model_stats"]
-        return Encoded(int(stats["inference_count"]), int(stats["execution_count"]))
-
-    return read
+    return lambda: triton_api.encoded(stack, "nano")
 
 
 @pytest.fixture

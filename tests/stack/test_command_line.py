@@ -69,7 +69,9 @@ def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: P
         (["segment", "COINS", "--point", "1,1", "--model", "sam9"], "no model 'sam9' here; there is: nano"),
         (["segment", "NO_IMAGE", "--point", "1,1"], "no image in a known format"),
         (["models", "show", "sam9"], "no model 'sam9'; there is: nano"),
-        (["up", "--model", "sam9"], "no model 'sam9'; there is: nano"),
+        (["up", "--model", "nano", "--model", "sam9"], "no model 'sam9'; there is: nano"),
+        (["up", "--model", "nano:int9"], "nano has no variant 'int9'; it has: fp32"),
+        (["up", "--model", "nano", "--model", "nano:int8"], "give each model once"),
     ],
 )
 def test_a_callers_mistake_is_one_sentence_and_exit_2(
@@ -171,6 +173,7 @@ def test_up_runs_until_interrupted_and_status_tells(stack: Stack, environment: d
         assert state.returncode == 0, state.stderr
         told = json.loads(state.stdout)
         assert told["ready"]
+        assert told["models"] == ["nano"]
         assert told["addresses"]["redis"] == at.redis
         assert run(environment, "segment", coins, "--point", "213,193").returncode == 0
         assert "runs already" in run(environment, "up").stderr

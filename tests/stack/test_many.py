@@ -24,7 +24,7 @@ from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
-from stack.conftest import Encoded
+from triton_api import Encoded
 
 Photos = Callable[..., bytes]
 Counter = Callable[[], Encoded]

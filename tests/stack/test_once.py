@@ -26,7 +26,7 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from stack.conftest import Encoded
+from triton_api import Encoded
 
 Photos = Callable[..., bytes]
 Counted = Callable[[], Encoded]
@@ -186,7 +186,7 @@ def test_metrics_count_the_answers_of_all_replicas_on_one_port(stack: Stack, cli
     def counted(cache: str) -> float:
         with urllib.request.urlopen(f"http://{stack.addresses.embedding_metrics}/metrics", timeout=5) as page:
             text = page.read().decode()
-        values = re.findall(rf'^samserve_embedded_total{{cache="{cache}"}} (\S+)$', text, re.MULTILINE)
+        values = re.findall(rf'^samserve_embedded_total{{cache="{cache}",model="nano"}} (\S+)$', text, re.MULTILINE)
         assert re.search(r'^samserve_requests_total{code="OK",method="Embed"} ', text, re.MULTILINE)
         return float(values[0]) if values else 0.0
 

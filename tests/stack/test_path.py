@@ -20,7 +20,7 @@ from samserve.local.process import free_port
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from stack.conftest import Encoded
+from triton_api import Encoded
 
 Photos = Callable[..., bytes]
 Counter = Callable[[], Encoded]

@@ -25,7 +25,7 @@ from functools import cache
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from samserve.core.kernel import library
 Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
 Body = list[bytes | memoryview]  # pieces, one after another
+Coding = Literal["small", "exact"]  # q1 where it suits; f2 throughout
 
 FINENESS = 42  # steps to a standard deviation: masks' mean IoU with fp32's is .995 or more (decision 0007)
 LEAST_VALUES, MOST_WIDTH = 4096, 1024  # of a tensor that q1 suits
@@ -46,10 +47,10 @@ _STEPS = (-160, 80)  # what fp16 can need
 _TRIANGLE = tuple(np.tril_indices(5))
 
 
-def encode(tensor: Halves) -> tuple[str, Body]:
-    """A tensor's coding and body: the smaller of q1, if it suits, and f2."""
+def encode(tensor: Halves, coding: Coding = "small") -> tuple[str, Body]:
+    """The name of a tensor's coding, and its body: the smaller of q1, if it suits, and f2; or f2 to be exact."""
     values = np.asarray(tensor, "<f2", order="C")
-    body = _quantised(values) if _suits(values.shape) else None
+    body = _quantised(values) if coding == "small" and _suits(values.shape) else None
     if body is None or sum(memoryview(piece).nbytes for piece in body) >= values.nbytes:
         return "f2", [values.data]
     return "q1", body

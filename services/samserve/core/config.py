@@ -7,12 +7,30 @@ import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from samserve.core.codec import Coding
 
 BUNDLES = Path(__file__).resolve().parent.parent / "models" / "bundles"  # the shipped ones
 STORE = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "samserve" / "bundles"
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def name_of(model: str) -> str:
+    """A model's name in requests: `NAME` of `NAME` or `NAME:VARIANT`."""
+    return model.partition(":")[0]
+
+
+def listed_models(models: str) -> tuple[str, ...]:
+    """`NAME` or `NAME:VARIANT`, separated by commas. Raises ValueError if there is none, or a name twice."""
+    every = tuple(model.strip() for model in models.split(","))
+    names = [name_of(model) for model in every]
+    if not all(names):
+        raise ValueError("give the models' names, separated by commas")
+    if len(set(names)) < len(names):
+        raise ValueError("give each model once: a request could not tell its variants apart")
+    return every
 
 
 def _env(name: str) -> AliasChoices:
@@ -27,7 +45,10 @@ class _Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://")
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
-    model: str = "nano"
+    cache_coding: Coding = "small"
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed_models)] = Field(
+        ("nano",), validate_default=False
+    )
     metrics_port: Port = 0  # 0: none
     max_image_bytes: int = Field(32 * 2**20, gt=0)
     max_image_pixels: int = Field(100_000_000, gt=0)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samserve.core.codec import decode, encode
+from samserve.core.codec import Coding, decode, encode
 from samserve.core.geometry import Size
 
 HEAD = 512
@@ -55,7 +55,7 @@ class Head:
     size: Size
 
 
-def pack(embedding: Embedding) -> bytes:
+def pack(embedding: Embedding, coding: Coding = "small") -> bytes:
     """Serialise; what was read is sent on as it came. Raises ValueError if the header does not fit, or the embedding is
     too large.
     """
@@ -65,11 +65,11 @@ def pack(embedding: Embedding) -> bytes:
         raise ValueError(f"an embedding has at most {MOST_VALUES:,} values")
     tensors, pieces, check, length = [], [], 0, 0
     for name, tensor in embedding.tensors.items():
-        coding, body = encode(tensor)
+        written, body = encode(tensor, coding)
         for piece in body:
             check = zlib.crc32(piece, check)
         size = sum(memoryview(piece).nbytes for piece in body)
-        tensors.append([name, coding, tensor.shape, size])
+        tensors.append([name, written, tensor.shape, size])
         pieces += body
         length += size
     header = json.dumps(

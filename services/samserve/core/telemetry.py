@@ -15,8 +15,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
 EMBEDDED = Counter(
-    "samserve_embedded_total", "Images answered by the embedding service: hit, miss, coalesced.", ["cache"]
+    "samserve_embedded_total", "Images answered by the embedding service: hit, miss, coalesced.", ["model", "cache"]
 )
+DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
 RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of images kept ready in this process.")
 RESIDENT_LOOKUPS = Counter("samserve_resident_lookups_total", "Images looked for in this process.", ["outcome"])
 RESIDENT_EVICTIONS = Counter("samserve_resident_evictions_total", "Images that made room for others in this process.")

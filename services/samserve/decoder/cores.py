@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from samserve.decoder.kernel import TILE
@@ -70,3 +71,24 @@ class Cores:
         others = [self._workers.pool.submit(work, *span) for span in self.spans[1:]]
         own = work(*self.spans[0])
         return [own, *(other.result() for other in others)]
+
+
+class Threads:
+    """The threads that all decoders of a process share, whichever model a call is for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._workers = Workers(count) if count > 1 else None
+        self._busy, self._lock = 0, threading.Lock()
+
+    @contextmanager
+    def share(self, cells: int) -> Iterator[Cores]:
+        """A call's share of the threads: all of them, unless other calls are at work."""
+        with self._lock:
+            self._busy += 1
+            threads = max(1, self.count // self._busy)
+        try:
+            yield Cores(cells, threads, self._workers if threads > 1 else None)
+        finally:
+            with self._lock:
+                self._busy -= 1

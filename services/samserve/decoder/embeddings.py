@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc.aio
@@ -63,8 +63,10 @@ class Embeddings:
         self._resident, self._cache, self._embedder, self._prepare = resident, cache, embedder, prepare
         self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found:
-        """Find the image, or have it embedded. Raises EmbeddingNotCached if it is not there and there is no data."""
+    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
+        """Find the image, or have it embedded by any of the model's versions. Raises EmbeddingNotCached if it is not
+        there and there is no data, ModelVersionMismatch if it was embedded by none of the versions.
+        """
         if (ready := self._resident.get(key)) is not None:
             return Found(ready, CacheStatus.HIT, remote_ms={})
         if (cached := await self._cache.get(key)) is not None:
@@ -73,9 +75,11 @@ class Embeddings:
             embedded = await self._embedder.embed(key.tenant, model, data)
         else:
             raise EmbeddingNotCached(key.image_id)
-        if embedded.embedding.model_version != key.model_version:
-            raise ModelVersionMismatch(embedded.embedding.model_version, key.model_version)
-        return Found(await self._made_ready(key, embedded.embedding), embedded.status, embedded.remote_ms)
+        version = embedded.embedding.model_version
+        if version not in versions:
+            raise ModelVersionMismatch(version, key.model_version)
+        image = await self._made_ready(replace(key, model_version=version), embedded.embedding)
+        return Found(image, embedded.status, embedded.remote_ms)
 
     async def _made_ready(self, key: CacheKey, embedding: Embedding) -> ReadyImage:
         """The image prepared, once for all calls that want it now; a call that is cancelled leaves it to the others."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +12,7 @@ from safetensors.numpy import load_file
 
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.cores import Cores, Workers
+from samserve.decoder.cores import Cores, Threads
 from samserve.decoder.kernel import MOST_TOKENS
 from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Floats, Prompt, tokens
@@ -55,19 +52,18 @@ class ReadyImage:
 
 
 class MaskDecoder:
-    """Decodes prompts. Threads may share it; calls that overlap share its cores."""
+    """Decodes prompts with one model. Threads may share it; calls that overlap share the cores."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: Threads) -> None:
         self.bundle = bundle
         self._side = bundle.low_res // 4
         weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
         self._transformer = Transformer(weights, self._side)
-        self._threads, self._busy, self._lock = threads, 0, threading.Lock()
-        self._workers = Workers(threads) if threads > 1 else None
+        self._threads = threads
 
     def prepare(self, embedding: Embedding) -> ReadyImage:
         """Do what all prompts on an image share."""
-        with self._cores() as cores:
+        with self._threads.share(self._side**2) as cores:
             return ReadyImage(
                 replace(embedding, packed=b""),
                 self._transformer.prepare(embedding.tensors["embedding"].astype(np.float32), cores),
@@ -75,7 +71,7 @@ class MaskDecoder:
 
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         """Answer the prompts in their order: one with all free cores, several with a core each."""
-        with self._cores() as cores:
+        with self._threads.share(self._side**2) as cores:
             if len(prompts) == 1 or len(cores.spans) == 1:
                 return [self._decode(image, prompt, cores) for prompt in prompts]
             alone = Cores(self._side**2)
@@ -115,18 +111,6 @@ class MaskDecoder:
     @cached_property
     def _as_written(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._threads.count
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
         return onnxruntime.InferenceSession(self.bundle.decoder, options, ["CPUExecutionProvider"])
-
-    @contextmanager
-    def _cores(self) -> Iterator[Cores]:
-        """This call's share of the threads: all of them, unless other calls are at work."""
-        with self._lock:
-            self._busy += 1
-            threads = max(1, self._threads // self._busy)
-        try:
-            yield Cores(self._side**2, threads, self._workers if threads > 1 else None)
-        finally:
-            with self._lock:
-                self._busy -= 1

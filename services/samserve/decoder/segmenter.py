@@ -14,14 +14,15 @@ from typing import Protocol, TypeVar
 from samserve.core import runs
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
-from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
+from samserve.core.errors import InvalidInput, ModelVersionMismatch
 from samserve.core.geometry import Frame, Size
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
-from samserve.core.telemetry import StageClock
+from samserve.core.telemetry import DECODED, StageClock
 from samserve.decoder import masks
 from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
+from samserve.decoder.mask_decoder import Candidates, ReadyImage
+from samserve.decoder.models import Models
 from samserve.decoder.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
 
@@ -43,7 +44,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ImageOrder:
-    """An image, given by its bytes or its id. An empty model or version means the one served.
+    """An image, given by its bytes or its id. An empty model means the default, an empty version the one served.
 
     expected_image_id: what the caller takes the image's id to be; empty: nothing in particular.
     """
@@ -100,14 +101,18 @@ class Segmented:
 class Finder(Protocol):
     """Finds embeddings."""
 
-    async def find(self, key: CacheKey, model: str, data: bytes | None) -> Found: ...
+    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found: ...
 
 
 class Segmenter:
     """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
 
-    def __init__(self, embeddings: Finder, decoder: MaskDecoder, pool: Executor) -> None:
-        self._embeddings, self._decoder, self._pool = embeddings, decoder, pool
+    def __init__(self, embeddings: Finder, models: Models, pool: Executor) -> None:
+        self._embeddings, self._models, self._pool = embeddings, models, pool
+
+    def low_res(self, model: str) -> int:
+        """Side of a model's low-res logits. Raises ModelNotFound."""
+        return self._models.named(model).bundle.low_res
 
     async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
         """Find the image, decode the prompts on it, write the masks."""
@@ -119,16 +124,15 @@ class Segmenter:
 
     async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         """The image, ready; it is embedded if it must be and the bytes are given."""
-        bundle = self._decoder.bundle
-        if order.model not in ("", bundle.name):
-            raise ModelNotFound(order.model, [bundle.name])
-        if order.model_version not in ("", bundle.model_version):
-            raise ModelVersionMismatch(order.model_version, bundle.model_version)
+        bundle = self._models.named(order.model).bundle
+        version = order.model_version or bundle.model_version
+        if version not in bundle.versions:
+            raise ModelVersionMismatch(version, bundle.model_version)
         with clock.stage("hash"):
             name = await self._identify(order)
         with clock.stage("embedding"):
-            key = CacheKey(order.tenant, bundle.model_version, name)
-            found = await self._embeddings.find(key, bundle.name, order.data)
+            key = CacheKey(order.tenant, version, name)
+            found = await self._embeddings.find(key, bundle.name, bundle.versions, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         return FoundImage(name, found.image, found.status)
 
@@ -136,13 +140,16 @@ class Segmenter:
         self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
     ) -> list[tuple[Candidates, list[MaskAnswer]]]:
         """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked."""
+        decoder = self._models.of_version(image.model_version)
 
         def decode() -> list[Candidates]:
             with clock.stage("decode"):
-                return self._decoder.decode(image, prompts)
+                every = decoder.decode(image, prompts)
+            DECODED.labels(decoder.bundle.name).inc(len(prompts))
+            return every
 
         def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
-            return candidates, self._write(candidates, image.size, output)
+            return candidates, write_masks(candidates, image.size, decoder.bundle.mask_frame, output)
 
         def click() -> list[tuple[Candidates, list[MaskAnswer]]]:
             (candidates,) = decode()
@@ -164,13 +171,6 @@ class Segmenter:
         check_expected(name, order.expected_image_id)
         return name
 
-    def _write(self, candidates: Candidates, size: Size, output: Output) -> list[MaskAnswer]:
-        every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
-        return [
-            write_mask(logits, (float(iou), float(stability)), size, self._decoder.bundle.mask_frame, output)
-            for logits, iou, stability in islice(every, output.max_masks or None)
-        ]
-
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
@@ -180,6 +180,15 @@ def check_output(output: Output) -> None:
     if not 0 <= output.polygon_tolerance < math.inf:
         field = "output.polygon_tolerance"
         raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
+
+
+def write_masks(candidates: Candidates, size: Size, frame: Frame, output: Output) -> list[MaskAnswer]:
+    """As many of the candidates as are wanted, best first."""
+    every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
+    return [
+        write_mask(logits, (float(iou), float(stability)), size, frame, output)
+        for logits, iou, stability in islice(every, output.max_masks or None)
+    ]
 
 
 def write_mask(

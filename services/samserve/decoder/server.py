@@ -23,8 +23,10 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.rpc import message_limits
 from samserve.core.telemetry import set_up_logs
+from samserve.decoder.cores import Threads
 from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
 from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
+from samserve.decoder.models import Models
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.resident import Resident
 from samserve.decoder.segmenter import Segmenter
@@ -41,20 +43,23 @@ log = structlog.get_logger()
 async def serve(settings: DecoderSettings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what has begun."""
     threadpool_limits(1, "blas")  # the cores are the decoder's to share out
-    decoder = MaskDecoder(Store(settings.bundles).load(settings.model), settings.decode_threads)
+    threads = Threads(settings.decode_threads)
+    decoders = [MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)]
+    models = Models(decoders)
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
     embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
 
     async def prepare(embedding: Embedding) -> ReadyImage:
+        decoder = models.of_version(embedding.model_version)
         return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
 
     embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare)
-    segmenter = Segmenter(embeddings, decoder, pool)
+    segmenter = Segmenter(embeddings, models, pool)
 
     server = grpc.aio.server(options=[*message_limits(settings.max_image_bytes), ("grpc.so_reuseport", 0)])
     draining = asyncio.Event()
-    servicer = SegmentationServicer(segmenter, decoder.bundle.low_res, draining)
+    servicer = SegmentationServicer(segmenter, draining)
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -62,10 +67,10 @@ async def serve(settings: DecoderSettings) -> None:
     port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    await asyncio.gather(asyncio.to_thread(warm_up, decoder), cache.check())
+    await asyncio.gather(*(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check())
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
-    log.info("ready", port=port, model_version=decoder.bundle.model_version)
+    log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
 
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -37,8 +37,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, low_res: int, draining: asyncio.Event) -> None:
-        self._segmenter, self._low_res, self._draining = segmenter, low_res, draining
+    def __init__(self, segmenter: Segmenter, draining: asyncio.Event) -> None:
+        self._segmenter, self._draining = segmenter, draining
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         clock = StageClock()
@@ -49,27 +49,28 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         async with _answering("Interact", context):
-            image, output = await self._open(context)
+            image, low_res, output = await self._open(context)
             interaction = Interaction(self._segmenter, image.ready, output)
-            async with _beside(self._take_steps(interaction, context), self._end_when_draining(interaction)):
+            async with _beside(self._take_steps(interaction, low_res, context), self._end_when_draining(interaction)):
                 async for answer in interaction.answers():
                     await context.write(_step_response(answer, image.ready.size))
 
-    async def _open(self, context: Context) -> tuple[FoundImage, Output]:
+    async def _open(self, context: Context) -> tuple[FoundImage, int, Output]:
         request = await _next(context)
         if request is None or request.WhichOneof("message") != "open":
             raise InvalidInput("open", "the stream's first request must be an open")
         output = _output(request.open.output)
         check_output(output)
+        low_res = self._segmenter.low_res(request.open.model)
         clock = StageClock()
         image = await self._segmenter.find(_image_order(request.open, context), clock)
         await context.write(_opened_response(image, clock))
-        return image, output
+        return image, low_res, output
 
-    async def _take_steps(self, interaction: Interaction, context: Context) -> None:
+    async def _take_steps(self, interaction: Interaction, low_res: int, context: Context) -> None:
         try:
             while (request := await _next(context)) is not None:
-                interaction.submit(self._step(request))
+                interaction.submit(_step(request, low_res))
             interaction.end()
         except Exception as error:
             interaction.end(error)
@@ -78,38 +79,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         await self._draining.wait()
         interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
 
-    def _step(self, request: pb.InteractRequest) -> Step:
-        if request.WhichOneof("message") != "step":
-            raise InvalidInput("step", "every request after the stream's first must be a step")
-        step = request.step
-        try:
-            prompt: Prompt | InvalidInput = self._prompt(step.prompt, "prompt")
-        except InvalidInput as error:
-            prompt = error
-        multimask = step.prompt.multimask if step.prompt.HasField("multimask") else None
-        return Step(step.id, prompt, multimask, step.reset)
-
     def _order(self, request: pb.PredictRequest, context: Context) -> SegmentOrder:
+        low_res = self._segmenter.low_res(request.model)
         return SegmentOrder(
             image=_image_order(request, context),
-            prompts=[self._prompt(p, f"prompts[{i}]") for i, p in enumerate(request.prompts)],
+            prompts=[_prompt(p, f"prompts[{i}]", low_res) for i, p in enumerate(request.prompts)],
             output=_output(request.output),
-        )
-
-    def _prompt(self, prompt: pb.Prompt, field: str) -> Prompt:
-        side, logits = self._low_res, prompt.mask_input
-        if logits and len(logits) != 2 * side * side:
-            wanted = f"{2 * side * side:,} bytes: fp16, [{side}, {side}]"
-            raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}")
-        beside = types.POINT_LABEL_BACKGROUND
-        return Prompt(
-            points=np.array([(p.x, p.y) for p in prompt.points], np.float32).reshape(-1, 2),
-            labels=np.array([BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32),
-            box=np.array([prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1], np.float32)
-            if prompt.HasField("box")
-            else None,
-            mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32) if logits else None,
-            multimask=prompt.multimask if prompt.HasField("multimask") else True,
         )
 
 
@@ -127,6 +102,35 @@ def _image_order(request: pb.PredictRequest | pb.InteractRequest.Open, context: 
         image_id=request.ref.image_id,
         expected_image_id=request.expected_image_id,
         model_version=request.ref.model_version,
+    )
+
+
+def _step(request: pb.InteractRequest, low_res: int) -> Step:
+    if request.WhichOneof("message") != "step":
+        raise InvalidInput("step", "every request after the stream's first must be a step")
+    step = request.step
+    try:
+        prompt: Prompt | InvalidInput = _prompt(step.prompt, "prompt", low_res)
+    except InvalidInput as error:
+        prompt = error
+    multimask = step.prompt.multimask if step.prompt.HasField("multimask") else None
+    return Step(step.id, prompt, multimask, step.reset)
+
+
+def _prompt(prompt: pb.Prompt, field: str, side: int) -> Prompt:
+    logits = prompt.mask_input
+    if logits and len(logits) != 2 * side * side:
+        wanted = f"{2 * side * side:,} bytes: fp16, [{side}, {side}]"
+        raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}")
+    beside = types.POINT_LABEL_BACKGROUND
+    return Prompt(
+        points=np.array([(p.x, p.y) for p in prompt.points], np.float32).reshape(-1, 2),
+        labels=np.array([BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32),
+        box=np.array([prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1], np.float32)
+        if prompt.HasField("box")
+        else None,
+        mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32) if logits else None,
+        multimask=prompt.multimask if prompt.HasField("multimask") else True,
     )
 
 

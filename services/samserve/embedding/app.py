@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.cache import CacheOptions, EmbeddingCache
-from samserve.core.config import EmbeddingSettings, read
+from samserve.core.config import EmbeddingSettings, name_of, read
 from samserve.core.embedding import Embedding, pack
 from samserve.core.errors import DETAILS_KEY, code_of, status_of
 from samserve.core.image import Limits
@@ -43,12 +43,12 @@ class EmbeddingService:
             share_metrics(settings.metrics_port, settings.host)
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
         cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
-        encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s)
+        encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s, name_of(settings.models[0]))
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
         pool = ThreadPoolExecutor(settings.image_threads, "image")
         turns = Turns(cache, settings.encode_timeout_s)
         admission = Admission(settings.embed_slots, settings.embed_queue)
-        self._embedder = Embedder(cache, turns, admission, encoder, limits, pool)
+        self._embedder = Embedder(cache, turns, admission, encoder, limits, pool, settings.cache_coding)
         self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
         self._in_flight = settings.many_in_flight
 

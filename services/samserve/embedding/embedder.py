@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
+from samserve.core.codec import Coding
 from samserve.core.embedding import Embedding, Head, pack
-from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelNotFound, ModelVersionMismatch
+from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.telemetry import EMBEDDED, StageClock
@@ -30,7 +31,7 @@ T = TypeVar("T")
 class Encoder(Protocol):
     """Something that embeds framed images."""
 
-    async def spec(self) -> EncoderSpec: ...
+    async def spec(self, model: str) -> EncoderSpec: ...
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
     ) -> dict[str, NDArray[np.float16]]: ...
@@ -46,7 +47,8 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbedOrder:
-    """One image to embed: its bytes, or its id alone. An empty model or version means the one served.
+    """One image to embed: its bytes, or its id alone. An empty model means the default one, an empty version the one
+    served.
 
     expected_image_id: what the caller takes the image's id to be; empty: nothing in particular. deadline: of the
     event loop's clock, seconds.
@@ -78,16 +80,21 @@ class Embedder:
     """
 
     def __init__(
-        self, cache: Cache, turns: Turns, admission: Admission, encoder: Encoder, limits: Limits, pool: Executor
+        self,
+        cache: Cache,
+        turns: Turns,
+        admission: Admission,
+        encoder: Encoder,
+        limits: Limits,
+        pool: Executor,
+        coding: Coding = "small",
     ) -> None:
         self._cache, self._turns, self._admission, self._encoder = cache, turns, admission, encoder
-        self._limits, self._pool = limits, pool
+        self._limits, self._pool, self._coding = limits, pool, coding
 
     async def embed(self, order: EmbedOrder, clock: StageClock) -> Embedded:
         """Find the embedding, or make it and store it."""
-        spec = await self._encoder.spec()
-        if order.model not in ("", spec.name):
-            raise ModelNotFound(order.model, [spec.name])
+        spec = await self._encoder.spec(order.model)
         if order.model_version not in ("", spec.model_version):
             raise ModelVersionMismatch(order.model_version, spec.model_version)
         with clock.stage("hash"):
@@ -98,7 +105,7 @@ class Embedder:
                 found, status = await self._find_or_make(key, spec, order, clock)
         except TimeoutError as late:
             raise DeadlinePassed(clock.latest) from late
-        EMBEDDED.labels(status.value).inc()
+        EMBEDDED.labels(spec.name, status.value).inc()
         return Embedded(name, found, status)
 
     async def _find_or_make(
@@ -131,7 +138,7 @@ class Embedder:
                 tensors = await self._encoder.encode(spec, image, priority, seconds)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
-            packed = await asyncio.get_running_loop().run_in_executor(self._pool, pack, embedding)
+            packed = await asyncio.get_running_loop().run_in_executor(self._pool, pack, embedding, self._coding)
             embedding = replace(embedding, packed=packed)  # once, for the cache and for whoever wants it sent
             await self._cache.put(key, embedding)
         return embedding

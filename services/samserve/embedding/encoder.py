@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -15,12 +16,11 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from samserve.core.errors import DeadlinePassed, Overloaded, Unavailable
+from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
 
-ENCODER = "sam_encoder"  # its name in Triton's model repository
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),  # a Triton that is back is noticed within a second
@@ -34,7 +34,7 @@ SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whos
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """What Triton says of the encoder it serves; frame: what it sees; outputs: the tensors of an embedding."""
+    """What Triton says of an encoder it serves; frame: what it sees; outputs: the tensors of an embedding."""
 
     name: str
     model_version: str
@@ -43,37 +43,67 @@ class EncoderSpec:
 
 
 class TritonEncoder:
-    """Framed images to embeddings. Triton gathers concurrent calls into batches; we send one image a call."""
+    """Framed images to embeddings, by any of the models that Triton serves. Triton gathers concurrent calls for a model
+    into batches; we send one image a call.
+    """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, default: str) -> None:
+        """default: the model meant by an empty name."""
         self._client = InferenceServerClient(url, channel_args=CHANNEL)
-        self._url, self._timeout = url, timeout
-        self._spec: EncoderSpec | None = None
+        self._url, self._timeout, self._default = url, timeout, default
+        self._specs: dict[str, EncoderSpec | None] = {}
         self._asked = 0.0
 
-    async def spec(self) -> EncoderSpec:
+    async def spec(self, model: str) -> EncoderSpec:
+        """What is known of a model; empty: the default. Raises ModelNotFound, and Unavailable for one that has not been
+        loaded since this process began.
+        """
+        specs, name = await self._known(), model or self._default
+        if name not in specs:
+            raise ModelNotFound(name, sorted(specs))
+        if (spec := specs[name]) is None:
+            raise Unavailable(f"the encoder (Triton at {self._url}) has not loaded the model {name}")
+        return spec
+
+    async def _known(self) -> dict[str, EncoderSpec | None]:
         """What Triton serves, asked anew when the answer is old; while Triton is away the last answer stands."""
-        if self._spec is None or time.monotonic() - self._asked > SPEC_AGE:
+        if not self._specs or time.monotonic() - self._asked > SPEC_AGE:
             self._asked = time.monotonic()  # callers meanwhile, and after a failure, have the last answer
             try:
-                self._spec = await self._ask()
+                self._specs = await self._ask()
             except Unavailable:
-                if self._spec is None:
+                if not self._specs:
                     raise
-        return self._spec
+        return self._specs
 
-    async def _ask(self) -> EncoderSpec:
+    async def _ask(self) -> dict[str, EncoderSpec | None]:
+        """The models in Triton's repository. Of one that is not loaded what was known of it stands, so that its cached
+        images are answered.
+        """
+        with self._asking():
+            index = await self._client.get_model_repository_index(as_json=True, client_timeout=SPEC_TIMEOUT)
+        ready = {entry["name"]: entry.get("state") == "READY" for entry in index.get("models", [])}
+        loaded = await asyncio.gather(*(self._ask_for(name) for name in ready if ready[name]))
+        unloaded = {name: self._specs.get(name) for name in ready if not ready[name]}
+        return {**unloaded, **{spec.name: spec for spec in loaded if spec is not None}}
+
+    async def _ask_for(self, name: str) -> EncoderSpec | None:
+        """What Triton says of a model that is ready; None: it is none of ours."""
+        with self._asking():
+            answer = await self._client.get_model_config(name, as_json=True, client_timeout=SPEC_TIMEOUT)
+        facts = {key: value.get("string_value", "") for key, value in answer["config"].get("parameters", {}).items()}
+        if "bundle" not in facts:
+            return None
+        frame = Frame(int(facts["frame"]), facts["resize"] == STRETCH)
+        return EncoderSpec(name, facts["model_version"], frame, tuple(json.loads(facts["outputs"])))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         try:
             with triton_errors(self._url):
-                answer = await self._client.get_model_config(ENCODER, as_json=True, client_timeout=SPEC_TIMEOUT)
+                yield
         except DeadlinePassed as late:  # a deadline of ours, not of the caller's
             raise Unavailable(f"the encoder (Triton at {self._url}) does not answer") from late
-        config = answer["config"]
-        facts = {name: value["string_value"] for name, value in config["parameters"].items()}
-        outputs = tuple(json.loads(facts["outputs"]))
-        return EncoderSpec(
-            facts["bundle"], facts["model_version"], Frame(int(facts["frame"]), facts["resize"] == STRETCH), outputs
-        )
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
@@ -90,7 +120,7 @@ class TritonEncoder:
         valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
         with triton_errors(self._url):
             answer = await self._client.infer(
-                ENCODER,
+                spec.name,
                 [pixels, valid],
                 outputs=[InferRequestedOutput(name) for name in spec.outputs],
                 priority=priority,

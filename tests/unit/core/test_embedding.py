@@ -47,6 +47,13 @@ def test_an_embedding_survives_packing() -> None:
     assert np.array_equal(after.tensors["few"], BUNDLE.tensors["few"])
 
 
+def test_an_embedding_packed_exactly_is_equal_to_the_bit() -> None:
+    packed = pack(BUNDLE, "exact")
+    assert all(np.array_equal(unpack(packed).tensors[name], tensor) for name, tensor in BUNDLE.tensors.items())
+    assert len(packed) > len(PACKED)
+    assert pack(unpack(packed)) is packed
+
+
 def test_an_embedding_without_tensors_survives_packing() -> None:
     assert unpack(pack(Embedding("m", Size(1, 1), {}))) == Embedding("m", Size(1, 1), {})
 

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from samserve.decoder.resident import Resident
 from samserve.decoder.transformer import PreparedImage
 
 KEY = CacheKey("public", "v1", "ab" * 32)
+VERSIONS = frozenset({"v1", "v1-int8"})
 
 
 def made(version: str = "v1") -> Embedding:
@@ -46,38 +48,48 @@ class Preparer:
 async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
     embeddings = Embeddings(Resident(1000), cache, embedder, Preparer())
-    first = await embeddings.find(KEY, "nano", b"photo")
-    again = await embeddings.find(KEY, "nano", b"photo")
+    first = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
+    again = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     assert (first.status, again.status, embedder.asked) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     await cache.put(KEY, made())
     cold = Embeddings(Resident(1000), cache, embedder, Preparer())
-    assert (await cold.find(KEY, "nano", None)).status is CacheStatus.HIT
+    assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
     cache.entries.clear()
-    assert (await cold.find(KEY, "nano", None)).status is CacheStatus.HIT
+    assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
     assert embedder.asked == 1
 
 
 async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
     embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer())
-    assert (await embeddings.find(KEY, "nano", b"photo")).status is CacheStatus.COALESCED
+    assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).status is CacheStatus.COALESCED
 
 
 async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
     with pytest.raises(EmbeddingNotCached):
-        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer()).find(KEY, "nano", None)
+        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer()).find(KEY, "nano", VERSIONS, None)
 
 
 async def test_an_embedding_of_another_version_is_never_used() -> None:
     resident = Resident(1000)
     with pytest.raises(ModelVersionMismatch):
-        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer()).find(KEY, "nano", b"photo")
+        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer()).find(KEY, "nano", VERSIONS, b"photo")
     assert len(resident) == 0
+
+
+async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_version() -> None:
+    resident, embedder = Resident(1000), FakeEmbedder("v1-int8")
+    embeddings = Embeddings(resident, FakeCache(), embedder, Preparer())
+    assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).image.model_version == "v1-int8"
+    assert resident.get(KEY) is None
+    int8 = replace(KEY, model_version="v1-int8")
+    assert (await embeddings.find(int8, "nano", VERSIONS, None)).status is CacheStatus.HIT
+    assert embedder.asked == 1
 
 
 async def test_calls_at_once_prepare_an_image_once() -> None:
     prepare = Preparer()
     embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
-    found = await asyncio.gather(*(embeddings.find(KEY, "nano", b"photo") for _ in range(5)))
+    found = await asyncio.gather(*(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5)))
     assert prepare.prepared == 1
     assert all(f.image is found[0].image for f in found)
 
@@ -85,7 +97,7 @@ async def test_calls_at_once_prepare_an_image_once() -> None:
 async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
     prepare = Preparer()
     embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
-    calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", b"photo")) for _ in range(2)]
+    calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)]
     await asyncio.sleep(0)
     calls[0].cancel()
     assert (await calls[1]).image.model_version == "v1"

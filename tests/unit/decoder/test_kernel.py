@@ -8,6 +8,7 @@ from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder import kernel
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.prompt import Prompt
 from samserve.models.bundle import load_bundle
@@ -22,7 +23,7 @@ def fresh_library() -> Iterator[None]:
 
 def decoded() -> Candidates:
     bundle = load_bundle(BUNDLES / "nano")
-    decoder = MaskDecoder(bundle, threads=1)
+    decoder = MaskDecoder(bundle, Threads(1))
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     image = decoder.prepare(Embedding(bundle.model_version, Size(640, 480), {"embedding": noise}))
     rough = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)

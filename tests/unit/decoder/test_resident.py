@@ -7,8 +7,8 @@ from samserve.decoder.resident import Resident
 from samserve.decoder.transformer import PreparedImage
 
 
-def key(name: str) -> CacheKey:
-    return CacheKey("public", "v", name)
+def key(name: str, version: str = "v") -> CacheKey:
+    return CacheKey("public", version, name)
 
 
 def of_bytes(count: int) -> ReadyImage:
@@ -38,3 +38,10 @@ def test_putting_an_entry_twice_counts_it_once() -> None:
     for name in "aaab":
         resident.put(key(name), of_bytes(100))
     assert len(resident) == 2
+
+
+def test_one_bound_holds_for_all_models_together() -> None:
+    resident = Resident(250)
+    for version in ("nano-1", "twin-1", "huge-1"):
+        resident.put(key("a", version), of_bytes(100))
+    assert [v for v in ("nano-1", "twin-1", "huge-1") if resident.get(key("a", v))] == ["twin-1", "huge-1"]

@@ -11,7 +11,8 @@ from PIL import Image
 from prometheus_client import REGISTRY
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding, Head
+from samserve.core.codec import Coding
+from samserve.core.embedding import HEAD, Embedding, Head
 from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
@@ -55,9 +56,9 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
     return replica(cache, encoder)
 
 
-def replica(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
+def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
     turns, admission = Turns(cache, patience=5), Admission(slots=2, queue=2)
-    return Embedder(cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1))
+    return Embedder(cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding)
 
 
 async def test_same_image_sent_twice_is_encoded_once(embedder: Embedder, encoder: FakeEncoder) -> None:
@@ -95,7 +96,25 @@ async def test_without_a_cache_every_image_is_encoded_and_none_fails(
 async def test_an_unknown_model_is_refused_with_the_list(embedder: Embedder) -> None:
     with pytest.raises(ModelNotFound, match="nano") as caught:
         await embedder.embed(order(picture(9), model="sam9"), StageClock())
-    assert caught.value.known == ["nano"]
+    assert caught.value.known == ["nano", "twin"]
+
+
+async def test_two_models_never_share_an_entry(embedder: Embedder, cache: FakeCache, encoder: FakeEncoder) -> None:
+    await embedder.embed(order(picture(9)), StageClock())
+    other = await embedder.embed(order(picture(9), model="twin"), StageClock())
+    named = await embedder.embed(order(picture(9), model="nano"), StageClock())
+    assert (other.status, named.status, encoder.encoded) == (CacheStatus.MISS, CacheStatus.HIT, 2)
+    assert {key.model_version for key in cache.entries} == {"nano-test", "twin-test"}
+
+
+@pytest.mark.parametrize(("coding", "written"), [("small", b'"q1"'), ("exact", b'"f2"')])
+async def test_what_is_cached_is_packed_as_the_service_is_told(
+    cache: FakeCache, encoder: FakeEncoder, coding: Coding, written: bytes
+) -> None:
+    encoder.channels = 256
+    await replica(cache, encoder, coding).embed(order(picture(9)), StageClock())
+    (entry,) = cache.entries.values()
+    assert written in entry.packed[:HEAD]
 
 
 async def test_a_reference_of_another_model_version_is_refused_with_both(embedder: Embedder) -> None:
@@ -151,7 +170,9 @@ async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: F
 
 def counted() -> Counter[CacheStatus]:
     read = REGISTRY.get_sample_value
-    return Counter({s: int(read("samserve_embedded_total", {"cache": s.value}) or 0) for s in CacheStatus})
+    return Counter(
+        {s: int(read("samserve_embedded_total", {"model": "nano", "cache": s.value}) or 0) for s in CacheStatus}
+    )
 
 
 async def test_metrics_tell_hits_misses_and_coalesced_apart(embedder: Embedder) -> None:

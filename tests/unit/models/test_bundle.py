@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from samserve.core.config import BUNDLES
 from samserve.models.bundle import DECODER, find_bundles, load_bundle
-from samserve.models.triton.repository import write_repository
 from samserve.models.variant import BrokenBundle
 
 NANO = BUNDLES / "nano"
@@ -49,12 +48,3 @@ def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
     (copy / "model.json").write_text(json.dumps({**facts, "format": 99}))
     with pytest.raises(BrokenBundle, match="format 99"):
         load_bundle(copy)
-
-
-def test_the_model_repository_tells_triton_what_it_runs(tmp_path: Path) -> None:
-    nano = load_bundle(NANO)
-    config = (write_repository(nano, tmp_path, threads=2) / "sam_encoder" / "config.pbtxt").read_text()
-    assert f'key: "model_version" value {{ string_value: "{nano.model_version}" }}' in config
-    assert "dynamic_batching" in config
-    assert "TYPE_FP16 dims: [ 256, 64, 64 ]" in config
-    assert (tmp_path / "sam_encoder" / "1" / "model.py").is_file()

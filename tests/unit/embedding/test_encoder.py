@@ -1,0 +1,124 @@
+"""What Triton is taken to serve, by its own gRPC on a real server."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc.aio
+import pytest
+from samserve.core.errors import ModelNotFound, Unavailable
+from samserve.core.geometry import Frame
+from samserve.embedding import encoder as encoder_module
+from samserve.embedding.encoder import EncoderSpec, TritonEncoder
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+NANO = EncoderSpec("nano", "nano-1", Frame(1024), ("embedding",))
+
+
+@dataclass
+class FakeTriton(rpc.GRPCInferenceServiceServicer):
+    """Models by name, each READY or not; `foreign` ones have none of our parameters."""
+
+    ready: dict[str, bool] = field(default_factory=lambda: {"nano": True, "twin": True, "foreign": True})
+    version: str = "1"
+    asked: int = 0
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        self.asked += 1
+        index = pb.RepositoryIndexResponse
+        states = {True: "READY", False: "UNAVAILABLE"}
+        return index(models=[index.ModelIndex(name=name, state=states[up]) for name, up in self.ready.items()])
+
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelConfigResponse:
+        answer = pb.ModelConfigResponse()
+        answer.config.name = request.name
+        if not self.ready[request.name]:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{request.name} has no available versions")
+        if request.name != "foreign":
+            told = {
+                "bundle": request.name,
+                "model_version": f"{request.name}-{self.version}",
+                "frame": "1024",
+                "resize": "longest",
+                "outputs": '["embedding"]',
+            }
+            for key, value in told.items():
+                answer.config.parameters[key].string_value = value
+        return answer
+
+
+@dataclass
+class Served:
+    triton: FakeTriton
+    server: grpc.aio.Server
+    encoder: TritonEncoder
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    triton, server = FakeTriton(), grpc.aio.server()
+    rpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    encoder = TritonEncoder(address, timeout=5, default="nano")
+    yield Served(triton, server, encoder)
+    await encoder.close()
+    await server.stop(None)
+
+
+@pytest.fixture
+def asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
+
+
+async def test_each_model_is_known_by_its_name_and_an_empty_one_means_the_default(served: Served) -> None:
+    assert await served.encoder.spec("nano") == await served.encoder.spec("") == NANO
+    assert (await served.encoder.spec("twin")).model_version == "twin-1"
+    assert served.triton.asked == 1
+
+
+@pytest.mark.parametrize("model", ["sam9", "foreign"])
+async def test_a_model_that_is_not_ours_is_refused_with_the_list(served: Served, model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        await served.encoder.spec(model)
+    assert (caught.value.model, caught.value.known) == (model, ["nano", "twin"])
+
+
+@pytest.mark.usefixtures("asked_each_time")
+async def test_a_model_changed_or_added_is_noticed(served: Served) -> None:
+    assert (await served.encoder.spec("nano")).model_version == "nano-1"
+    served.triton.version = "2"
+    served.triton.ready["new"] = True
+    assert (await served.encoder.spec("nano")).model_version == "nano-2"
+    assert (await served.encoder.spec("new")).model_version == "new-2"
+
+
+@pytest.mark.usefixtures("asked_each_time")
+async def test_of_an_unloaded_model_what_was_known_stands(served: Served) -> None:
+    await served.encoder.spec("nano")
+    served.triton.ready["nano"] = False
+    assert await served.encoder.spec("nano") == NANO
+
+
+async def test_a_model_not_loaded_since_the_start_is_unavailable_and_the_others_are_not(served: Served) -> None:
+    served.triton.ready["nano"] = False
+    with pytest.raises(Unavailable, match="not loaded the model nano"):
+        await served.encoder.spec("")
+    assert (await served.encoder.spec("twin")).model_version == "twin-1"
+
+
+@pytest.mark.usefixtures("asked_each_time")
+async def test_while_triton_is_away_the_last_answer_stands(served: Served) -> None:
+    await served.encoder.spec("nano")
+    await served.server.stop(None)
+    assert await served.encoder.spec("nano") == NANO
+
+
+async def test_without_any_answer_from_triton_callers_are_told_to_retry(served: Served) -> None:
+    await served.server.stop(None)
+    with pytest.raises(Unavailable, match="Triton"):
+        await served.encoder.spec("nano")
