@@ -45,7 +45,8 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
     it (`load_external_data=False`), one weight after another is read. Raises ValueError: see `fold`.
     """
     nodes, constants = fold(model, folder)
-    graph = _Graph(half, constants, _types(model, nodes, constants))
+    inputs = {value.name for value in model.graph.input}
+    graph = _Graph(half, constants, _types(model, nodes, constants), inputs)
     for node in nodes:
         graph.add(node)
     for output in model.graph.output:
@@ -63,24 +64,26 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
 class _Graph:
     """The graph as it grows. A tensor `x` of the original is there as `x`, in its own type, as `x.fp16`, or as both."""
 
-    def __init__(self, half: Half, constants: Constants, types: dict[str, int]) -> None:
+    def __init__(self, half: Half, constants: Constants, types: dict[str, int], inputs: set[str]) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self._half, self._constants, self._types = half, constants, types
-        self._made: set[str] = set()  # names of floats that were computed
+        self._made = inputs  # names of tensors that are there
         self._low: set[str] = set()  # originals that were computed as halves
         self._products: set[str] = set()
 
     def add(self, node: NodeProto) -> None:
         """Add a node of the original, whose inputs are added already, in the precision that is right for it."""
-        if node.op_type in MOVERS and self._types.get(node.input[0]) == UINT8:
-            self._widen(node)
-        low = self._runs_low(node)
         copy = NodeProto()
         copy.CopyFrom(node)
-        del copy.input[:], copy.output[:]
-        for name in node.input:
-            copy.input.append(self.take(name, name in self._low if node.op_type in INDIFFERENT else low))
+        if node.op_type in MOVERS and self._types.get(node.input[0]) == UINT8:
+            copy.input[0] = self._widen(node.input[0])
+            self._types[node.output[0]] = FP32
+        low = self._runs_low(copy)
+        copy.input[:] = [
+            self.take(name, name in self._low if node.op_type in INDIFFERENT else low) for name in copy.input
+        ]
+        del copy.output[:]
         for name in node.output:
             is_low = low and self._types.get(name) == FP32
             copy.output.append(self._low_name(name) if is_low else name)
@@ -98,8 +101,8 @@ class _Graph:
         if name in self._constants:
             if wanted not in self.initializers:
                 value = self._constants[name]
-                exact = value.astype(HALVES[self._half]) if wanted != name else value
-                self.initializers[wanted] = numpy_helper.from_array(exact, wanted)
+                stored = value if wanted == name else value.astype(HALVES[self._half])
+                self.initializers[wanted] = numpy_helper.from_array(stored, wanted)
         elif is_float and wanted not in self._made:
             self._cast(name if low else self._low_name(name), wanted, self._half_type if low else FP32)
         return wanted
@@ -128,14 +131,13 @@ class _Graph:
         with np.errstate(over="ignore"):
             return value.astype(HALVES[self._half]).astype(np.float32)
 
-    def _widen(self, node: NodeProto) -> None:
-        """Have bytes moved as floats, which hold them: TensorRT takes bytes into a Cast and nothing else."""
-        name = node.input[0]
-        if f"{name}.fp32" not in self._made:
-            self._cast(name, f"{name}.fp32", FP32)
-            self._types[f"{name}.fp32"] = FP32
-        node.input[0] = f"{name}.fp32"
-        self._types[node.output[0]] = FP32
+    def _widen(self, name: str) -> str:
+        """Bytes as floats, to be moved as such: TensorRT takes bytes into a Cast and nothing else."""
+        wide = f"{name}.fp32"
+        if wide not in self._made:
+            self._cast(name, wide, FP32)
+            self._types[wide] = FP32
+        return wide
 
     def _cast(self, source: str, target: str, to: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [target], f"cast {target}", to=to))
