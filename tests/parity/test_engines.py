@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from samserve.cli import app
 from samserve.core.config import BUNDLES
 from samserve.models.bundle import ENCODER, Bundle, load_bundle, write_facts
 from samserve.models.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
@@ -22,6 +23,7 @@ from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD
 from torch import nn
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
+from typer.testing import CliRunner
 
 LAYERS = 12 if os.environ.get("SAMSERVE_LARGE") else 2
 ADA, AMPERE = Target(89), Target(86)
@@ -139,3 +141,21 @@ def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Comp
 def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(nano: Bundle, compiler: Compiler) -> None:
     with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\), only for sm75, .*sm89"):
         build(nano, Recipe(Target(90)), compiler)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "answer"),
+    [
+        (["--target", "sm42"], 2, "'sm42' is no GPU that engines are made for: name one of sm75 (T4)"),
+        (["--target", "sm89", "--batch", "8"], 2, "'8' is no batch"),
+        (["--target", "sm90"], 1, "TensorRT-RTX does not compile for sm90"),
+    ],
+)
+def test_the_command_says_in_a_sentence_why_there_is_no_engine(
+    nano: Bundle, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, answer: str
+) -> None:
+    monkeypatch.setenv("SAMSERVE_BUNDLES", str(nano.path.parent))
+    result = CliRunner().invoke(app, ["models", "engine", "nano", "--json", *options])
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["error"].startswith(answer)
+    assert not (nano.path / ENGINES).exists()

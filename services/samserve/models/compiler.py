@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from samserve.models.target import Target, gpu_here
@@ -81,9 +82,9 @@ class Compiler:
         return target
 
     def compile(
-        self, graph: bytes, target: Target, batch: tuple[int, int, int], workspace: int, timing_cache: bytes = b""
+        self, graph: Path, target: Target, batch: tuple[int, int, int], workspace: int, timing_cache: bytes = b""
     ) -> Compiled:
-        """Compile a serialised, strongly typed ONNX graph whose inputs' first axis is the batch: least, optimum, most.
+        """Compile the strongly typed ONNX graph in a file, whose inputs' first axis is the batch: least, optimum, most.
 
         workspace: bytes of GPU memory that a layer may use besides. Raises EngineRefused, naming the node.
         """
@@ -92,7 +93,7 @@ class Compiler:
         # TensorRT 11 types every network strongly and ignores the flag; 10 must be told.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
-        if not parser.parse(graph):
+        if not parser.parse_from_file(str(graph)):
             raise EngineRefused("; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors)))
         layers = layer_types(network)
         check_types(layers)

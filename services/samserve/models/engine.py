@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import onnx
@@ -28,6 +29,7 @@ from samserve.models.variant import TENSORRT, VARIANTS, digest, read_facts, writ
 
 ENGINES = "engines"
 PLAN = "model.plan"
+WEIGHTS = "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,11 @@ def build(bundle: Bundle, recipe: Recipe, compiler: Compiler, say: Callable[[str
     file = folder / file_name(recipe, compiler, onnx_digest)
     with _locked(folder, say):
         if not file.exists():
-            say(f"writing the encoder's graph in {recipe.precision}")
-            graph = _graph(bundle, recipe.precision)
-            say(f"compiling it for {recipe.target}")
-            _compile(graph, recipe, compiler, file, onnx_digest)
+            with TemporaryDirectory(dir=folder) as aside:
+                say(f"writing the encoder's graph in {recipe.precision}")
+                graph = _write_graph(bundle, recipe.precision, Path(aside))
+                say(f"compiling it for {recipe.target}")
+                _compile(graph, recipe, compiler, file, onnx_digest)
             return Engine(file, read_facts(_facts_of(file)), built=True)
     return Engine(file, read_facts(_facts_of(file)), built=False)
 
@@ -138,15 +141,18 @@ def encoder_digest(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _graph(bundle: Bundle, precision: Half) -> bytes:
+def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:
+    """The encoder in mixed precision, its weights in a file of their own: ViT-H's would triple in memory as one."""
+    graph = folder / ENCODER
     try:
-        model = onnx.load(bundle.encoder, load_external_data=False)
-        return mixed(model, precision, bundle.path).SerializeToString()
+        model = mixed(onnx.load(bundle.encoder, load_external_data=False), precision, bundle.path)
     except (DecodeError, ValueError) as problem:
         raise EngineRefused(f"{bundle.encoder} is not an encoder's graph: {problem}") from problem
+    onnx.save(model, graph, save_as_external_data=True, location=WEIGHTS)
+    return graph
 
 
-def _compile(graph: bytes, recipe: Recipe, compiler: Compiler, file: Path, onnx_digest: str) -> None:
+def _compile(graph: Path, recipe: Recipe, compiler: Compiler, file: Path, onnx_digest: str) -> None:
     """Compile into `file`, its facts first: the engine appears last, and whole."""
     cache = file.parent / f"{recipe.target.slug}-{compiler.version}.timing"
     begun = time.monotonic()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
 Constants = dict[str, NDArray[Any]]
@@ -22,7 +23,7 @@ def fold(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constan
     """
     if model.functions or any(_has_graph(node) for node in model.graph.node):
         raise ValueError(f"the graph {model.graph.name!r} has branches, loops or functions, which no encoder needs")
-    given = {tensor.name: numpy_helper.to_array(tensor, str(folder)) for tensor in model.graph.initializer}
+    given = {tensor.name: _value(tensor, folder) for tensor in model.graph.initializer}
     known = set(given)
     fixed, reached = [], []
     for node in _with_plain_casts(model.graph):
@@ -34,6 +35,15 @@ def fold(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constan
     read = {name for node in reached for name in node.input if name in known}
     computed = _run(fixed, given, sorted(read - given.keys()), model)
     return reached, {name: given[name] for name in read & given.keys()} | computed
+
+
+def _value(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+    """An initialiser's numbers; those in a file of their own are mapped, not read: they may be larger than memory."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    place = ExternalDataInfo(tensor)
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.memmap(folder / place.location, kind, "r", place.offset or 0, tuple(tensor.dims))
 
 
 def _with_plain_casts(graph: onnx.GraphProto) -> Iterator[NodeProto]:

@@ -25,6 +25,7 @@ Half = Literal["fp16", "bf16"]
 
 FP32, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 HALVES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+LARGEST = {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}
 PRODUCTS = {
     "fp16": {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"},
     "bf16": {"Conv", "ConvTranspose", "Gemm", "MatMul"},  # ONNX's Einsum knows no bf16
@@ -45,30 +46,26 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
     it (`load_external_data=False`), one weight after another is read. Raises ValueError: see `fold`.
     """
     nodes, constants = fold(model, folder)
-    inputs = {value.name for value in model.graph.input}
-    graph = _Graph(half, constants, _types(model, nodes, constants), inputs)
-    for node in nodes:
-        graph.add(node)
-    for output in model.graph.output:
-        graph.take(output.name, low=False)
-    body = helper.make_graph(
-        graph.nodes, model.graph.name, model.graph.input, model.graph.output, list(graph.initializers.values())
-    )
     least = BF16_OPSET if half == "bf16" else 0
     opsets = [
         helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, least)) for o in model.opset_import
     ]
-    return helper.make_model(body, opset_imports=opsets, ir_version=model.ir_version, producer_name="samserve")
+    body = helper.make_graph([], model.graph.name, model.graph.input, model.graph.output)
+    result = helper.make_model(body, opset_imports=opsets, ir_version=model.ir_version, producer_name="samserve")
+    graph = _Graph(result.graph, half, constants, _types(model, nodes, constants))
+    for node in nodes:
+        graph.add(node)
+    for output in model.graph.output:
+        graph.take(output.name, low=False)
+    return result
 
 
 class _Graph:
     """The graph as it grows. A tensor `x` of the original is there as `x`, in its own type, as `x.fp16`, or as both."""
 
-    def __init__(self, half: Half, constants: Constants, types: dict[str, int], inputs: set[str]) -> None:
-        self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-        self._half, self._constants, self._types = half, constants, types
-        self._made = inputs  # names of tensors that are there
+    def __init__(self, body: onnx.GraphProto, half: Half, constants: Constants, types: dict[str, int]) -> None:
+        self._body, self._half, self._constants, self._types = body, half, constants, types
+        self._made = {value.name for value in body.input}  # names of tensors that are there
         self._low: set[str] = set()  # originals that were computed as halves
         self._products: set[str] = set()
 
@@ -92,18 +89,20 @@ class _Graph:
                 self._low.add(name)
         if node.op_type in PRODUCTS[self._half]:
             self._products.update(node.output)
-        self.nodes.append(copy)
+        self._body.node.append(copy)
 
     def take(self, name: str, low: bool) -> str:
         """The name of an original in the wanted precision, if it is a float; cast or written when first asked for."""
         is_float = self._types.get(name) == FP32
         wanted = self._low_name(name) if is_float and low else name
+        if wanted in self._made:
+            return wanted
         if name in self._constants:
-            if wanted not in self.initializers:
-                value = self._constants[name]
-                stored = value if wanted == name else value.astype(HALVES[self._half])
-                self.initializers[wanted] = numpy_helper.from_array(stored, wanted)
-        elif is_float and wanted not in self._made:
+            value = self._constants[name]
+            stored = value if wanted == name else value.astype(HALVES[self._half])
+            self._body.initializer.append(numpy_helper.from_array(stored, wanted))
+            self._made.add(wanted)
+        elif is_float:
             self._cast(name if low else self._low_name(name), wanted, self._half_type if low else FP32)
         return wanted
 
@@ -120,16 +119,18 @@ class _Graph:
         if value is None:
             return False
         if value.size == 1:
-            return bool(np.allclose(self._rounded(value), value, rtol=2**-8, atol=0))
+            return self._holds(value)
         is_bias = node.op_type == "Add" and value.ndim == 1 and not self._products.isdisjoint(node.input)
         return is_bias and self._fits(value)
 
-    def _fits(self, value: NDArray[Any]) -> bool:
-        return bool(np.isfinite(self._rounded(value)).all())
-
-    def _rounded(self, value: NDArray[Any]) -> NDArray[Any]:
+    def _holds(self, number: NDArray[Any]) -> bool:
         with np.errstate(over="ignore"):
-            return value.astype(HALVES[self._half]).astype(np.float32)
+            rounded = number.astype(HALVES[self._half]).astype(np.float32)
+        return bool(np.allclose(rounded, number, rtol=2**-8, atol=0))
+
+    def _fits(self, value: NDArray[Any]) -> bool:
+        most = LARGEST[self._half]
+        return bool(-most <= value.min() and value.max() <= most)
 
     def _widen(self, name: str) -> str:
         """Bytes as floats, to be moved as such: TensorRT takes bytes into a Cast and nothing else."""
@@ -140,7 +141,7 @@ class _Graph:
         return wide
 
     def _cast(self, source: str, target: str, to: int) -> None:
-        self.nodes.append(helper.make_node("Cast", [source], [target], f"cast {target}", to=to))
+        self._body.node.append(helper.make_node("Cast", [source], [target], f"cast {target}", to=to))
         self._made.add(target)
 
     def _low_name(self, name: str) -> str:

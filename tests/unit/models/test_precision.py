@@ -64,7 +64,8 @@ def block() -> onnx.ModelProto:
 
 
 def types(graph: onnx.ModelProto) -> dict[str, int]:
-    """Element types by ONNX's own strict inference."""
+    """Element types by ONNX's own strict inference, of a graph that its checker finds sound."""
+    onnx.checker.check_model(graph)
     inferred = onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True).graph
     known = {
         value.name: value.type.tensor_type.elem_type
@@ -191,6 +192,12 @@ def test_a_graph_with_branches_is_refused() -> None:
     fork = helper.make_node("If", ["x"], ["out"], then_branch=branch, else_branch=branch)
     with pytest.raises(ValueError, match="branches"):
         mixed(model([fork], {}, {"x": FLOAT}), "fp16")
+
+
+def test_nano_in_bf16_is_sound_onnx() -> None:
+    low = mixed(onnx.load(BUNDLES / "nano" / "encoder.onnx"), "bf16")
+    assert taken(low, "LayerNormalization") == {FLOAT}
+    assert taken(low, "Conv") == {BFLOAT16}
 
 
 def test_nano_in_fp16_embeds_a_photo_as_in_fp32() -> None:
