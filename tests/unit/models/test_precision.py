@@ -21,7 +21,7 @@ def model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray], inputs: dict
         nodes,
         "test",
         [helper.make_tensor_value_info(name, kind, ["B", 4, WIDTH]) for name, kind in inputs.items()],
-        [helper.make_tensor_value_info("out", FLOAT16, None)],
+        [helper.make_tensor_value_info("out", FLOAT16, ["B", None, None])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
