@@ -81,12 +81,10 @@ class Compiler:
             raise NoCompiler(f"TensorRT-RTX does not compile for {target}, only for sm{', sm'.join(map(str, known))}")
         return target
 
-    def compile(
-        self, graph: Path, target: Target, batch: tuple[int, int, int], workspace: int, timing_cache: bytes = b""
-    ) -> Compiled:
+    def compile(self, graph: Path, target: Target, batch: tuple[int, int, int], timing_cache: bytes = b"") -> Compiled:
         """Compile the strongly typed ONNX graph in a file, whose inputs' first axis is the batch: least, optimum, most.
 
-        workspace: bytes of GPU memory that a layer may use besides. Raises EngineRefused, naming the node.
+        Raises EngineRefused, naming the node.
         """
         trt, log = self.trt, _log(self.trt)
         builder = trt.Builder(log)
@@ -99,7 +97,6 @@ class Compiler:
         check_types(layers)
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         config.add_optimization_profile(_profile(builder, network, batch))
         cache = None
         if self.serves:

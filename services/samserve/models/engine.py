@@ -58,12 +58,11 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What settles an engine besides its encoder and the TensorRT that compiles it. workspace: bytes."""
+    """What settles an engine besides its encoder and the TensorRT that compiles it."""
 
     target: Target
     precision: Half = "fp16"
     profile: Profile = Profile(1, 4, 8)
-    workspace: int = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,6 @@ def _compile(graph: Path, recipe: Recipe, compiler: Compiler, file: Path, onnx_d
         graph,
         recipe.target,
         recipe.profile.sizes,
-        recipe.workspace,
         cache.read_bytes() if cache.exists() else b"",
     )
     seconds = time.monotonic() - begun

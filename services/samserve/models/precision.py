@@ -26,10 +26,11 @@ Half = Literal["fp16", "bf16"]
 FP32, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 HALVES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 LARGEST = {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}
-PRODUCTS = {
-    "fp16": {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"},
-    "bf16": {"Conv", "ConvTranspose", "Gemm", "MatMul"},  # ONNX's Einsum knows no bf16
-}
+PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+WIDE: dict[str, set[str]] = {
+    "fp16": set(),
+    "bf16": {"Einsum"},
+}  # products that ONNX does not define on a half: given in it, taken in fp32
 MOVERS = {
     *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Pad", "Reshape"),
     *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
@@ -87,9 +88,11 @@ class _Graph:
             self._made.add(copy.output[-1])
             if is_low:
                 self._low.add(name)
-        if node.op_type in PRODUCTS[self._half]:
-            self._products.update(node.output)
         self._body.node.append(copy)
+        if node.op_type in PRODUCTS:
+            self._products.update(node.output)
+        if node.op_type in WIDE[self._half]:
+            self._low.update(name for name in node.output if self.take(name, low=True) != name)
 
     def take(self, name: str, low: bool) -> str:
         """The name of an original in the wanted precision, if it is a float; cast or written when first asked for."""
@@ -108,7 +111,9 @@ class _Graph:
 
     def _runs_low(self, node: NodeProto) -> bool:
         floats = [name for name in node.input if self._types.get(name) == FP32]
-        if node.op_type in PRODUCTS[self._half]:
+        if node.op_type in WIDE[self._half]:
+            return False
+        if node.op_type in PRODUCTS:
             return all(self._fits(self._constants[name]) for name in floats if name in self._constants)
         voters = [name for name in floats if not self._yields(node, name)]
         return node.op_type in FOLLOWERS and bool(voters) and self._low.issuperset(voters)

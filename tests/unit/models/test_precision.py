@@ -147,6 +147,18 @@ def test_an_fp32_output_of_a_product_is_still_fp32() -> None:
     assert types(graph)["out"] == FLOAT
 
 
+@pytest.mark.parametrize(("half", "within", "after"), [("fp16", FLOAT16, FLOAT16), ("bf16", FLOAT, BFLOAT16)])
+def test_an_einsum_which_onnx_does_not_define_on_bf16_is_given_on_in_it(half: Half, within: int, after: int) -> None:
+    nodes = [
+        helper.make_node("Einsum", ["x", "weight"], ["product"], equation="bij,jk->bik"),
+        helper.make_node("Gelu", ["product"], ["bent"]),
+        helper.make_node("Cast", ["bent"], ["out"], to=FLOAT16),
+    ]
+    graph = mixed(model(nodes, {"weight": random(WIDTH, 8)}, {"x": FLOAT}), half)
+    assert taken(graph, "Einsum") == {within}
+    assert taken(graph, "Gelu") == {after}
+
+
 @pytest.mark.parametrize("number", [1e-8, 1e6])
 def test_a_number_that_a_half_does_not_hold_keeps_its_node_in_fp32(number: float) -> None:
     nodes = [
