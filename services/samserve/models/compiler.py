@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ def _log(trt: Any) -> Any:
 
         def errors(self) -> str:
             serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
-            return "; ".join(message for severity, message in self.lines if severity in serious)
+            told = "; ".join(message for severity, message in self.lines if severity in serious)
+            return textwrap.shorten(told, 400)
 
         def activations(self) -> int:
             return max((int(found[1]) for _, line in self.lines if (found := MEMORY.search(line))), default=0)
