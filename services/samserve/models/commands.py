@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from samserve.commands import Json, fail, out, store
+from samserve.commands import Json, err, fail, out, store
 from samserve.models.bundle import Bundle, variant_names
 from samserve.models.store import UnknownModel
 from samserve.models.variant import EXPORTED, BrokenBundle
@@ -36,6 +37,50 @@ def show_model(name: str) -> None:
     """All facts of one bundle, or of one of its variants (NAME:VARIANT), as JSON."""
     bundle = _load(name)
     print(json.dumps(bundle.variant.facts, indent=1))
+
+
+@app.command("engine")
+def build_engines(
+    name: str,
+    target: Annotated[list[str], typer.Option(help="sm89, 8.9, L4, or here: this machine's GPU; give several.")],
+    precision: Annotated[Literal["fp16", "bf16"], typer.Option(help="Of the products; the rest is fp32.")] = "fp16",
+    batch: Annotated[str, typer.Option(help="Least, optimum and most images in a batch.")] = "1,4,8",
+    as_json: Json = False,
+) -> None:
+    """Compile a model's encoder with TensorRT, for each target; what is there already is not compiled again.
+
+    The engines are kept in the model's folder, and served once they have passed the gate. Without a GPU, TensorRT-RTX
+    checks that they compile.
+    """
+    try:
+        from samserve.models.compiler import EngineRefused, NoCompiler, find_compiler
+        from samserve.models.engine import Profile, Recipe, build
+        from samserve.models.target import UnknownTarget, target_of
+    except ModuleNotFoundError as problem:
+        fail(1, f"{problem.name} is not installed: pip install 'samserve[engine-check]'", as_json)
+    bundle = _load(name)
+    try:
+        profile = Profile.parse(batch)
+        recipes = [Recipe(target_of(one), precision, profile) for one in target]
+        compiler = find_compiler()
+        with err.status("") as status:
+            engines = [build(bundle, recipe, compiler, status.update) for recipe in recipes]
+    except (UnknownTarget, ValueError) as problem:
+        fail(1 if isinstance(problem, EngineRefused) else 2, str(problem), as_json)
+    except (NoCompiler, OSError) as problem:
+        fail(1, str(problem), as_json)
+    if as_json:
+        print(json.dumps([{"file": str(engine.file), "built": engine.built, **engine.facts} for engine in engines]))
+        return
+    table = Table("target", "size, MiB", "activations, MiB", "seconds", "")
+    for engine in engines:
+        facts = engine.facts
+        sizes = [f"{facts[key] / 2**20:,.0f}" for key in ("bytes", "activation_bytes")]
+        table.add_row(facts["target"], *sizes, str(facts["seconds"]), "built" if engine.built else "there already")
+    out.print(table)
+    what = "engines" if compiler.serves else "checks, which Triton does not run,"
+    out.print(f"{what} of {bundle.name} in {precision}, for batches of {batch}, by {compiler.kind} {compiler.version}")
+    out.print(f"in {engines[0].file.parent}", highlight=False, soft_wrap=True)
 
 
 def _load(model: str) -> Bundle:
