@@ -21,12 +21,13 @@ SAM_SIZES = {
     "l": (1024, 24, 16, 4096, 1024, 14, [5, 11, 17, 23]),
     "h": (1280, 32, 16, 5120, 1024, 14, [7, 15, 23, 31]),
 }
-# width, blocks per stage, heads, blocks that see the whole image, windows, background of the positions
+# width, blocks per stage, heads, blocks that see the whole image, windows, background of the positions, frame
 SAM2_SIZES = {
-    "tiny": (96, [1, 2, 7, 2], 1, [5, 7, 9], [8, 4, 14, 7], 7),
-    "small": (96, [1, 2, 11, 2], 1, [7, 10, 13], [8, 4, 14, 7], 7),
-    "base-plus": (112, [2, 3, 16, 3], 2, [12, 16, 20], [8, 4, 14, 7], 14),
-    "large": (144, [2, 6, 36, 4], 2, [23, 33, 43], [8, 4, 16, 8], 7),
+    "mini": (16, [1, 1, 3, 1], 1, [3], [8, 4, 7, 7], 7, 256),
+    "tiny": (96, [1, 2, 7, 2], 1, [5, 7, 9], [8, 4, 14, 7], 7, 1024),
+    "small": (96, [1, 2, 11, 2], 1, [7, 10, 13], [8, 4, 14, 7], 7, 1024),
+    "base-plus": (112, [2, 3, 16, 3], 2, [12, 16, 20], [8, 4, 14, 7], 14, 1024),
+    "large": (144, [2, 6, 36, 4], 2, [23, 33, 43], [8, 4, 16, 8], 7, 1024),
 }
 
 
@@ -92,10 +93,11 @@ def hf_config(model_type: str, size: str) -> PretrainedConfig:
 
 
 def _sam2_config(size: str) -> Sam2Config:
-    width, blocks, heads, whole, windows, background = SAM2_SIZES[size]
+    width, blocks, heads, whole, windows, background, frame = SAM2_SIZES[size]
     backbone = {
         "model_type": "sam2_hiera_det_model",
         "hidden_size": width,
+        "image_size": [frame, frame],
         "num_attention_heads": heads,
         "blocks_per_stage": blocks,
         "embed_dim_per_stage": [width * 2**k for k in range(4)],
@@ -104,8 +106,12 @@ def _sam2_config(size: str) -> Sam2Config:
         "global_attention_blocks": whole,
         "window_positional_embedding_background_size": [background, background],
     }
-    channels = [width * 2**k for k in (3, 2, 1, 0)]
-    return Sam2Config(vision_config={"backbone_config": backbone, "backbone_channel_list": channels})
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": [width * 2**k for k in (3, 2, 1, 0)],
+        "backbone_feature_sizes": [[frame // stride] * 2 for stride in (4, 8, 16)],
+    }
+    return Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": frame})
 
 
 def drawn(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
@@ -157,7 +163,7 @@ def sam_shapes(size: str, hq: bool = False) -> Shapes:
 
 def sam2_shapes(size: str) -> Shapes:
     """Names and shapes of sam2's SAM2Base, for pictures."""
-    width, blocks, _, _, windows, background = SAM2_SIZES[size]
+    width, blocks, _, _, windows, background, _ = SAM2_SIZES[size]
     trunk = "image_encoder.trunk"
     shapes: Shapes = {
         f"{trunk}.pos_embed": (1, width, background, background),

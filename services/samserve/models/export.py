@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import warnings
 from pathlib import Path
@@ -105,6 +106,7 @@ def share_weights(graph: Path, weights: Path) -> None:
 def _export(
     graph: nn.Module, inputs: dict[str, Tensor], axes: dict[str, dict[int, object]], outputs: list[str], path: Path
 ) -> None:
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: we know
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
