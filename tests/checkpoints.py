@@ -1,7 +1,7 @@
 """Checkpoints with random weights, in the names, shapes and files that the models' authors publish.
 
 `meta_sam`, `meta_sam2` and `hf_folder` write one. Sizes: "mini" is for tests, all others are the published ones.
-The weights are drawn so that every part matters: norms and biases too, positional frequencies as their authors draw them.
+The weights are drawn so that every part matters: norms and biases too, positional frequencies as SAM's authors do.
 """
 
 import json
@@ -86,9 +86,7 @@ def hf_config(model_type: str, size: str) -> PretrainedConfig:
     }
     prompt = {"image_size": frame}
     if model_type == "sam_hq":
-        return SamHQConfig(
-            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config={"vit_dim": width}
-        )
+        return SamHQConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config={"vit_dim": width})
     return SamConfig(vision_config=vision, prompt_encoder_config=prompt)
 
 

@@ -32,7 +32,7 @@ def differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
     valid = (checkpoint.frame,) * 2 if checkpoint.resize == STRETCH else (checkpoint.frame * 2 // 3, checkpoint.frame)
     wanted = reference.embed(image, valid)
     given = {"image": image[None], "valid": np.array([valid], np.int32)}
-    found = dict(zip(wanted, _run(path / ENCODER, list(wanted), given), strict=True))
+    found = dict(zip(wanted, _session(path / ENCODER).run(list(wanted), given), strict=True))
     largest = {name: beyond_rounding(found[name], wanted[name]) for name in wanted}
     return largest | _decoder_differences(path / DECODER, checkpoint, reference, wanted)
 
@@ -48,7 +48,8 @@ def _decoder_differences(
         inputs = image | graph_inputs(checkpoint.family, prompt, low_res)
         logits, ious = session.run(list(largest), inputs)
         for name, got, true in zip(largest, best_first(logits[0], ious[0]), wanted, strict=True):
-            largest[name] = max(largest[name], float(np.abs(got - true).max() / np.abs(true).max()))
+            differ = np.abs(got - true).max() / np.abs(true).max()
+            largest[name] = float(np.maximum(largest[name], differ))  # which, unlike max, keeps a NaN
     return largest
 
 
@@ -63,12 +64,7 @@ def picture(frame: int) -> NDArray[np.uint8]:
 def beyond_rounding(got: NDArray[np.float16], wanted: Floats) -> float:
     """The largest difference that rounding to fp16 does not explain, as a share of the largest magnitude."""
     beyond = np.abs(got.astype(np.float32) - wanted) - HALF_STEP * np.abs(wanted)
-    return max(0.0, float(beyond.max() / np.abs(wanted).max()))
-
-
-def _run(path: Path, outputs: list[str], inputs: dict[str, NDArray[np.generic]]) -> list[NDArray[np.float16]]:
-    arrays: list[NDArray[np.float16]] = _session(path).run(outputs, inputs)
-    return arrays
+    return float(np.maximum(beyond, 0).max() / np.abs(wanted).max())
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

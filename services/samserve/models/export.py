@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from samserve.models.graph import DecoderGraph
 OPSET = 20
 SMALL = 1024  # initialisers with fewer elements stay fp32: they are scalars, shapes and biases
 ONE_FILE = 1.5 * 2**30  # bytes of weights up to which a graph holds them itself; protobuf ends at 2 GiB
+KINDS = {"F16": np.float16, "F32": np.float32}  # by safetensors' names
 
 Shape = tuple[int, ...]
 
@@ -91,8 +92,8 @@ def share_weights(graph: Path, weights: Path) -> None:
     model = onnx.load(graph, load_external_data=False)
     for initializer in model.graph.initializer:
         kept = header.get(initializer.name.removesuffix(".half"))
-        kind = {TensorProto.FLOAT16: "F16", TensorProto.FLOAT: "F32"}.get(initializer.data_type)
-        if kept is None or kept["dtype"] != kind or np.prod(initializer.dims) < SMALL:
+        kind = helper.tensor_dtype_to_np_dtype(initializer.data_type)
+        if kept is None or KINDS[kept["dtype"]] != kind or np.prod(initializer.dims) < SMALL:
             continue
         begin, end = kept["data_offsets"]
         initializer.ClearField("raw_data")
@@ -124,7 +125,8 @@ def _export(
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # which names the exporting machine's source files
     halve_weights(model)
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    kept = [value.const_value for value in model.graph.initializers.values()]
+    weights = sum(tensor.nbytes for tensor in kept if tensor is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if weights > ONE_FILE else None)
     onnx.checker.check_model(path, full_check=True)
 
@@ -134,7 +136,9 @@ def halve_weights(model: ir.Model) -> None:
     and the same arithmetic. ONNX Runtime folds the casts when it loads the graph.
     """
     graph = model.graph
-    for value in list(graph.initializers.values()):
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None:
+            continue
         whole = value.const_value.numpy()
         if whole.dtype != np.float32 or whole.size < SMALL:
             continue
@@ -142,7 +146,6 @@ def halve_weights(model: ir.Model) -> None:
             half = whole.astype(np.float16)
         if not np.array_equal(half, whole):
             continue
-        name = value.name
         kept = ir.tensor(half, name=f"{name}.half")
         stored = ir.Value(name=kept.name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=kept)
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})

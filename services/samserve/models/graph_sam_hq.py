@@ -23,9 +23,9 @@ class SamHqEncoder(VitEncoder):
         self.compress_vit_norm = decoder.compress_vit_norm
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        embedding, early = self.encode(pixels)
+        embedding, wholes = self.encode(pixels)
         late = self.activation(self.encoder_norm(self.encoder_conv1(embedding)))
-        early = self.activation(self.compress_vit_norm(self.compress_vit_conv1(early.permute(0, 3, 1, 2))))
+        early = self.activation(self.compress_vit_norm(self.compress_vit_conv1(wholes[0].permute(0, 3, 1, 2))))
         return embedding, self.encoder_conv2(late) + self.compress_vit_conv2(early)
 
 

@@ -26,15 +26,15 @@ class VitEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return (self.encode(pixels)[0],)
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding, and the output [B, G, G, C] of the first block that sees the whole image."""
+    def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The embedding, and the outputs [B, G, G, C] of the blocks that see the whole image."""
         x = self.patch_embed(pixels) + self.pos_embed
-        early = None
+        wholes = []
         for layer in self.layers:
             x = layer(x)
-            if early is None and layer.windows == 1:
-                early = x
-        return self.neck(x), x if early is None else early
+            if layer.whole:
+                wholes.append(x)
+        return self.neck(x), wholes
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
     def __init__(self, layer: nn.Module, cells: int) -> None:
         super().__init__()
-        self.cells = cells
+        self.cells, self.whole = cells, layer.window_size == 0
         self.window = layer.window_size or cells
         self.windows = -(-cells // self.window)  # along each axis
         self.layer_norm1, self.layer_norm2, self.mlp = layer.layer_norm1, layer.layer_norm2, layer.mlp
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, G, G, C] -> windows [B', W, W, C], the last ones padded with zeros."""
-        if self.windows == 1 and self.window == self.cells:
+        if self.whole:
             return x
         beyond = self.windows * self.window - self.cells
         tiles = F.pad(x, (0, 0, 0, beyond, 0, beyond))
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     def joined(self, windows: Tensor) -> Tensor:
         """The reverse of `split`."""
-        if self.windows == 1 and self.window == self.cells:
+        if self.whole:
             return windows
         side, channels = self.windows * self.window, windows.shape[-1]
         tiles = windows.reshape(-1, self.windows, self.windows, self.window, self.window, channels)

@@ -104,9 +104,15 @@ def graph_inputs(family: str, prompt: dict[str, Tensor], low_res: int) -> dict[s
     points, labels = prompt.get("input_points", torch.zeros(1, 1, 0, 2)), prompt.get("input_labels")
     kinds = torch.zeros(1, 1, 0) if labels is None else labels.float()
     if (box := prompt.get("input_boxes")) is not None:
-        points, kinds = torch.cat([points, box.reshape(1, 1, 2, 2)], 2), torch.cat([kinds, torch.tensor([[[2.0, 3]]])], 2)
+        points, kinds = (
+            torch.cat([points, box.reshape(1, 1, 2, 2)], 2),
+            torch.cat([kinds, torch.tensor([[[2.0, 3]]])], 2),
+        )
     if box is None or family == SAM2:
-        points, kinds = torch.cat([points, torch.zeros(1, 1, 1, 2)], 2), torch.cat([kinds, torch.full((1, 1, 1), PAD)], 2)
+        points, kinds = (
+            torch.cat([points, torch.zeros(1, 1, 1, 2)], 2),
+            torch.cat([kinds, torch.full((1, 1, 1), PAD)], 2),
+        )
     mask = prompt.get("input_masks")
     return {
         "points": points[0].numpy(),

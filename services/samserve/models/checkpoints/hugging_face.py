@@ -38,6 +38,8 @@ def read_config(folder: Path) -> tuple[str, str, PretrainedConfig]:
     if kind not in FAMILIES:
         raise BadCheckpoint(f"{folder / CONFIG} is of model_type {kind!r}; supported are: {', '.join(FAMILIES)}")
     parts = {part: settings(facts, part) for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
+    if not parts["vision_config"].get("use_rel_pos", True) or not parts["vision_config"].get("use_abs_pos", True):
+        raise BadCheckpoint(f"{folder / CONFIG} has an encoder without SAM's positions, which is not supported")
     try:
         return FAMILIES[kind], kind, CONFIGS[FAMILIES[kind]](**parts)
     except (ValueError, TypeError, AttributeError) as problem:

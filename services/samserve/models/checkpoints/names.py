@@ -1,5 +1,6 @@
-"""Names of weights: those of the models' authors, and transformers' for the same. Source: segment-anything, sam2, sam-hq
-and transformers, whose modules bear these names.
+"""Names of weights: those of the models' authors, and transformers' for the same.
+
+Source: the modules of segment-anything, sam2, sam-hq and transformers, which bear these names.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def load_torch_file(path: Path) -> State:
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as problem:
-        what = str(problem).strip().splitlines()[0][:120]
-        raise BadCheckpoint(f"{path} is not a whole file of weights written by torch.save: {what}") from problem
+        what = (str(problem).strip().splitlines() or ["it ends too early"])[0]
+        raise BadCheckpoint(f"{path} is not a whole file of weights written by torch.save: {what[:120]}") from problem
     for wrapper in ("model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
