@@ -128,6 +128,7 @@ def _export(
     kept = [value.const_value for value in model.graph.initializers.values()]
     weights = sum(tensor.nbytes for tensor in kept if tensor is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if weights > ONE_FILE else None)
+    del program, model, kept  # the check reads the file
     onnx.checker.check_model(path, full_check=True)
 
 
