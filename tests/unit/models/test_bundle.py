@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from samserve.core.config import BUNDLES
-from samserve.models.bundle import DECODER, find_bundles, load_bundle
+from samserve.models.bundle import DECODER, ENCODER, find_bundles, load_bundle, write_facts
 from samserve.models.triton.repository import write_repository
 from samserve.models.variant import BrokenBundle
 
@@ -58,3 +58,15 @@ def test_the_model_repository_tells_triton_what_it_runs(tmp_path: Path) -> None:
     assert "dynamic_batching" in config
     assert "TYPE_FP16 dims: [ 256, 64, 64 ]" in config
     assert (tmp_path / "sam_encoder" / "1" / "model.py").is_file()
+
+
+def test_weights_beside_the_encoders_graph_are_part_of_the_version(copy: Path) -> None:
+    facts = {name: fact for name, fact in load_bundle(copy).facts.items() if name not in ("files", "model_version")}
+    versions = set()
+    for weights in (None, b"some", b"others"):
+        if weights is not None:
+            (copy / f"{ENCODER}.data").write_bytes(weights)
+        write_facts(copy, facts)
+        versions.add(load_bundle(copy).model_version)
+    assert len(versions) == 3
+    assert load_bundle(NANO).model_version in versions
