@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
@@ -77,6 +78,31 @@ def test_the_decoder_reads_its_weights_from_one_file(exported: tuple[Checkpoint,
     weights = bundle.weights.stat().st_size
     whole = sum(4 * tensor.numel() for name, tensor in checkpoint.state.items() if name.startswith(PARTS[1:]))
     assert weights == pytest.approx(whole, rel=0.01)  # fp16 does not hold them
+
+
+def test_several_images_or_prompts_at_once_answer_as_one_by_one(exported: tuple[Checkpoint, Bundle]) -> None:
+    _, bundle = exported
+    encoder, decoder = (onnxruntime.InferenceSession(path) for path in (bundle.encoder, bundle.decoder))
+    side, rng = bundle.frame.side, np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, side, side, 3), np.uint8)
+    valid = np.array([[side, side], [side, side // 2], [9, side]], np.int32)
+    names = list(bundle.embedding)
+    together = dict(zip(names, encoder.run(names, {"image": images, "valid": valid}), strict=True))
+    alone = encoder.run(names, {"image": images[1:2], "valid": valid[1:2]})
+    for name, tensor in zip(names, alone, strict=True):
+        assert np.abs(together[name][1:2] - tensor).max() <= 2e-3 * np.abs(tensor).max(), name
+    image = {name: tensor[1:2].astype(np.float32) for name, tensor in together.items()}
+    prompts = {
+        "points": rng.uniform(0, side, (3, 2, 2)).astype(np.float32),
+        "labels": np.array([[1, -1], [2, 3], [0, 1]], np.float32),
+        "mask_input": rng.normal(size=(3, 1, bundle.low_res, bundle.low_res)).astype(np.float32),
+        "has_mask": np.array([0, 1, 0], np.float32),
+    }
+    logits, ious = decoder.run(["low_res_logits", "predicted_iou"], image | prompts)
+    assert (logits.shape, ious.shape) == ((3, 4, bundle.low_res, bundle.low_res), (3, 4))
+    one, iou = decoder.run(None, image | {name: tensor[1:2] for name, tensor in prompts.items()})
+    assert np.abs(logits[1:2] - one).max() <= TOLERANCE * np.abs(one).max()
+    assert np.allclose(ious[1:2], iou, atol=1e-5)
 
 
 def test_the_decoding_server_answers_as_pytorch_does(exported: tuple[Checkpoint, Bundle]) -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samserve.models.checkpoints.checkpoint import SAM2, SAM_HQ, Checkpoint
+from samserve.models.graph import PAD_LABEL
 
 Floats = NDArray[np.float32]
-PAD = -1
 
 
 class Reference:
@@ -101,22 +101,20 @@ def graph_inputs(family: str, prompt: dict[str, Tensor], low_res: int) -> dict[s
     """The same prompt as the decoder's graph is given it: clicks, a box's corners, and padding, where SAM pads points
     without a box and SAM 2 pads always.
     """
-    points, labels = prompt.get("input_points", torch.zeros(1, 1, 0, 2)), prompt.get("input_labels")
-    kinds = torch.zeros(1, 1, 0) if labels is None else labels.float()
-    if (box := prompt.get("input_boxes")) is not None:
-        points, kinds = (
-            torch.cat([points, box.reshape(1, 1, 2, 2)], 2),
-            torch.cat([kinds, torch.tensor([[[2.0, 3]]])], 2),
-        )
-    if box is None or family == SAM2:
-        points, kinds = (
-            torch.cat([points, torch.zeros(1, 1, 1, 2)], 2),
-            torch.cat([kinds, torch.full((1, 1, 1), PAD)], 2),
-        )
+    points, labels = [torch.zeros(1, 0, 2)], [torch.zeros(1, 0)]
+    if "input_points" in prompt:
+        points.append(prompt["input_points"][0])
+        labels.append(prompt["input_labels"][0].float())
+    if "input_boxes" in prompt:
+        points.append(prompt["input_boxes"].reshape(1, 2, 2))
+        labels.append(torch.tensor([[2.0, 3.0]]))
+    if "input_boxes" not in prompt or family == SAM2:
+        points.append(torch.zeros(1, 1, 2))
+        labels.append(torch.tensor([[float(PAD_LABEL)]]))
     mask = prompt.get("input_masks")
     return {
-        "points": points[0].numpy(),
-        "labels": kinds[0].numpy().astype(np.float32),
+        "points": torch.cat(points, 1).numpy(),
+        "labels": torch.cat(labels, 1).numpy(),
         "mask_input": np.zeros((1, 1, low_res, low_res), np.float32) if mask is None else mask.numpy(),
         "has_mask": np.array([mask is not None], np.float32),
     }
