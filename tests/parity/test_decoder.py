@@ -175,7 +175,7 @@ def unlearned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     round_to_half(model)
     path = tmp_path_factory.mktemp("bundles") / "unlearned"
     shutil.copytree(bundle.path, path)
-    export_decoder(model.decoder, bundle.low_res // 4, 256, path / DECODER)
+    export_decoder(model.decoder, bundle.embedding, path / DECODER)
     write_facts(path, {name: fact for name, fact in bundle.facts.items() if name not in ("files", "model_version")})
     return load_bundle(path)
 

@@ -25,6 +25,7 @@ from samserve.models.variant import (
     check_files,
     files_of,
     load_variant,
+    model_digest,
     read_facts,
     version_of,
 )
@@ -113,6 +114,6 @@ def find_bundles(folder: Path) -> list[Path]:
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Complete `facts` with format, digests and model version, and write them: the last step of an export."""
     files = files_of(path, {FACTS, CARD})
-    version = version_of(facts["name"], files[ENCODER]["sha256"], facts["preprocessing"], facts["precision"])
+    version = version_of(facts["name"], model_digest(files, ENCODER), facts["preprocessing"], facts["precision"])
     whole = {"format": FORMAT, "name": facts["name"], "model_version": version, **facts, "files": files}
     (path / FACTS).write_text(json.dumps(whole, indent=1) + "\n")

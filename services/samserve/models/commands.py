@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -81,6 +82,48 @@ def build_engines(
     what = "engines" if compiler.serves else "checks, which Triton does not run,"
     out.print(f"{what} of {bundle.name} in {precision}, for batches of {batch}, by {compiler.kind} {compiler.version}")
     out.print(f"in {engines[0].file.parent}", highlight=False, soft_wrap=True)
+
+
+@app.command("export")
+def export_model(
+    checkpoint: Annotated[Path, typer.Option(help="SAM's, SAM-HQ's or SAM 2's file, or a folder of transformers.")],
+    name: Annotated[str, typer.Option(help="What the bundle will be called.")],
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a checkpoint: export it, and compare what comes out with PyTorch before it is kept."""
+    try:
+        from samserve.models.check import Differs
+        from samserve.models.checkpoints.checkpoint import BadCheckpoint
+        from samserve.models.checkpoints.read import read_checkpoint
+        from samserve.models.convert import convert
+    except ModuleNotFoundError as missing:
+        fail(2, f"exporting needs {missing.name}: pip install 'samserve[train]'", as_json)
+    try:
+        place = store().place_for(name)
+        if place.exists():
+            fail(2, f"there is a model {name!r} already, in {place}: delete that folder, or take another name", as_json)
+        with err.status("") as status:
+
+            def say(doing: str) -> None:
+                status.update(doing)
+                err.print(doing, markup=False, highlight=False)
+
+            say(f"reading {checkpoint}")
+            largest = convert(read_checkpoint(checkpoint), name, place, say)
+    except (BadCheckpoint, BrokenBundle) as problem:
+        fail(2, str(problem), as_json)
+    except Differs as problem:
+        fail(1, str(problem), as_json)
+    bundle = _load(name)
+    if as_json:
+        facts = {"name": name, "model_version": bundle.model_version, "path": str(place), "differences": largest}
+        print(json.dumps(facts))
+        return
+    out.print(f"{name} is ready: {bundle.model_version}, in {place}", markup=False, highlight=False, soft_wrap=True)
+    table = Table("output", "largest difference from PyTorch, share of the largest value")
+    for output, difference in largest.items():
+        table.add_row(output, f"{difference:.1e}")
+    out.print(table)
 
 
 def _load(model: str) -> Bundle:

@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
 PAD_LABEL = -1
 
@@ -18,7 +17,7 @@ PAD_LABEL = -1
 class DecoderGraph(nn.Module):
     """Prompts and an embedding to low-res logits and predicted IoUs."""
 
-    def __init__(self, prompt_encoder: SamPromptEncoder, mask_decoder: SamMaskDecoder) -> None:
+    def __init__(self, prompt_encoder: nn.Module, mask_decoder: nn.Module) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
@@ -33,8 +32,12 @@ class DecoderGraph(nn.Module):
         Returns low-res logits [N, 4, 4G, 4G] and predicted IoU [N, 4]: index 0 is the single-mask answer, 1 to 3 the
         three candidates.
         """
-        dense = self.embed_masks(mask_input, has_mask)
-        return self._decode(embedding + dense, self.embed_points(points, labels))
+        decoder = self.mask_decoder
+        fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        image = embedding + self.embed_masks(mask_input, has_mask)
+        tokens, grid = self.attend(fixed, self.embed_points(points, labels), image)
+        logits = self.masks(tokens[:, 1:], self.upscale(grid))
+        return logits, decoder.iou_prediction_head(tokens[:, 0])
 
     def embed_masks(self, mask_input: Tensor, has_mask: Tensor) -> Tensor:
         """[B, 1, 4G, 4G] and [B] -> what is added to the embedding, [B, 256, G, G]."""
@@ -50,29 +53,39 @@ class DecoderGraph(nn.Module):
         placed = self._place((points + 0.5) / frame)
         label = labels[..., None]
         sparse = torch.where(label == PAD_LABEL, encoder.not_a_point_embed.weight, placed)
-        for kind, embed in enumerate(encoder.point_embed):
-            sparse = sparse + (label == kind) * embed.weight
+        for kind, embed in enumerate(self.kinds()):
+            sparse = sparse + (label == kind) * embed
         return sparse
 
-    def _decode(self, image: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        decoder = self.mask_decoder
-        count = sparse.shape[0]
-        fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([fixed.expand(count, -1, -1), sparse], 1)[:, None]
-        tokens, image = decoder.transformer(
-            point_embeddings=tokens,
+    def kinds(self) -> list[Tensor]:
+        """What is added to a point by its label, 0 to 3: [1, 256] each."""
+        return [embed.weight for embed in self.prompt_encoder.point_embed]
+
+    def attend(self, fixed: Tensor, sparse: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: fixed tokens [T, 256], prompts [N, K, 256] and image [1 or N, 256, G, G] to the
+        fixed tokens' answers [N, T, 256] and the image's [N, 256, G, G].
+        """
+        count, cells = sparse.shape[0], self.prompt_encoder.image_embedding_size[0]
+        tokens, image = self.mask_decoder.transformer(
+            point_embeddings=torch.cat([fixed.expand(count, -1, -1), sparse], 1)[:, None],
             image_embeddings=image,
             image_positional_embeddings=self.grid_encoding(),
             attention_similarity=None,
         )
-        cells = self.prompt_encoder.image_embedding_size[0]
-        grid = image[:, 0].transpose(1, 2).reshape(count, -1, cells, cells)
+        return tokens[:, 0, : len(fixed)], image[:, 0].transpose(1, 2).reshape(count, -1, cells, cells)
+
+    def upscale(self, grid: Tensor) -> Tensor:
+        """[N, 256, G, G] -> [N, 32, 4G, 4G]."""
+        decoder = self.mask_decoder
         fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(grid)))
-        fine = decoder.activation(decoder.upscale_conv2(fine))
-        heads = decoder.output_hypernetworks_mlps
-        weights = torch.stack([head(tokens[:, 0, 1 + k]) for k, head in enumerate(heads)], 1)
-        logits = (weights @ fine.flatten(2)).reshape(count, len(heads), 4 * cells, 4 * cells)
-        return logits, decoder.iou_prediction_head(tokens[:, 0, 0])
+        return decoder.activation(decoder.upscale_conv2(fine))
+
+    def masks(self, tokens: Tensor, fine: Tensor) -> Tensor:
+        """Tokens [N, 4, 256] and features [N, 32, 4G, 4G] -> logits [N, 4, 4G, 4G]."""
+        heads = self.mask_decoder.output_hypernetworks_mlps
+        weights = torch.stack([head(tokens[:, k]) for k, head in enumerate(heads)], 1)
+        side = fine.shape[-1]
+        return (weights @ fine.flatten(2)).reshape(-1, len(heads), side, side)
 
     def grid_encoding(self) -> Tensor:
         """[1, 256, G, G] positional encoding of the embedding's cell centres."""

@@ -54,7 +54,7 @@ def write_variant(path: Path, name: str, preprocessing: dict[str, Any], facts: d
     step of making one.
     """
     files = files_of(path, {FACTS})
-    version = version_of(name, files[facts["model"]]["sha256"], preprocessing, facts["precision"])
+    version = version_of(name, model_digest(files, facts["model"]), preprocessing, facts["precision"])
     (path / FACTS).write_text(json.dumps({**facts, "model_version": version, "files": files}, indent=1) + "\n")
 
 
@@ -62,6 +62,12 @@ def version_of(name: str, digest: str, preprocessing: dict[str, Any], precision:
     """What changes whenever embeddings change."""
     named = json.dumps([digest, preprocessing, precision], sort_keys=True)
     return f"{name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+
+
+def model_digest(files: dict[str, dict[str, Any]], model: str) -> str:
+    """Of a model's file and, where its weights are in another one, of that too."""
+    digests: list[str] = [files[name]["sha256"] for name in (model, f"{model}.data") if name in files]
+    return "".join(digests)
 
 
 def read_facts(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from samserve.core.config import BUNDLES
-from samserve.models.bundle import DECODER, find_bundles, load_bundle
+from samserve.models.bundle import DECODER, ENCODER, find_bundles, load_bundle, write_facts
 from samserve.models.variant import BrokenBundle
 
 NANO = BUNDLES / "nano"
@@ -48,3 +48,15 @@ def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
     (copy / "model.json").write_text(json.dumps({**facts, "format": 99}))
     with pytest.raises(BrokenBundle, match="format 99"):
         load_bundle(copy)
+
+
+def test_weights_beside_the_encoders_graph_are_part_of_the_version(copy: Path) -> None:
+    facts = {name: fact for name, fact in load_bundle(copy).facts.items() if name not in ("files", "model_version")}
+    versions = set()
+    for weights in (None, b"some", b"others"):
+        if weights is not None:
+            (copy / f"{ENCODER}.data").write_bytes(weights)
+        write_facts(copy, facts)
+        versions.add(load_bundle(copy).model_version)
+    assert len(versions) == 3
+    assert load_bundle(NANO).model_version in versions

@@ -32,7 +32,7 @@ def publish(runs: list[Path], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     cells = FRAME // STRIDE
     export_encoder(EncoderGraph(model.vision_encoder, PIXEL_MEAN, PIXEL_STD, FRAME), FRAME, out / ENCODER)
-    export_decoder(model.decoder, cells, WIDTH, out / DECODER)
+    export_decoder(model.decoder, {"embedding": (WIDTH, cells, cells)}, out / DECODER)
     write_facts(
         out,
         {

@@ -1,0 +1,1 @@
+"""Reading checkpoints as their authors publish them: what one is, its sizes, its weights under transformers' names."""
