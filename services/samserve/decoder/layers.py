@@ -1,4 +1,4 @@
-"""The weights of SAM's mask decoder, laid out for the kernel. Weights under transformers' names."""
+"""The weights of SAM's mask decoder, laid out for the kernel. Weights under transformers' names for SAM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ from samserve.decoder.kernel import HEADS, TILE, address, structs
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
 Tensors = Mapping[str, Floats]
-EPSILON = 1e-6  # of the norms
+EPSILON = 1e-6  # of the norms over a map's channels
+MOST = 32767  # of a 16-bit integer
+RENAMED = ((".o_proj.", ".out_proj."), (".mlp.proj_in.", ".mlp.lin1."), (".mlp.proj_out.", ".mlp.lin2."))
+
+
+def as_sam(tensors: Tensors) -> dict[str, Floats]:
+    """SAM 2's weights under the names that SAM's have; SAM's own as they are."""
+    named = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in RENAMED:
+            name = name.replace(theirs, ours)
+        named[name] = tensor
+    kinds = named.pop("prompt_encoder.point_embed.weight", empty(0, 0))
+    return named | {f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)}
 
 
 def empty(*shape: int) -> Floats:
@@ -32,17 +45,23 @@ def centred(x: Floats) -> Floats:
 class Layers:
     """Lays out the layers of a checkpoint, and keeps alive what the structures point at."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Tensors, epsilon: float) -> None:
+        """epsilon: of the transformer's norms."""
+        self._tensors, self._epsilon = tensors, epsilon
         self._kept: list[NDArray[Any]] = []
 
     def floats(self, array: Floats) -> int:
         """The address of a fp32 copy."""
         return self._keep(np.array(array, np.float32, order="C"))
 
-    def halves(self, array: Floats) -> int:
-        """The address of a fp16 copy; checkpoints are of fp16 numbers, so that nothing is lost."""
-        return self._keep(np.array(array, np.float16, order="C"))
+    def small(self, array: Floats, axis: int) -> structs.Small:
+        """fp16 if nothing is lost by it, else integers with a scale for all numbers along `axis`."""
+        most = np.abs(array).max(axis, keepdims=True)
+        half = np.array(array, np.float16, order="C")
+        if np.array_equal(half, array):
+            return structs.Small(self._keep(half), self.floats(np.ones_like(most)), 1)
+        scale = np.where(most > 0, most / MOST, 1).astype(np.float32)
+        return structs.Small(self._keep(np.rint(array / scale).astype(np.int16, order="C")), self.floats(scale), 0)
 
     def linear(self, name: str) -> structs.Linear:
         """The columns padded to whole tiles."""
@@ -50,16 +69,16 @@ class Layers:
         more = -len(bias) % TILE
         columns = np.pad(weight.T, ((0, 0), (0, more)))
         return structs.Linear(
-            self.halves(tiled(columns)), self.floats(np.pad(bias, (0, more))), len(columns), columns.shape[1]
+            self.small(tiled(columns), axis=1), self.floats(np.pad(bias, (0, more))), len(columns), columns.shape[1]
         )
 
     def forward(self, name: str) -> tuple[structs.Linear, ...]:
         """Three linear layers with ReLUs between."""
         return tuple(self.linear(f"{name}.{part}") for part in ("proj_in", "layers.0", "proj_out"))
 
-    def norm(self, name: str, epsilon: float = EPSILON) -> structs.Norm:
+    def norm(self, name: str, epsilon: float | None = None) -> structs.Norm:
         weight, bias = (self.floats(self._tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return structs.Norm(weight, bias, epsilon)
+        return structs.Norm(weight, bias, self._epsilon if epsilon is None else epsilon)
 
     def layer(self, name: str, image_bias: Floats, out_bias: Floats) -> structs.Layer:
         """image_bias [256]: the image side's own; out_bias [256]: what the attention of the image adds to it."""
@@ -80,8 +99,8 @@ class Layers:
         return structs.ToImage(
             ask=self.linear(f"{name}.q_proj"),
             join=self.linear(f"{name}.out_proj"),
-            key=self.halves(self._tensors[f"{name}.k_proj.weight"]),
-            value=self.halves(value.reshape(HEADS, -1, value.shape[1]).transpose(0, 2, 1)),
+            key=self.small(self._tensors[f"{name}.k_proj.weight"], axis=1),
+            value=self.small(value.reshape(HEADS, -1, value.shape[1]).transpose(0, 2, 1), axis=1),
             value_bias=self.floats(self._tensors[f"{name}.v_proj.bias"] + value @ image_bias),
         )
 
@@ -90,8 +109,8 @@ class Layers:
         return structs.FromImage(
             key=self.linear(f"{name}.k_proj"),
             value=self.linear(f"{name}.v_proj"),
-            query=self.halves(query),
-            out=self.halves(self._tensors[f"{name}.out_proj.weight"].T),
+            query=self.small(query, axis=1),
+            out=self.small(self._tensors[f"{name}.out_proj.weight"].T, axis=1),
             query_bias=self.floats(self._tensors[f"{name}.q_proj.bias"] + query @ image_bias),
             out_bias=self.floats(centred(out_bias) / np.float32(HEADS)),
         )

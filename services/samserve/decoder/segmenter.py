@@ -21,9 +21,10 @@ from samserve.core.rle import encode_rle
 from samserve.core.telemetry import StageClock
 from samserve.decoder import masks
 from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
+from samserve.decoder.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
+from samserve.decoder.ready_image import ReadyImage
 
 T = TypeVar("T")
 
