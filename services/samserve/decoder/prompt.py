@@ -67,8 +67,11 @@ def tokens(prompt: Prompt, size: Size, frame: Frame, always_padded: bool = False
     corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
     placed = to_frame(np.concatenate([prompt.points, corners]), size, frame)
     labels = np.concatenate([prompt.labels, CORNERS[: len(corners)]])
-    if always_padded:
-        count = 1 if len(labels) else 2
-    else:
-        count = 1 if len(labels) and not len(corners) else 0
+    count = _padding(len(prompt.points), prompt.box is not None, always_padded)
     return np.pad(placed, ((0, count), (0, 0))), np.concatenate([labels, PADDING.repeat(count)])
+
+
+def _padding(points: int, box: bool, always: bool) -> int:
+    if always:
+        return 1 if points or box else 2
+    return 1 if points and not box else 0

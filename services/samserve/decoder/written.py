@@ -1,4 +1,4 @@
-"""A model's decoder as its authors wrote it: decoder.onnx in ONNX Runtime. It answers what the rearranged one does not."""
+"""A model's decoder as its authors wrote it, for what the rearranged one does not answer: its own ONNX graph."""
 
 from __future__ import annotations
 
