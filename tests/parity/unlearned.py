@@ -67,7 +67,8 @@ def bundle_of(model: torch.nn.Module, family: str, path: Path) -> Bundle:
         for name, weight in getattr(model, part).state_dict().items()
     }
     save_file(tensors, path / WEIGHTS)
-    nano = replace(load_bundle(BUNDLES / "nano"), path=path, family=family)
+    shapes = {name: tensor.shape for name, tensor in image_of(family, 0).items()}
+    nano = replace(load_bundle(BUNDLES / "nano"), path=path, family=family, embedding=shapes)
     return replace(nano, frame=Frame(1024, True), mask_frame=Frame(256, True)) if family == "sam2" else nano
 
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samserve.decoder.kernel import HEADS, TILE, address, structs
+from samserve.decoder.weights import Tensors
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
-Tensors = Mapping[str, Floats]
 EPSILON = 1e-6  # of the norms over a map's channels
 MOST = 32767  # of a 16-bit integer
-RENAMED = ((".o_proj.", ".out_proj."), (".mlp.proj_in.", ".mlp.lin1."), (".mlp.proj_out.", ".mlp.lin2."))
-
-
-def as_sam(tensors: Tensors) -> dict[str, Floats]:
-    """SAM 2's weights under the names that SAM's have; SAM's own as they are."""
-    named = {}
-    for name, tensor in tensors.items():
-        for theirs, ours in RENAMED:
-            name = name.replace(theirs, ours)
-        named[name] = tensor
-    kinds = named.pop("prompt_encoder.point_embed.weight", empty(0, 0))
-    return named | {f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)}
 
 
 def empty(*shape: int) -> Floats:
@@ -35,6 +22,17 @@ def empty(*shape: int) -> Floats:
 def tiled(rows: Floats) -> Floats:
     """[R, N] -> [N / 64, R, 64], as the kernel reads it."""
     return np.ascontiguousarray(rows.reshape(len(rows), -1, TILE).transpose(1, 0, 2), np.float32)
+
+
+def by_cell(fine: NDArray[np.float16], cells: int) -> NDArray[np.float16]:
+    """A map of a finer grid, [C, f G, f G], by the embedding's cells: [tiles, f f C, 64], the pixels of a cell in the
+    order in which upscalings by two make them, quarter by quarter.
+    """
+    halvings = (fine.shape[1] // cells).bit_length() - 1
+    split = (cells, *[2] * halvings)
+    within = [axis for step in range(2, 2 + halvings) for axis in (step, step + 1 + halvings)]
+    pixels = fine.reshape(len(fine), *split, *split).transpose(*within, 0, 1, 2 + halvings)
+    return np.ascontiguousarray(pixels.reshape(-1, cells**2 // TILE, TILE).transpose(1, 0, 2))
 
 
 def centred(x: Floats) -> Floats:

@@ -18,7 +18,8 @@ from samserve.decoder.family import family_of, single_mask
 from samserve.decoder.masks import stability_score
 from samserve.decoder.prompt import Floats, Prompt, tokens
 from samserve.decoder.ready_image import PreparedImage, ReadyImage
-from samserve.decoder.transformer import Transformer, knows
+from samserve.decoder.transformer import Transformer
+from samserve.decoder.weights import knows
 from samserve.decoder.written import Written
 from samserve.models.bundle import Bundle
 
@@ -109,7 +110,7 @@ def _ways(bundle: Bundle, threads: int) -> list[Way]:
     """The ways to compute a bundle's decoder, the fastest first."""
     written = Written(bundle, threads)
     weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
-    family, side = family_of(bundle), bundle.low_res // 4
-    if not knows(weights, family, side):
+    family = family_of(bundle)
+    if not knows(weights, family, bundle.embedding):
         return [written]
-    return [Transformer(weights, family, side, bundle.frame.side), written]
+    return [Transformer(weights, family, bundle.low_res // 4, bundle.frame.side), written]

@@ -36,24 +36,12 @@ from samserve.core.embedding import Embedding
 from samserve.decoder.cores import Cores
 from samserve.decoder.family import Family
 from samserve.decoder.kernel import HEADS, MOST_TOKENS, TILE, Job, project, quantise, structs
-from samserve.decoder.layers import EPSILON, Floats, Layers, Tensors, as_sam, centred, empty, tiled
+from samserve.decoder.layers import EPSILON, Floats, Layers, by_cell, centred, empty, tiled
 from samserve.decoder.prompt_encoder import MaskEncoder, PointEncoder
 from samserve.decoder.ready_image import PreparedImage, ReadyImage
+from samserve.decoder.weights import TRANSFORMER, Tensors, as_sam
 
 LAST_EPSILON = 1e-5  # of the last attention's norm: PyTorch's default
-TRANSFORMER = "mask_decoder.transformer"
-SHAPES = {  # of weights that tell whether the kernel fits a decoder
-    "mask_decoder.mask_tokens.weight": (4, 256),
-    "mask_decoder.iou_prediction_head.layers.0.weight": (256, 256),
-    "mask_decoder.output_hypernetworks_mlps.3.layers.0.weight": (256, 256),
-    "mask_decoder.output_hypernetworks_mlps.3.proj_out.weight": (32, 256),
-    "mask_decoder.upscale_conv1.weight": (256, 64, 2, 2),
-    "mask_decoder.upscale_conv2.weight": (64, 32, 2, 2),
-    f"{TRANSFORMER}.layers.1.self_attn.q_proj.weight": (256, 256),
-    f"{TRANSFORMER}.layers.1.cross_attn_token_to_image.q_proj.weight": (128, 256),
-    f"{TRANSFORMER}.layers.1.mlp.lin1.weight": (2048, 256),
-    "prompt_encoder.mask_embed.conv3.weight": (256, 16, 1, 1),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,27 +209,6 @@ class Transformer:
             "square0": parts["square0"] + _dot(h, 2 * with0 + (m0 @ m0.T) @ h),
             "square1": parts["square1"] + _dot(h, 2 * with1 + (m0g @ m0g.T) @ h),
         }
-
-
-def knows(tensors: Tensors, family: Family, cells: int) -> bool:
-    """Whether a Transformer computes the decoder that has these weights, on an embedding of this side."""
-    if not family.tokens or cells**2 % TILE:
-        return False
-    named = as_sam(tensors)
-    return all(name in named and named[name].shape == shape for name, shape in SHAPES.items()) and (
-        f"{TRANSFORMER}.layers.2.mlp.lin1.weight" not in named
-    )
-
-
-def by_cell(fine: NDArray[np.float16], cells: int) -> NDArray[np.float16]:
-    """A map of a finer grid, [C, f G, f G], by the embedding's cells: [tiles, f f C, 64], the pixels of a cell in the
-    order in which upscalings by two make them, quarter by quarter.
-    """
-    halvings = (fine.shape[1] // cells).bit_length() - 1
-    split = (cells, *[2] * halvings)
-    within = [axis for step in range(2, 2 + halvings) for axis in (step, step + 1 + halvings)]
-    pixels = fine.reshape(len(fine), *split, *split).transpose(*within, 0, 1, 2 + halvings)
-    return np.ascontiguousarray(pixels.reshape(-1, cells**2 // TILE, TILE).transpose(1, 0, 2))
 
 
 def _dot(a: Floats, b: Floats) -> Floats:

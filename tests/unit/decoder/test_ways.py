@@ -12,10 +12,10 @@ from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.family import FAMILIES
-from samserve.decoder.layers import as_sam
+from samserve.decoder.layers import by_cell
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
-from samserve.decoder.transformer import by_cell, knows
+from samserve.decoder.weights import as_sam, knows
 from samserve.models.bundle import DECODER, WEIGHTS, Bundle, load_bundle
 
 NANO = load_bundle(BUNDLES / "nano")
@@ -52,7 +52,8 @@ def bundle(path: Path, family: str, tensors: dict[str, np.ndarray]) -> Bundle:
         [helper.make_tensor("four", TensorProto.INT64, [2], [1, 4])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path / DECODER)
-    return replace(NANO, path=path, family=family)
+    shapes = {name: tensor.shape for name, tensor in HQ.items()}
+    return replace(NANO, path=path, family=family, embedding=shapes)
 
 
 @pytest.mark.parametrize("family", ["sam_hq", "sam2"])
@@ -70,14 +71,29 @@ def test_what_the_kernel_does_not_know_goes_to_the_graph_with_all_tensors(family
 
 
 def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
-    sam = FAMILIES["sam"]
-    assert knows(weights(), sam, 64)
-    assert not knows(weights(), FAMILIES["sam_hq"], 64)
-    assert not knows(weights(), sam, 60)  # 3600 cells are no whole tiles
+    sam, shapes = FAMILIES["sam"], NANO.embedding
+    assert knows(weights(), sam, shapes)
+    assert not knows(weights(), FAMILIES["sam_hq"], shapes)
     block = "mask_decoder.transformer.layers"
-    assert not knows(weights() | {f"{block}.2.mlp.lin1.weight": np.zeros((2048, 256))}, sam, 64)
-    assert not knows(weights() | {f"{block}.1.mlp.lin1.weight": np.zeros((1024, 256))}, sam, 64)
-    assert not knows({}, sam, 64)
+    assert not knows(weights() | {f"{block}.2.mlp.lin1.weight": np.zeros((2048, 256))}, sam, shapes)
+    assert not knows(weights() | {f"{block}.1.mlp.lin1.weight": np.zeros((1024, 256))}, sam, shapes)
+    assert not knows({}, sam, shapes)
+
+
+@pytest.mark.parametrize(
+    ("family", "shapes", "known"),
+    [
+        ("sam", {"embedding": (256, 32, 32)}, True),
+        ("sam", {"embedding": (256, 60, 60)}, False),  # 3600 cells are no whole tiles
+        ("sam", {"embedding": (128, 64, 64)}, False),
+        ("sam", {"embedding": (256, 64, 64), "hq": (32, 256, 256)}, False),
+        ("sam2", {"embedding": (256, 64, 64), "fine_1": (64, 128, 128), "fine_0": (32, 256, 256)}, True),
+        ("sam2", {"embedding": (256, 64, 64), "fine_1": (32, 128, 128), "fine_0": (16, 256, 256)}, False),
+        ("sam2", {"embedding": (256, 64, 64)}, False),
+    ],
+)
+def test_the_kernel_knows_its_embeddings_shapes(family: str, shapes: dict[str, tuple[int, ...]], known: bool) -> None:
+    assert knows(weights(), FAMILIES[family], shapes) == known
 
 
 def test_sam_2s_weights_get_the_names_that_sams_have() -> None:
