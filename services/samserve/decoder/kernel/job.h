@@ -48,15 +48,15 @@ typedef struct {
 
 typedef struct {
     Linear ask, join;
-    Small key, value;            /* [128][256] with a scale per row, [8][256][16] with [8][16] */
-    const float *value_bias;     /* [8][16], with what the image's own bias adds */
+    Small key, value;        /* [128][256] with a scale per row, [8][256][16] with [8][16] */
+    const float *value_bias; /* [8][16], with what the image's own bias adds */
 } ToImage;
 
 typedef struct {
     Linear key, value;
-    Small query, out;            /* [128][256] each, with a scale per row */
-    const float *query_bias;     /* [8][16], likewise */
-    const float *out_bias;       /* [256]: an eighth of it, centred */
+    Small query, out;        /* [128][256] each, with a scale per row */
+    const float *query_bias; /* [8][16], likewise */
+    const float *out_bias;   /* [256]: an eighth of it, centred */
 } FromImage;
 
 typedef struct {
