@@ -12,9 +12,12 @@ from samserve.core import kernel as core_kernel
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder import kernel
+from samserve.decoder.family import FAMILIES
+from samserve.decoder.layers import EPSILON
 from samserve.decoder.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.ready_image import ReadyImage
+from samserve.decoder.transformer import LAST_EPSILON
 from samserve.models.bundle import Bundle
 from transformers import Sam2Model
 
@@ -118,6 +121,15 @@ def test_the_single_mask_is_sometimes_the_stable_one_and_sometimes_the_best(
     ones, others = decoder.decode(image, single), decoder.decode(image, three)
     best = [one.predicted_iou[0] == max(other.predicted_iou) for one, other in zip(ones, others, strict=True)]
     assert 0 < sum(best) < len(best)
+
+
+def test_the_norms_have_sam_2s_epsilons(model: Sam2Model) -> None:
+    layers = model.mask_decoder.transformer.layers
+    assert {norm.eps for layer in layers for norm in (layer.layer_norm1, layer.layer_norm4)} == {
+        FAMILIES["sam2"].epsilon
+    }
+    assert model.mask_decoder.transformer.layer_norm_final_attn.eps == LAST_EPSILON
+    assert model.mask_decoder.upscale_layer_norm.eps == model.prompt_encoder.mask_embed.layer_norm1.eps == EPSILON
 
 
 @pytest.fixture

@@ -111,6 +111,6 @@ def _ways(bundle: Bundle, threads: int) -> list[Way]:
     written = Written(bundle, threads)
     weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
     family = family_of(bundle)
-    if not knows(weights, family, bundle.embedding):
+    if not knows(weights, family, bundle.embedding, bundle.frame):
         return [written]
-    return [Transformer(weights, family, bundle.low_res // 4, bundle.frame.side), written]
+    return [Transformer(weights, bundle.low_res // 4, family), written]

@@ -34,12 +34,12 @@ from numpy.typing import NDArray
 
 from samserve.core.embedding import Embedding
 from samserve.decoder.cores import Cores
-from samserve.decoder.family import Family
+from samserve.decoder.family import FAMILIES, Family
 from samserve.decoder.kernel import HEADS, MOST_TOKENS, TILE, Job, project, quantise, structs
 from samserve.decoder.layers import EPSILON, Floats, Layers, by_cell, centred, empty, tiled
 from samserve.decoder.prompt_encoder import MaskEncoder, PointEncoder
 from samserve.decoder.ready_image import PreparedImage, ReadyImage
-from samserve.decoder.weights import TRANSFORMER, Tensors, as_sam
+from samserve.decoder.weights import PIXELS, TRANSFORMER, Tensors, as_sam
 
 LAST_EPSILON = 1e-5  # of the last attention's norm: PyTorch's default
 
@@ -56,13 +56,11 @@ class Part:
 class Transformer:
     """The decoder of a family that it knows. Threads may share it: nothing in it changes."""
 
-    def __init__(self, tensors: Tensors, family: Family, cells: int, frame: int) -> None:
-        """tensors: prompt encoder and mask decoder under transformers' names, fp32; cells, frame: the sides of the
-        embedding and of the model's frame.
-        """
+    def __init__(self, tensors: Tensors, cells: int, family: Family = FAMILIES["sam"]) -> None:
+        """tensors: prompt encoder and mask decoder under transformers' names, fp32; cells: the embedding's side."""
         tensors = as_sam(tensors)
         self._family, self._side = family, cells
-        self._points = PointEncoder(tensors, frame)
+        self._points = PointEncoder(tensors, PIXELS * cells)
         self._masks = MaskEncoder(tensors)
         self._fixed = np.concatenate([tensors[f"mask_decoder.{name}.weight"] for name in family.tokens])
         self.most_points = MOST_TOKENS - len(self._fixed)

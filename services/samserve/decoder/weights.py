@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.core.geometry import Frame
 from samserve.decoder.family import Family
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -25,6 +26,7 @@ SHAPES = {  # of weights that tell whether the kernel fits a decoder
     f"{TRANSFORMER}.layers.1.mlp.lin1.weight": (2048, 256),
     "prompt_encoder.mask_embed.conv3.weight": (256, 16, 1, 1),
 }
+PIXELS = 16  # of the frame, to a cell's side
 ROW = 8  # sides of whole multiples of it have whole tiles of cells
 RENAMED = ((".o_proj.", ".out_proj."), (".mlp.proj_in.", ".mlp.lin1."), (".mlp.proj_out.", ".mlp.lin2."))
 
@@ -40,9 +42,9 @@ def as_sam(tensors: Tensors) -> dict[str, NDArray[Any]]:
     return named | {f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)}
 
 
-def knows(tensors: Tensors, family: Family, embedding: Mapping[str, tuple[int, ...]]) -> bool:
+def knows(tensors: Tensors, family: Family, embedding: Mapping[str, tuple[int, ...]], frame: Frame) -> bool:
     """Whether a Transformer computes the decoder that has these weights, on an embedding of these shapes."""
-    if not family.tokens or embedding != _maps(family, embedding["embedding"][-1]):
+    if not family.tokens or embedding != _maps(family, frame.side // PIXELS):
         return False
     named = as_sam(tensors)
     deeper = f"{TRANSFORMER}.layers.2.mlp.lin1.weight" in named

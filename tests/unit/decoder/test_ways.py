@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
-from samserve.core.geometry import Size
+from samserve.core.geometry import Frame, Size
 from samserve.decoder.family import FAMILIES
 from samserve.decoder.layers import by_cell
 from samserve.decoder.mask_decoder import MaskDecoder
@@ -71,20 +71,19 @@ def test_what_the_kernel_does_not_know_goes_to_the_graph_with_all_tensors(family
 
 
 def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
-    sam, shapes = FAMILIES["sam"], NANO.embedding
-    assert knows(weights(), sam, shapes)
-    assert not knows(weights(), FAMILIES["sam_hq"], shapes)
+    sam, seen = FAMILIES["sam"], (NANO.embedding, NANO.frame)
+    assert knows(weights(), sam, *seen)
+    assert not knows(weights(), FAMILIES["sam_hq"], *seen)
     block = "mask_decoder.transformer.layers"
-    assert not knows(weights() | {f"{block}.2.mlp.lin1.weight": np.zeros((2048, 256))}, sam, shapes)
-    assert not knows(weights() | {f"{block}.1.mlp.lin1.weight": np.zeros((1024, 256))}, sam, shapes)
-    assert not knows({}, sam, shapes)
+    assert not knows(weights() | {f"{block}.2.mlp.lin1.weight": np.zeros((2048, 256))}, sam, *seen)
+    assert not knows(weights() | {f"{block}.1.mlp.lin1.weight": np.zeros((1024, 256))}, sam, *seen)
+    assert not knows({}, sam, *seen)
 
 
 @pytest.mark.parametrize(
     ("family", "shapes", "known"),
     [
-        ("sam", {"embedding": (256, 32, 32)}, True),
-        ("sam", {"embedding": (256, 60, 60)}, False),  # 3600 cells are no whole tiles
+        ("sam", {"embedding": (256, 32, 32)}, False),
         ("sam", {"embedding": (128, 64, 64)}, False),
         ("sam", {"embedding": (256, 64, 64), "hq": (32, 256, 256)}, False),
         ("sam2", {"embedding": (256, 64, 64), "fine_1": (64, 128, 128), "fine_0": (32, 256, 256)}, True),
@@ -93,7 +92,12 @@ def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
     ],
 )
 def test_the_kernel_knows_its_embeddings_shapes(family: str, shapes: dict[str, tuple[int, ...]], known: bool) -> None:
-    assert knows(weights(), FAMILIES[family], shapes) == known
+    assert knows(weights(), FAMILIES[family], shapes, Frame(1024)) == known
+
+
+@pytest.mark.parametrize(("side", "known"), [(512, True), (960, False)])  # 60 x 60 cells are no whole tiles
+def test_the_kernel_knows_frames_of_whole_tiles(side: int, known: bool) -> None:
+    assert knows(weights(), FAMILIES["sam"], {"embedding": (256, side // 16, side // 16)}, Frame(side)) == known
 
 
 def test_sam_2s_weights_get_the_names_that_sams_have() -> None:
