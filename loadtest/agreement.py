@@ -9,12 +9,14 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage
 from samserve.core.runs import dense
 from samserve.decoder.cores import Cores
 from samserve.decoder.masks import outline, stability_score
 from samserve.decoder.prompt import Prompt, tokens
+from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.transformer import Transformer
 from samserve.models.bundle import Bundle
 from samserve.models.training.prompts import FOREGROUND
@@ -88,7 +90,8 @@ def answers(
 ) -> list[tuple[Floats, Floats]]:
     """Of each prompt low-res logits and predicted IoUs, in the model's order: a change of rank is no change of mask."""
     cores = Cores(SIDE**2)
-    image = transformer.prepare(np.ascontiguousarray(embedding, np.float32), cores)
+    embedded = Embedding("agreement", size, {"embedding": np.ascontiguousarray(embedding, np.float32)})
+    image = ReadyImage(embedded, transformer.prepare(embedded, cores))
     given = []
     for prompt in prompts:
         points, labels = tokens(prompt, size, FRAME)

@@ -12,6 +12,7 @@ import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
 from samserve.models.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
@@ -113,7 +114,7 @@ def test_the_decoding_server_answers_as_pytorch_does(exported: tuple[Checkpoint,
     reference = Reference(checkpoint)
     tensors = reference.embed(picture(frame), (frame, frame))
     half = {name: tensor[0].astype(np.float16) for name, tensor in tensors.items()}
-    decoder = MaskDecoder(bundle, threads=1)
+    decoder = MaskDecoder(bundle, Threads(1))
     ready = decoder.prepare(Embedding(bundle.model_version, Size(frame, frame), half))
     point = np.array([[100, 120]], np.float32)
     prompt = Prompt(point, np.ones(1, np.float32), None, None, multimask=True)

@@ -14,7 +14,7 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable, error_of
 from samserve.core.rpc import TENANT_KEY, call_options, message_limits, read_status
-from samserve.decoder.mask_decoder import ReadyImage
+from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc

@@ -10,8 +10,8 @@ import numpy as np
 
 from samserve.core.errors import InvalidInput
 from samserve.core.telemetry import StageClock
-from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.prompt import Floats, Prompt, check_prompt
+from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
 
 

@@ -1,18 +1,18 @@
-"""The weights of SAM's mask decoder, laid out for the kernel. Weights under transformers' names."""
+"""The weights of SAM's mask decoder, laid out for the kernel. Weights under transformers' names for SAM."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samserve.decoder.kernel import HEADS, TILE, address, structs
+from samserve.decoder.weights import Tensors
 
 Floats = NDArray[Any]  # fp32 throughout, which the types of numpy's products do not tell
-Tensors = Mapping[str, Floats]
-EPSILON = 1e-6  # of the norms
+EPSILON = 1e-6  # of the norms over a map's channels
+MOST = 32767  # of a 16-bit integer
 
 
 def empty(*shape: int) -> Floats:
@@ -24,6 +24,17 @@ def tiled(rows: Floats) -> Floats:
     return np.ascontiguousarray(rows.reshape(len(rows), -1, TILE).transpose(1, 0, 2), np.float32)
 
 
+def by_cell(fine: NDArray[np.float16], cells: int) -> NDArray[np.float16]:
+    """A map of a finer grid, [C, f G, f G], by the embedding's cells: [tiles, f f C, 64], the pixels of a cell in the
+    order in which upscalings by two make them, quarter by quarter.
+    """
+    halvings = (fine.shape[1] // cells).bit_length() - 1
+    split = (cells, *[2] * halvings)
+    within = [axis for step in range(2, 2 + halvings) for axis in (step, step + 1 + halvings)]
+    pixels = fine.reshape(len(fine), *split, *split).transpose(*within, 0, 1, 2 + halvings)
+    return np.ascontiguousarray(pixels.reshape(-1, cells**2 // TILE, TILE).transpose(1, 0, 2))
+
+
 def centred(x: Floats) -> Floats:
     """[..., C] less its mean over the channels."""
     return x - np.add.reduce(x, -1, keepdims=True) / np.float32(x.shape[-1])
@@ -32,17 +43,23 @@ def centred(x: Floats) -> Floats:
 class Layers:
     """Lays out the layers of a checkpoint, and keeps alive what the structures point at."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Tensors, epsilon: float) -> None:
+        """epsilon: of the transformer's norms."""
+        self._tensors, self._epsilon = tensors, epsilon
         self._kept: list[NDArray[Any]] = []
 
     def floats(self, array: Floats) -> int:
         """The address of a fp32 copy."""
         return self._keep(np.array(array, np.float32, order="C"))
 
-    def halves(self, array: Floats) -> int:
-        """The address of a fp16 copy; checkpoints are of fp16 numbers, so that nothing is lost."""
-        return self._keep(np.array(array, np.float16, order="C"))
+    def small(self, array: Floats, axis: int) -> structs.Small:
+        """fp16 if nothing is lost by it, else integers with a scale for all numbers along `axis`."""
+        most = np.abs(array).max(axis, keepdims=True)
+        half = np.array(array, np.float16, order="C")
+        if np.array_equal(half, array):
+            return structs.Small(self._keep(half), self.floats(np.ones_like(most)), 1)
+        scale = np.where(most > 0, most / MOST, 1).astype(np.float32)
+        return structs.Small(self._keep(np.rint(array / scale).astype(np.int16, order="C")), self.floats(scale), 0)
 
     def linear(self, name: str) -> structs.Linear:
         """The columns padded to whole tiles."""
@@ -50,16 +67,16 @@ class Layers:
         more = -len(bias) % TILE
         columns = np.pad(weight.T, ((0, 0), (0, more)))
         return structs.Linear(
-            self.halves(tiled(columns)), self.floats(np.pad(bias, (0, more))), len(columns), columns.shape[1]
+            self.small(tiled(columns), axis=1), self.floats(np.pad(bias, (0, more))), len(columns), columns.shape[1]
         )
 
     def forward(self, name: str) -> tuple[structs.Linear, ...]:
         """Three linear layers with ReLUs between."""
         return tuple(self.linear(f"{name}.{part}") for part in ("proj_in", "layers.0", "proj_out"))
 
-    def norm(self, name: str, epsilon: float = EPSILON) -> structs.Norm:
+    def norm(self, name: str, epsilon: float | None = None) -> structs.Norm:
         weight, bias = (self.floats(self._tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return structs.Norm(weight, bias, epsilon)
+        return structs.Norm(weight, bias, self._epsilon if epsilon is None else epsilon)
 
     def layer(self, name: str, image_bias: Floats, out_bias: Floats) -> structs.Layer:
         """image_bias [256]: the image side's own; out_bias [256]: what the attention of the image adds to it."""
@@ -80,8 +97,8 @@ class Layers:
         return structs.ToImage(
             ask=self.linear(f"{name}.q_proj"),
             join=self.linear(f"{name}.out_proj"),
-            key=self.halves(self._tensors[f"{name}.k_proj.weight"]),
-            value=self.halves(value.reshape(HEADS, -1, value.shape[1]).transpose(0, 2, 1)),
+            key=self.small(self._tensors[f"{name}.k_proj.weight"], axis=1),
+            value=self.small(value.reshape(HEADS, -1, value.shape[1]).transpose(0, 2, 1), axis=1),
             value_bias=self.floats(self._tensors[f"{name}.v_proj.bias"] + value @ image_bias),
         )
 
@@ -90,8 +107,8 @@ class Layers:
         return structs.FromImage(
             key=self.linear(f"{name}.k_proj"),
             value=self.linear(f"{name}.v_proj"),
-            query=self.halves(query),
-            out=self.halves(self._tensors[f"{name}.out_proj.weight"].T),
+            query=self.small(query, axis=1),
+            out=self.small(self._tensors[f"{name}.out_proj.weight"].T, axis=1),
             query_bias=self.floats(self._tensors[f"{name}.q_proj.bias"] + query @ image_bias),
             out_bias=self.floats(centred(out_bias) / np.float32(HEADS)),
         )

@@ -58,15 +58,20 @@ def _check_inside(points: Floats, size: Size, field: str) -> None:
         raise InvalidInput(field, f"{field} lies outside the image, which is {size.width} x {size.height} pixels")
 
 
-def tokens(prompt: Prompt, size: Size, frame: Frame) -> tuple[Floats, Floats]:
-    """Points [K, 2] in frame pixels and labels [K]: the clicks, then the box's corners, or else SAM's padding.
+def tokens(prompt: Prompt, size: Size, frame: Frame, always_padded: bool = False) -> tuple[Floats, Floats]:
+    """Points [K, 2] in frame pixels and labels [K]: the clicks, the box's corners, the padding.
 
-    A mask alone has no tokens. Source: SAM's prompt encoder, which pads points that come without a box.
+    SAM pads points that come without a box; a mask alone has no tokens. SAM 2 (always_padded) pads every prompt, and a
+    mask alone comes with a point that is padding too. Source: SAM's prompt encoder; transformers' Sam2Model.
     """
-    points, labels = to_frame(prompt.points, size, frame), prompt.labels
-    if prompt.box is not None:
-        corners = to_frame(prompt.box.reshape(2, 2), size, frame)
-        return np.concatenate([points, corners]), np.concatenate([labels, CORNERS])
-    if len(points):
-        return np.concatenate([points, np.zeros((1, 2), np.float32)]), np.concatenate([labels, PADDING])
-    return points, labels
+    corners = np.zeros((0, 2), np.float32) if prompt.box is None else prompt.box.reshape(2, 2)
+    placed = to_frame(np.concatenate([prompt.points, corners]), size, frame)
+    labels = np.concatenate([prompt.labels, CORNERS[: len(corners)]])
+    count = _padding(len(prompt.points), prompt.box is not None, always_padded)
+    return np.pad(placed, ((0, count), (0, 0))), np.concatenate([labels, PADDING.repeat(count)])
+
+
+def _padding(points: int, box: bool, always: bool) -> int:
+    if always:
+        return 1 if points or box else 2
+    return 1 if points and not box else 0

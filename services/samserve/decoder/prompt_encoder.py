@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from samserve.decoder.kernel import TILE, gelu
-from samserve.decoder.layers import EPSILON, Floats, Tensors, empty, tiled
+from samserve.decoder.layers import EPSILON, Floats, empty, tiled
+from samserve.decoder.weights import Tensors
 
 PAD_LABEL = -1
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from samserve.core.cache import CacheKey
 from samserve.core.telemetry import RESIDENT_BYTES, RESIDENT_EVICTIONS, RESIDENT_LOOKUPS
-from samserve.decoder.mask_decoder import ReadyImage
+from samserve.decoder.ready_image import ReadyImage
 
 
 class Resident:

@@ -21,10 +21,11 @@ from samserve.core.rle import encode_rle
 from samserve.core.telemetry import DECODED, StageClock
 from samserve.decoder import masks
 from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates, ReadyImage
+from samserve.decoder.mask_decoder import Candidates
 from samserve.decoder.models import Models
 from samserve.decoder.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
+from samserve.decoder.ready_image import ReadyImage
 
 T = TypeVar("T")
 

@@ -25,9 +25,10 @@ from samserve.core.rpc import message_limits
 from samserve.core.telemetry import set_up_logs
 from samserve.decoder.cores import Threads
 from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
-from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
+from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.models import Models
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer

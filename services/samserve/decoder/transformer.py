@@ -14,10 +14,13 @@ projections. Variances come from the projections too: |X + S'M|^2 = |X|^2 + S(2 
 A mask prompt adds W h + b to X, h being 16 features per cell: 17 more rows beside S1's, with known M. So it shares the
 prepared image as well.
 
-Both are compiled: what runs over cells (kernel/cells.c) and what runs over tokens (kernel/tokens.c).
-Source of the function computed: SAM's MaskDecoder, TwoWayTransformer, PromptEncoder; weights under transformers' names.
+SAM 2 adds a token, and to what the two upscalings make a finer map each, laid out by cells (`prepare`).
 
-Shapes: n = 5 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prompt or 0, N cells.
+Both are compiled: what runs over cells (kernel/cells.c) and what runs over tokens (kernel/tokens.c).
+Source of the function computed: SAM's and SAM 2's MaskDecoder, TwoWayTransformer, PromptEncoder; weights under
+transformers' names.
+
+Shapes: n = 5 or 6 + K tokens, T = 8 n rows head by head, H = 17 rows for a mask prompt or 0, N cells.
 """
 
 from __future__ import annotations
@@ -29,27 +32,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.core.embedding import Embedding
 from samserve.decoder.cores import Cores
-from samserve.decoder.kernel import HEADS, TILE, Job, project, quantise, structs
-from samserve.decoder.layers import EPSILON, Floats, Layers, Tensors, centred, empty, tiled
+from samserve.decoder.family import FAMILIES, Family
+from samserve.decoder.kernel import HEADS, MOST_TOKENS, TILE, Job, project, quantise, structs
+from samserve.decoder.layers import EPSILON, Floats, Layers, by_cell, centred, empty, tiled
 from samserve.decoder.prompt_encoder import MaskEncoder, PointEncoder
+from samserve.decoder.ready_image import PreparedImage, ReadyImage
+from samserve.decoder.weights import PIXELS, TRANSFORMER, Tensors, as_sam
 
 LAST_EPSILON = 1e-5  # of the last attention's norm: PyTorch's default
-FIXED_TOKENS = 5  # one that the IoUs are read from, and one for each of the four masks
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """What of a prompt's work depends on the image alone: parts for the kernel, by its names, 16-bit integers with the
-    scales of their channels [8, 1, 16]; x: the image itself [tiles, 256, 64].
-    """
-
-    x: Floats
-    parts: dict[str, NDArray[Any]]
-
-    @property
-    def nbytes(self) -> int:
-        return self.x.nbytes + sum(array.nbytes for array in self.parts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +54,24 @@ class Part:
 
 
 class Transformer:
-    """SAM's decoder. Threads may share it: nothing in it changes."""
+    """The decoder of a family that it knows. Threads may share it: nothing in it changes."""
 
-    def __init__(self, tensors: Tensors, cells: int) -> None:
+    def __init__(self, tensors: Tensors, cells: int, family: Family = FAMILIES["sam"]) -> None:
         """tensors: prompt encoder and mask decoder under transformers' names, fp32; cells: the embedding's side."""
-        self._side = cells
-        self._points = PointEncoder(tensors, cells * 16)
+        tensors = as_sam(tensors)
+        self._family, self._side = family, cells
+        self._points = PointEncoder(tensors, PIXELS * cells)
         self._masks = MaskEncoder(tensors)
-        self._fixed = np.concatenate(
-            [tensors["mask_decoder.iou_token.weight"], tensors["mask_decoder.mask_tokens.weight"]]
-        )
+        self._fixed = np.concatenate([tensors[f"mask_decoder.{name}.weight"] for name in family.tokens])
+        self.most_points = MOST_TOKENS - len(self._fixed)
         self._place = tiled(self._points.grid(cells))
-        self._layers = Layers(tensors)
+        self._layers = Layers(tensors, family.epsilon)
         self._fold(tensors)
 
     def _fold(self, tensors: Tensors) -> None:
         """Everything that depends on the weights alone."""
-        name = "mask_decoder.transformer"
-        first, second, last = f"{name}.layers.0", f"{name}.layers.1", f"{name}.final_attn_token_to_image"
+        first, second = (f"{TRANSFORMER}.layers.{number}" for number in (0, 1))
+        last = f"{TRANSFORMER}.final_attn_token_to_image"
         (g1, b1), (g2, b2) = (
             (tensors[f"{layer}.layer_norm4.weight"], tensors[f"{layer}.layer_norm4.bias"]) for layer in (first, second)
         )
@@ -121,7 +113,7 @@ class Transformer:
             first=layers.layer(first, np.zeros_like(b1), bias0),
             second=layers.layer(second, b1, bias1),
             last=layers.to_image(last, b2),
-            last_norm=layers.norm(f"{name}.layer_norm_final_attn", LAST_EPSILON),
+            last_norm=layers.norm(f"{TRANSFORMER}.layer_norm_final_attn", LAST_EPSILON),
             iou=layers.forward("mask_decoder.iou_prediction_head"),
             gain1=layers.floats(g1),
             gain2=layers.floats(g2),
@@ -136,16 +128,17 @@ class Transformer:
             place_key1=layers.floats(to_image(second, "k") @ self._place),
             place_query1=layers.floats(from_image(second, "q") @ self._place),
             place_key2=layers.floats(tensors[f"{last}.k_proj.weight"] @ self._place),
-            epsilon1=EPSILON,
-            epsilon2=EPSILON,
+            epsilon1=self._family.epsilon,
+            epsilon2=self._family.epsilon,
             epsilon_fine=EPSILON,
         )
         for mask in range(structs.MOST_MASKS):
             self._weights.hyper[mask] = layers.forward(f"mask_decoder.output_hypernetworks_mlps.{mask}")
 
-    def prepare(self, embedding: Floats, cores: Cores) -> PreparedImage:
-        """[256, G, G] -> what prompts share. Some 3.5 GFLOP: as much as a few prompts."""
-        x = tiled(embedding.reshape(len(embedding), -1) + self._masks.none[:, None])
+    def prepare(self, embedding: Embedding, cores: Cores) -> PreparedImage:
+        """What prompts on the image share. Some 3.5 GFLOP: as much as a few prompts."""
+        image = embedding.tensors["embedding"].astype(np.float32)
+        x = tiled(image.reshape(len(image), -1) + self._masks.none[:, None])
         placed = x + self._place
 
         def make(name: str) -> tuple[str, tuple[NDArray[np.int16], Floats]]:
@@ -155,7 +148,9 @@ class Transformer:
             return name, quantise(projected, part.cells_first)
 
         made = cores.each(make, self._parts)
-        parts: dict[str, NDArray[Any]] = {}
+        parts: dict[str, NDArray[Any]] = {
+            name: by_cell(embedding.tensors[name], self._side) for name in self._family.fine
+        }
         for name, (small, scale) in made:
             parts[name], parts[f"{name}_scale"] = small, scale
         g1 = self._gain1[:, None]
@@ -170,7 +165,7 @@ class Transformer:
 
     def decode(
         self,
-        image: PreparedImage,
+        image: ReadyImage,
         points: Floats,
         labels: Floats,
         mask_input: Floats | None,
@@ -185,9 +180,9 @@ class Transformer:
         rough = self._masks(mask_input)
         left = {"s1": empty(rows, cells), "s2": empty(rows, cells), "r1": empty(cells), "r2": empty(cells)}
         answer = {"logits": empty(len(wanted), side, side), "ious": empty(TILE)}
-        arrays = {**image.parts, "rough_rows": rough, **left, **answer}
+        arrays = {**image.prepared.parts, "rough_rows": rough, **left, **answer}
         if mask_input is not None:
-            arrays |= self._roughened(image, rough, cores)
+            arrays |= self._roughened(image.prepared, rough, cores)
 
         mixed = rows + rough.shape[1]
         job = Job(self._weights, tokens, wanted, arrays)
@@ -196,7 +191,8 @@ class Transformer:
         job.tokens("second", _pass(cores, job, "second", rows, [mixed]))
         job.tokens("last", _pass(cores, job, "third", rows, [mixed, rows]))
         cores.split(partial(job.cells, "masks"))
-        return answer["logits"], answer["ious"][: structs.MOST_MASKS]
+        ious = answer["ious"][: structs.MOST_MASKS]
+        return answer["logits"], 1 / (1 + np.exp(-ious)) if self._family.sigmoid else ious
 
     def _roughened(self, image: PreparedImage, h: Floats, cores: Cores) -> dict[str, Floats]:
         """The variances' rows, with a mask prompt's part."""

@@ -65,6 +65,18 @@ def test_a_mask_is_upscaled_as_sam_does(width: int, height: int, seed: int, grai
     check(logits_of(seed, grain), Size(width, height))
 
 
+@pytest.mark.parametrize(
+    "size", [Size(256, 256), Size(640, 427), Size(100, 90), Size(1, 1), Size(37, 900), Size(1500, 1100)]
+)
+@pytest.mark.parametrize("grain", [2, 12, 80, 256])
+def test_sam_2s_masks_go_to_the_sources_size_at_once(size: Size, grain: int) -> None:
+    logits = logits_of(grain, grain)
+    exact = torch.from_numpy(logits.astype(np.float64))[None, None]
+    wanted = torch.nn.functional.interpolate(exact, (size.height, size.width), mode="bilinear")[0, 0].numpy()
+    got = dense(masks.outline(logits, size, Frame(256, stretch=True)))
+    assert not ((got != (wanted > 0)) & (np.abs(wanted) > NEAR)).any()
+
+
 @pytest.mark.parametrize("size", [Size(1400, 900), Size(900, 1400), Size(300, 200), Size(4096, 37)])
 @pytest.mark.parametrize("at", [(0, 0), (128, 100), (255, 255), (255, 0), (0, 160), (300, 90)])
 @pytest.mark.parametrize("radius", [0.4, 9, 120])

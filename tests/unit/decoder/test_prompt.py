@@ -55,3 +55,20 @@ def test_clicks_are_padded_and_a_box_is_two_corners() -> None:
     points, labels = tokens(prompt([(64, 42.7)], [0, 0, 640, 427]), SIZE, Frame(1024))
     assert labels.tolist() == [1, 2, 3]
     assert np.allclose(points[1:], [[0, 0], [1024, 683]], atol=1e-4)
+
+
+def test_sam_2_pads_every_prompt() -> None:
+    frame = Frame(1024, stretch=True)
+    points, labels = tokens(prompt([(64, 42.7)]), SIZE, frame, always_padded=True)
+    assert labels.tolist() == [1, -1]
+    assert np.allclose(points, [[102.4, 102.4], [0, 0]], atol=1e-4)
+    points, labels = tokens(prompt([(64, 42.7)], [0, 0, 640, 427]), SIZE, frame, always_padded=True)
+    assert labels.tolist() == [1, 2, 3, -1]
+    assert np.allclose(points[1:], [[0, 0], [1024, 1024], [0, 0]], atol=1e-4)
+
+
+@pytest.mark.parametrize(("always_padded", "wanted"), [(False, []), (True, [-1, -1])])
+def test_a_mask_alone_has_no_tokens_but_sam_2s_padding(always_padded: bool, wanted: list[float]) -> None:
+    points, labels = tokens(prompt(), SIZE, Frame(1024), always_padded)
+    assert labels.tolist() == wanted
+    assert points.shape == (len(wanted), 2)

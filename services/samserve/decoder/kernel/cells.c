@@ -270,6 +270,9 @@ void pass_third(const Job *job, int64_t from, int64_t to, float *out)
     }
 }
 
+/* Of a finer map, if there is one. */
+INLINE vec finer(const uint16_t *map, long at) { return map ? from_half(map + at) : all(0.0f); }
+
 /* Norm over the 64 channels of each pixel, then GELU, in place: x[64][64 cells]. */
 static void settle(const Weights *weights, float *x)
 {
@@ -314,17 +317,23 @@ void pass_masks(const Job *job, int64_t from, int64_t to)
         scale(s, s, rows + H, r12);
         scale(s + (rows + H) * TILE, s + (rows + H) * TILE, rows, r2);
         for (int sub = 0; sub < SUBS; sub++) {
-            const int16_t *own = job->fine + (at * SUBS + sub * TILE) * FINE;
+            long first = (at * SUBS + sub * TILE) * FINE, second = (at * SUBS + sub * TILE) * SUBS * THIN;
+            const int16_t *own = job->fine + first;
+            const uint16_t *fine_1 = job->fine_1 ? job->fine_1 + first : NULL, *fine_0 = job->fine_0 ? job->fine_0 + second : NULL;
             const float *bias = weights->fine_bias + sub * FINE, *size = job->fine_scale + sub * FINE;
             for (long c = 0; c < FINE; c++)
-                for (int j = 0; j < TILE; j += LANES)
-                    store(x + c * TILE + j, widen(own + c * TILE + j) * (load(r12 + j) * size[c]) + bias[c]);
+                for (int j = 0; j < TILE; j += LANES) {
+                    vec more = finer(fine_1, c * TILE + j) + bias[c];
+                    store(x + c * TILE + j, widen(own + c * TILE + j) * (load(r12 + j) * size[c]) + more);
+                }
             product(x, side->mix + sub * FINE * line, line, s, FINE, mixed, 1);
             settle(weights, x);
             product(thin, weights->thinner, FINE, x, SUBS * THIN, FINE, 0);
             for (long c = 0; c < SUBS * THIN; c++)
-                for (int j = 0; j < TILE; j += LANES)
-                    store(thin + c * TILE + j, gelu(load(thin + c * TILE + j) + weights->thinner_bias[c]));
+                for (int j = 0; j < TILE; j += LANES) {
+                    vec more = finer(fine_0, c * TILE + j) + weights->thinner_bias[c];
+                    store(thin + c * TILE + j, gelu(load(thin + c * TILE + j) + more));
+                }
             for (int part = 0; part < SUBS; part++) {
                 product(pixels, side->hyper, TILE, thin + part * THIN * TILE, masks, THIN, 0);
                 float *corner = job->logits + (2 * (sub / 2) + part / 2) * beside + 2 * (sub % 2) + part % 2;

@@ -23,9 +23,16 @@
 #define MOST_BOTH PAD64(MOST_MIXED + MOST_ROWS)
 #define MOST_MASKS 4
 
-/* y = x weight + bias; weight: fp16 [outer / 64][inner][64], the last columns padded; bias padded likewise */
+/* Numbers of 16 bits, half the memory to read: fp16 if that holds them exactly, else integers; each times its scale. */
 typedef struct {
-    const uint16_t *weight;
+    const int16_t *numbers;
+    const float *scale;
+    int64_t half;
+} Small;
+
+/* y = x weight + bias; weight: [outer / 64][inner][64] with a scale per column, the last columns padded; bias padded likewise */
+typedef struct {
+    Small weight;
     const float *bias;
     int64_t inner, outer;
 } Linear;
@@ -41,15 +48,15 @@ typedef struct {
 
 typedef struct {
     Linear ask, join;
-    const uint16_t *key, *value; /* [128][256], [8][256][16] */
-    const float *value_bias;     /* [8][16], with what the image's own bias adds */
+    Small key, value;        /* [128][256] with a scale per row, [8][256][16] with [8][16] */
+    const float *value_bias; /* [8][16], with what the image's own bias adds */
 } ToImage;
 
 typedef struct {
     Linear key, value;
-    const uint16_t *query, *out; /* [128][256] each */
-    const float *query_bias;     /* [8][16], likewise */
-    const float *out_bias;       /* [256]: an eighth of it, centred */
+    Small query, out;        /* [128][256] each, with a scale per row */
+    const float *query_bias; /* [8][16], likewise */
+    const float *out_bias;   /* [256]: an eighth of it, centred */
 } FromImage;
 
 typedef struct {
@@ -105,6 +112,7 @@ typedef struct {
     const float *key0_scale, *value0_scale, *query0_scale, *out0_scale, *key1_scale, *value1_scale; /* [128] */
     const float *query1_scale, *norm1_scale, *out1_scale, *key2_scale, *value2_scale;
     const float *fine_scale;                  /* [256] */
+    const uint16_t *fine_1, *fine_0;          /* SAM 2's finer maps, fp16: 4 x 64 and 16 x 32 rows; NULL: none */
     const float *square0, *square1, *cross1;
     const float *rough_rows;                  /* H rows */
     float *s1, *s2, *r1, *r2;                 /* what one pass leaves for the next: T rows, [cells] */

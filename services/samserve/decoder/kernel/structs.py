@@ -17,10 +17,16 @@ def _pointers(*names: str) -> _Fields:
     return _each(ctypes.c_void_p, *names)
 
 
+class Small(ctypes.Structure):
+    """Numbers of 16 bits, with scales."""
+
+    _fields_ = (*_pointers("numbers scale"), ("half", ctypes.c_int64))
+
+
 class Linear(ctypes.Structure):
     """y = x weight + bias."""
 
-    _fields_ = (*_pointers("weight bias"), *_each(ctypes.c_int64, "inner outer"))
+    _fields_ = (("weight", Small), *_pointers("bias"), *_each(ctypes.c_int64, "inner outer"))
 
 
 class Norm(ctypes.Structure):
@@ -38,13 +44,13 @@ class Among(ctypes.Structure):
 class ToImage(ctypes.Structure):
     """Attention of the tokens to the image."""
 
-    _fields_ = (*_each(Linear, "ask join"), *_pointers("key value value_bias"))
+    _fields_ = (*_each(Linear, "ask join"), *_each(Small, "key value"), *_pointers("value_bias"))
 
 
 class FromImage(ctypes.Structure):
     """Attention of the image to the tokens."""
 
-    _fields_ = (*_each(Linear, "key value"), *_pointers("query out query_bias out_bias"))
+    _fields_ = (*_each(Linear, "key value"), *_each(Small, "query out"), *_pointers("query_bias out_bias"))
 
 
 class Layer(ctypes.Structure):
@@ -85,6 +91,6 @@ class Job(ctypes.Structure):
             "key0 value0 query0 out0 key1 value1 query1 norm1 out1 key2 value2 fine",
             "key0_scale value0_scale query0_scale out0_scale key1_scale value1_scale",
             "query1_scale norm1_scale out1_scale key2_scale value2_scale fine_scale",
-            "square0 square1 cross1 rough_rows s1 s2 r1 r2 logits ious side",
+            "fine_1 fine_0 square0 square1 cross1 rough_rows s1 s2 r1 r2 logits ious side",
         ),
     )

@@ -1,13 +1,14 @@
 /* The decoder's work on the tokens: four steps between the passes over the cells; `samserve/decoder/transformer.py` has the
-   algebra. A few rows against the weights: what takes time is to read those, so they stay the fp16 numbers they came in. */
+   algebra. A few rows against the weights: what takes time is to read those, so they are numbers of 16 bits. */
 
 #include "job.h"
 
 #define LAST_SCALING 0.25f /* 1 / sqrt(HEAD) */
 
-INLINE void halves(float *to, const uint16_t *from, long count)
+INLINE vec unscaled(const Small *weight, long at)
 {
-    for (long i = 0; i < count; i += LANES) store(to + i, from_half(from + i));
+    const int16_t *p = weight->numbers + at;
+    return weight->half ? from_half((const uint16_t *)p) : widen(p);
 }
 
 /* y[n][outer] = x[n][inner] weight + bias */
@@ -17,7 +18,8 @@ static void linear(const Linear *l, const float *x, long n, float *y)
     for (long o = 0; o < l->outer; o += TILE) {
         for (long i = 0; i < n; i++) memcpy(y + i * l->outer + o, l->bias + o, TILE * sizeof(float));
         for (long k = 0; k < l->inner; k += TILE) {
-            halves(part, l->weight + o * l->inner + k * TILE, TILE * TILE);
+            for (long c = 0; c < TILE * TILE; c += LANES)
+                store(part + c, unscaled(&l->weight, o * l->inner + k * TILE + c) * load(l->weight.scale + o + c % TILE));
             spread(y + o, l->outer, x + k, l->inner, part, TILE, n, TILE, 1);
         }
     }
@@ -84,18 +86,20 @@ static void sums_with(float *bias, const float *tokens, long n, const float *by)
 }
 
 /* out[T][256] = each head's tokens [n][16] by its rows of weight [128][256] */
-static void fold(float *out, const float *tokens, long n, const uint16_t *weight)
+static void fold(float *out, const float *tokens, long n, const Small *weight)
 {
     float part[HEAD * TILE];
     for (long h = 0; h < HEADS; h++)
         for (long o = 0; o < CHANNELS; o += TILE) {
-            for (long c = 0; c < HEAD; c++) halves(part + c * TILE, weight + (h * HEAD + c) * CHANNELS + o, TILE);
+            for (long c = 0; c < HEAD; c++)
+                for (long j = 0; j < TILE; j += LANES)
+                    store(part + c * TILE + j, unscaled(weight, (h * HEAD + c) * CHANNELS + o + j) * weight->scale[h * HEAD + c]);
             spread(out + h * n * CHANNELS + o, CHANNELS, tokens + h * n * HEAD, HEAD, part, TILE, n, HEAD, 0);
         }
 }
 
 /* out[T][16] += x[T][256] by each head's weight [256][16] */
-static void project_back(float *out, const float *x, long n, const uint16_t *weight)
+static void project_back(float *out, const float *x, long n, const Small *weight)
 {
     for (long h = 0; h < HEADS; h++)
         for (long i0 = 0; i0 < n; i0 += 8)
@@ -107,12 +111,12 @@ static void project_back(float *out, const float *x, long n, const uint16_t *wei
                     sum[i] = all(0.0f);
                 }
                 for (long k = 0; k < CHANNELS; k++) {
-                    vec right = from_half(weight + (h * CHANNELS + k) * HEAD + j);
+                    vec right = unscaled(weight, (h * CHANNELS + k) * HEAD + j);
                     for (long i = 0; i < 8; i++) sum[i] += all(row[i][k]) * right;
                 }
                 for (long i = 0; i < 8 && i0 + i < n; i++) {
                     float *to = out + (h * n + i0 + i) * HEAD + j;
-                    store(to, load(to) + sum[i]);
+                    store(to, load(to) + sum[i] * load(weight->scale + h * HEAD + j));
                 }
             }
 }
@@ -208,7 +212,7 @@ static void hear(const Job *job, const ToImage *to, const float *value_scale, co
         for (long row = h * n; row < (h + 1) * n; row++)
             for (long c = 0; c < HEAD; c++)
                 sums[row * HEAD + c] = means[row * width + c] * value_scale[h * HEAD + c] + to->value_bias[h * HEAD + c];
-    if (mixed) project_back(sums, mixed, n, to->value);
+    if (mixed) project_back(sums, mixed, n, &to->value);
     for (long row = 0; row < HEADS * n; row++) memcpy(flat + row % n * INNER + row / n * HEAD, sums + row * HEAD, HEAD * sizeof(float));
     linear(&to->join, flat, n, heard);
     add(job->side->queries, job->side->queries, heard, n * CHANNELS);
@@ -243,7 +247,7 @@ void tokens_begin(const Job *job)
     asks(job, &weights->first.to_image.ask, ask);
     scaled(side->ask0, ask, n, job->key0_scale);
     if (job->rough) {
-        fold(folded, ask, n, weights->first.to_image.key);
+        fold(folded, ask, n, &weights->first.to_image.key);
         times(side->ask0_rough, ROUGH_LINE, folded, CHANNELS, weights->rough_turned, ROUGH_LINE, rows, CHANNELS, ROUGH_LINE);
     }
 }
@@ -264,12 +268,12 @@ void tokens_first(const Job *job, float *const *outs, int64_t count)
     scaled(side->keys0, keys, n, job->query0_scale);
     sums_with(side->keys0_bias, keys, n, from->query_bias);
     if (H) {
-        fold(wide, keys, n, from->query);
+        fold(wide, keys, n, &from->query);
         times(side->keys0_rough, ROUGH_LINE, wide, CHANNELS, weights->rough_turned, ROUGH_LINE, rows, CHANNELS, ROUGH_LINE);
     }
     scaled(side->values0, values, n, job->out0_scale);
     scaled(side->values0_second, values, n, job->norm1_scale);
-    fold(side->values, values, n, from->out);
+    fold(side->values, values, n, &from->out);
     centre(side->values, rows, from->out_bias);
     memcpy(side->values + rows * CHANNELS, weights->rough, H * CHANNELS * sizeof(float));
     centre(side->values + rows * CHANNELS, H, NULL);
@@ -283,7 +287,7 @@ void tokens_first(const Job *job, float *const *outs, int64_t count)
     among(&weights->second, asking, side->queries, side->queries, n, side->queries);
     asks(job, &weights->second.to_image.ask, side->ask1_place);
     scaled(side->ask1, side->ask1_place, n, job->key1_scale);
-    fold(wide, side->ask1_place, n, weights->second.to_image.key);
+    fold(wide, side->ask1_place, n, &weights->second.to_image.key);
     gain(wide, wide, rows, CHANNELS, weights->gain1);
     times(side->ask1_mixed, line, wide, CHANNELS, side->turned, line, rows, CHANNELS, line);
 }
@@ -305,11 +309,11 @@ void tokens_second(const Job *job, float *const *outs, int64_t count)
 
     scaled(side->keys1, side->keys1_place, n, job->query1_scale);
     sums_with(side->keys1_bias, side->keys1_place, n, from->query_bias);
-    fold(wide, side->keys1_place, n, from->query);
+    fold(wide, side->keys1_place, n, &from->query);
     gain(wide, wide, rows, CHANNELS, weights->gain1);
     times(side->keys1_mixed, line, wide, CHANNELS, side->turned, line, rows, CHANNELS, line);
     scaled(side->values1, values, n, job->out1_scale);
-    fold(side->values_own, values, n, from->out);
+    fold(side->values_own, values, n, &from->out);
     centre(side->values_own, rows, from->out_bias);
     gain(side->values_next, side->values, mixed, CHANNELS, weights->gain1);
     centre(side->values_next, mixed, NULL);
@@ -324,7 +328,7 @@ void tokens_second(const Job *job, float *const *outs, int64_t count)
     /* last attention: the image side is r2 (r1 (X g1 + s1'm1) + s2'm2) g2 + b2 */
     asks(job, &weights->last.ask, side->ask2_place);
     scaled(side->ask2, side->ask2_place, n, job->key2_scale);
-    fold(wide, side->ask2_place, n, weights->last.key);
+    fold(wide, side->ask2_place, n, &weights->last.key);
     gain(wide, wide, rows, CHANNELS, weights->gain2);
     times(side->ask2_mixed, both, wide, CHANNELS, side->turned, both, rows, CHANNELS, both);
 }
