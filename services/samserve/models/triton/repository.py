@@ -47,7 +47,7 @@ model_warmup [
 def write_repository(
     bundle: Bundle, folder: Path, threads: int, max_batch: int = 8, delay_us: int = 10_000, queue: int = 128
 ) -> Path:
-    """Write `folder`/sam_encoder for a bundle: ONNX Runtime on the CPU in Triton's Python backend.
+    """Write `folder`/sam_encoder for a bundle, run on the CPU in Triton's Python backend by what its variant names.
 
     A batch waits at most `delay_us` for company. The parameters tell whoever asks Triton for the model's configuration
     what it runs. Returns the folder to give to Triton.
@@ -66,6 +66,8 @@ def write_repository(
         "resize": bundle.facts["preprocessing"]["resize"],
         "outputs": json.dumps(list(bundle.embedding)),
         "encoder": str(bundle.variant.model.resolve()),
+        "runtime": bundle.variant.backend,
+        "precision": bundle.variant.precision,
         "threads": str(threads),
     }
     parameters = "\n".join(
