@@ -36,7 +36,7 @@ from torch import nn
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-ROUNDS, THREADS = 5, os.cpu_count() or 1
+ROUNDS, THREADS = 3, os.cpu_count() or 1
 TORCH, EXPORTED = "PyTorch, eager", "fp32, ONNX Runtime"
 GOAL = "<= 0.25"  # of PyTorch's time, through Triton
 Floats = NDArray[np.floating]

@@ -1,7 +1,7 @@
 """Encoders for CPUs: the files of a variant in another precision, or for another runtime. What they are worth, the gate
 says.
 
-bf16   the graph as exported, run by OpenVINO in bfloat16, which AMX multiplies 16 times as fast as AVX-512 does fp32
+bf16   the graph as exported, run by OpenVINO in bfloat16: for CPUs with AMX or AVX-512 BF16
 int8   weights of the matrix products in int8, their inputs quantised as they come: for CPUs with VNNI but no AMX
 fp32   the graph as exported, run by OpenVINO: for all others
 """
