@@ -33,8 +33,9 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one picture. cosine: by tensor; not_finite: values that are NaN or infinite; masks: pairs that count;
-    too_small: pairs left out (samserve.gate.masks.overlaps). Without masks the IoUs are 1, with NaN they are 0.
+    """Of one picture. cosine: by tensor; not_finite: values that are NaN or infinite, the reference's among them;
+    masks: pairs that count; too_small: pairs left out (samserve.gate.masks.overlaps). Without masks the IoUs are 1;
+    where a value is not finite there is one, of IoU 0.
     """
 
     picture: str
@@ -99,7 +100,7 @@ def judge(
 
 
 def _figures(decoder: MaskDecoder, picture: Picture, wanted: Tensors, got: Tensors) -> Figures:
-    not_finite = sum(int(np.count_nonzero(~np.isfinite(tensor))) for tensor in got.values())
+    not_finite = sum(int(np.count_nonzero(~np.isfinite(tensor))) for tensor in (*wanted.values(), *got.values()))
     if not_finite:
         return Figures(picture.name, dict.fromkeys(wanted, 0.0), not_finite, 1, 0, 0.0, 0.0)
     found: Overlaps = overlaps(decoder, wanted, got, picture.image.size)
@@ -119,7 +120,7 @@ def _reasons(report: Report) -> list[str]:
     """A sentence for each threshold that is missed."""
     limits = report.thresholds
     found = [
-        f"the embedding of {one.picture} holds {one.not_finite:,} values that are not finite: fp16 ends at 65,504, "
+        f"the embeddings of {one.picture} hold {one.not_finite:,} values that are not finite: fp16 ends at 65,504, "
         "so run LayerNorm and softmax in fp32"
         for one in report.pictures
         if one.not_finite
