@@ -33,7 +33,6 @@ from samserve.core.config import BUNDLES
 from samserve.core.image import Limits, frame_image
 from samserve.core.image_id import image_id
 from samserve.core.rpc import message_limits
-from samserve.embedding.encoder import ENCODER
 from samserve.local.process import Program, answers, free_port
 from samserve.local.stack import Stack, StackOptions, running
 from samserve.models.bundle import load_bundle
@@ -88,7 +87,7 @@ class Bare:
         valid = InferInput("valid", [1, 2], "INT32")
         valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
         names = list(self._bundle.embedding)
-        answer = self._triton.infer(ENCODER, [pixels, valid], outputs=[InferRequestedOutput(n) for n in names])
+        answer = self._triton.infer("nano", [pixels, valid], outputs=[InferRequestedOutput(n) for n in names])
         for name in names:
             answer.as_numpy(name)
 
@@ -167,7 +166,7 @@ def bench_batches(stack: Stack, service: Service) -> list[Row]:
 
 def counters(stack: Stack) -> tuple[int, int, int, int]:
     """Images, runs, and the images' nanoseconds in the queue and in runs they shared."""
-    with urllib.request.urlopen(f"http://{stack.addresses.triton_http}/v2/models/{ENCODER}/stats", timeout=5) as page:
+    with urllib.request.urlopen(f"http://{stack.addresses.triton_http}/v2/models/nano/stats", timeout=5) as page:
         (stats,) = json.load(page)["model_stats"]
     times = stats["inference_stats"]
     return (

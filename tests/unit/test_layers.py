@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "services" / "samserve"
-SERVICES = {"embedding", "decoder", "gateway", "client", "local", "models", "cli"}
+SERVICES = {"embedding", "decoder", "gateway", "client", "gate", "local", "models", "cli"}
 
 
 def imported(file: Path) -> set[str]:
@@ -29,6 +29,7 @@ def imported(file: Path) -> set[str]:
         ("embedding", SERVICES - {"embedding"}),
         ("decoder", SERVICES - {"decoder", "models"}),
         ("client", SERVICES - {"client"}),
+        ("gate", {"gateway", "client", "cli"}),
     ],
 )
 def test_imports_go_one_way(folder: str, never: set[str]) -> None:

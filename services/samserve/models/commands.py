@@ -11,10 +11,13 @@ from rich.table import Table
 
 from samserve.commands import Json, err, fail, out, store
 from samserve.models.bundle import Bundle, variant_names
+from samserve.models.quantise import AUTO, RECIPES
 from samserve.models.store import UnknownModel
 from samserve.models.variant import EXPORTED, BrokenBundle
 
 app = typer.Typer(help="Model bundles.", no_args_is_help=True)
+
+Images = Annotated[Path | None, typer.Option(help="A folder of pictures to judge by; without it, drawn ones.")]
 
 
 @app.command("list")
@@ -124,6 +127,40 @@ def export_model(
     for output, difference in largest.items():
         table.add_row(output, f"{difference:.1e}")
     out.print(table)
+
+
+@app.command("verify")
+def verify_model(
+    model: Annotated[str, typer.Argument(help="NAME or NAME:VARIANT.")],
+    images: Images = None,
+    triton: Annotated[str, typer.Option(help="A Triton that serves it, host:port; without it, one is started.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Compare an encoder, as Triton serves it, with the exported one: embeddings and masks.
+
+    Exit code 0: it passes the gate; 1: it is refused, or something failed; 2: there is no such model or picture.
+    """
+    from samserve.gate import console
+
+    console.verify_model(model, images, triton, as_json)
+
+
+@app.command("quantise")
+def quantise_model(
+    name: str,
+    precision: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}, or {AUTO}: the fastest that passes.")] = AUTO,
+    images: Images = None,
+    as_json: Json = False,
+) -> None:
+    """Make a variant of a model's encoder for CPUs, and keep it only if it passes the gate.
+
+    Exit codes as of `verify`.
+    """
+    from samserve.gate import console
+
+    if precision not in (AUTO, *RECIPES):
+        fail(2, f"there is no precision {precision!r}; there is: {', '.join([AUTO, *RECIPES])}")
+    console.quantise_model(name, precision, images, as_json)
 
 
 def _load(model: str) -> Bundle:

@@ -113,6 +113,7 @@ def _engine_config(bundle: Bundle, options: TritonOptions) -> str:
 def _cpu_config(bundle: Bundle, options: TritonOptions) -> str:
     runs = {
         "runtime": bundle.variant.backend,
+        "precision": bundle.variant.precision,
         "encoder": str(bundle.variant.model.resolve()),  # read in place, with the weights beside it
         "threads": str(options.threads),
     }

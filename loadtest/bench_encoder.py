@@ -1,0 +1,165 @@
+"""What an image costs in the encoder on this machine's CPUs, against PyTorch: `make bench`.
+
+nano, and an encoder of SAM ViT-B's shape whose weights are random: they cost what trained ones do. Each is run in turn
+by transformers' own modules in PyTorch, eagerly, as SAM's users do; by ONNX Runtime as exported; and as each CPU
+variant that `samserve models quantise` writes. Then the fastest one through Triton, and how far from PyTorch's its
+embedding is. Writes build/bench/encoder.json.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+from numpy.typing import NDArray
+from report import Row, medians, report
+from rich.console import Console
+from samserve.core.config import BUNDLES
+from samserve.core.image import FramedImage
+from samserve.gate.judge import Encoder, cosine
+from samserve.gate.pictures import pictures
+from samserve.gate.triton import served
+from samserve.models.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
+from samserve.models.export import EncoderGraph, export_encoder, round_to_half
+from samserve.models.quantise import RECIPES, NothingToQuantise, write
+from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.models.variant import OPENVINO, Variant, load_variant
+from torch import nn
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+ROUNDS, THREADS = 3, os.cpu_count() or 1
+TORCH, EXPORTED = "PyTorch, eager", "fp32, ONNX Runtime"
+GOAL = "<= 0.25"  # of PyTorch's time, through Triton
+Floats = NDArray[np.floating]
+
+
+class Features(nn.Module):
+    """transformers' encoder, answering with the tensor alone."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels).last_hidden_state  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def vit_b() -> nn.Module:
+    """As a training begins, with noise on what begins as a constant, and a position's share in the attention."""
+    torch.manual_seed(0)
+    encoder = SamVisionEncoder(SamVisionConfig(initializer_range=0.02, attn_implementation="eager")).eval()
+    for name, parameter in encoder.named_parameters():
+        if "pos" in name:
+            parameter.normal_(0, 0.02)
+        elif parameter.dim() == 1:
+            parameter += 0.1 * torch.randn_like(parameter)
+    round_to_half(encoder)
+    return Features(encoder)
+
+
+def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
+    """nano's bundle with another encoder of the same frame and embedding."""
+    nano = load_bundle(BUNDLES / "nano")
+    folder.mkdir()
+    for file in (DECODER, WEIGHTS):
+        shutil.copyfile(nano.path / file, folder / file)
+    export_encoder(EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side), nano.frame.side, folder / ENCODER)
+    kept = ("family", "licence", "frame", "low_res", "embedding", "precision", "preprocessing")
+    write_facts(folder, {"name": folder.name, **{name: nano.facts[name] for name in kept}})
+    return load_bundle(folder)
+
+
+def nano() -> nn.Module:
+    encoder = NanoEncoder().eval()
+    weights = graph_weights(load_bundle(BUNDLES / "nano").encoder)
+    prefix = "vision_encoder."
+    encoder.load_state_dict({n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)})
+    return encoder
+
+
+def in_torch(encoder: nn.Module) -> Encoder:
+    graph = EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, 1024).eval()
+
+    @torch.no_grad()
+    def run(image: FramedImage) -> dict[str, NDArray[np.float16]]:
+        return {"embedding": graph(*map(torch.from_numpy, fed(image).values())).numpy()[0]}
+
+    return run
+
+
+def in_process(variant: Variant) -> Encoder:
+    """A variant as Triton's model runs it, without Triton."""
+    if variant.backend == OPENVINO:
+        hint = {"bf16": "bf16", "fp32": "f32"}[variant.precision]
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1}
+        model = openvino.Core().compile_model(variant.model, "CPU", settings)
+        return lambda image: {"embedding": model(fed(image))["embedding"][0]}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(variant.model, options, ["CPUExecutionProvider"])
+    return lambda image: {"embedding": session.run(["embedding"], fed(image))[0][0]}
+
+
+def fed(image: FramedImage) -> dict[str, NDArray[np.generic]]:
+    return {"image": image.pixels[None], "valid": np.array([[image.valid.height, image.valid.width]], np.int32)}
+
+
+def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str) -> list[Row]:
+    variants = {EXPORTED: bundle.variant}
+    for precision in RECIPES:
+        folder = aside / f"{name}-{precision}"
+        try:
+            write(bundle, precision, folder)
+        except NothingToQuantise:
+            continue
+        variant = load_variant(folder)
+        variants[f"{precision}, {variant.backend}"] = variant
+    image = pictures(bundle.frame)[0].image
+    encoders = {TORCH: in_torch(encoder), **{label: in_process(variant) for label, variant in variants.items()}}
+    taken = medians({label: lambda run=run: run(image) for label, run in encoders.items()}, ROUNDS)
+    truth = encoders[TORCH](image)["embedding"]
+    rows = [Row(f"{name}: {label}", taken[label], "ms", TORCH, taken[TORCH]) for label in variants]
+    rows += [
+        Row(f"{name}: {label}, cosine", cosine(truth, encoders[label](image)["embedding"]), "", TORCH, 1.0, ">= 0.999")
+        for label in variants
+    ]
+    best = fastest(taken)
+    with served(replace(bundle, variant=variants[best])) as through:
+        works: dict[str, Callable[[], object]] = {
+            TORCH: lambda: encoders[TORCH](image),
+            best: lambda: through(image),
+        }
+        taken = medians(works, ROUNDS)
+    return [*rows, Row(f"{name}: {best}, through Triton", taken[best], "ms", TORCH, taken[TORCH], goal)]
+
+
+def fastest(taken: dict[str, float]) -> str:
+    return min((label for label in taken if label != TORCH), key=lambda label: taken[label])
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as name:
+        aside = Path(name)
+        console.print("measuring nano")
+        rows = bench("nano", nano(), load_bundle(BUNDLES / "nano"), aside, goal="")
+        console.print("measuring an encoder of ViT-B's shape")
+        encoder = vit_b()
+        rows += bench("ViT-B", encoder, bundle_of(encoder, aside / "vit-b"), aside, GOAL)
+    report("encoder", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What `samserve models verify` and `samserve models quantise` do and say."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from samserve.commands import err, fail, out, store
+from samserve.core.errors import SamserveError
+from samserve.gate.judge import Report
+from samserve.gate.pictures import Picture, pictures
+from samserve.gate.triton import OtherModel, asked, served
+from samserve.gate.variants import Reference, Tried, publish, refer, try_variant, verify
+from samserve.local.process import StartFailed
+from samserve.models.bundle import Bundle
+from samserve.models.quantise import AUTO, RECIPES, NothingToQuantise
+from samserve.models.store import UnknownModel
+from samserve.models.variant import BrokenBundle
+
+
+def verify_model(model: str, images: Path | None, triton: str, as_json: bool) -> None:
+    """Compare an encoder, as Triton serves it, with the exported one. Exit code 1: refused."""
+    with _failures():
+        bundle = store().load(model)
+        shown = pictures(bundle.frame, images)
+        with _progress() as steps:
+            reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
+            with asked(bundle, triton) if triton else served(bundle) as encoder:
+                report, milliseconds = verify(bundle, encoder, shown, reference, steps(model, len(shown)))
+    speed = {"milliseconds": milliseconds, "exported_milliseconds": reference.milliseconds}
+    if as_json:
+        print(json.dumps({"model": model, "model_version": bundle.model_version, **report.as_json(), "speed": speed}))
+    else:
+        out.print(_table(model, report))
+    _refuse_unless_passed(model, report)
+
+
+def quantise_model(name: str, precision: str, images: Path | None, as_json: bool) -> None:
+    """Make CPU variants, keep the fastest that passes the gate. Exit code 1: refused."""
+    wanted = list(RECIPES) if precision == AUTO else [precision]
+    with _failures():
+        bundle = store().load(name)
+        shown = pictures(bundle.frame, images)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside, _progress() as steps:
+            reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
+            tried = _try_all(bundle, wanted, Path(aside), shown, reference, steps)
+            best = min((one for one in tried if one.report.passed), key=lambda one: one.milliseconds, default=None)
+            if best is not None and len(wanted) > 1 and best.milliseconds >= reference.milliseconds:
+                fail(1, f"no variant of {name} is faster here than the exported encoder", as_json)
+            variant = publish(bundle, best, reference) if best is not None else None
+    if as_json:
+        reports = [
+            {"precision": one.precision, "milliseconds": one.milliseconds, "gate": one.report.as_json()}
+            for one in tried
+        ]
+        print(json.dumps({"model": name, "variant": variant, "tried": reports}))
+    else:
+        for one in tried:
+            out.print(_table(f"{name} in {one.precision}: {one.milliseconds:,.0f} ms an image", one.report))
+        out.print(f"the exported encoder: {reference.milliseconds:,.0f} ms an image", highlight=False)
+    if best is None:
+        for one in tried:
+            _say(f"{name} in {one.precision}", one.report)
+        raise typer.Exit(1)
+    err.print(f"kept as {name}:{variant}", highlight=False)
+
+
+def _try_all(
+    bundle: Bundle,
+    wanted: list[str],
+    aside: Path,
+    shown: list[Picture],
+    reference: Reference,
+    steps: Callable[[str, int], Callable[[], None]],
+) -> list[Tried]:
+    """Each precision in turn; of several, those that do nothing for this encoder are passed over."""
+    tried = []
+    for one in wanted:
+        try:
+            tried.append(try_variant(bundle, one, aside, shown, reference, steps(one, len(shown))))
+        except NothingToQuantise:
+            if len(wanted) == 1:
+                raise
+    return tried
+
+
+def _table(title: str, report: Report) -> Table:
+    table = Table("picture", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
+    for one in report.pictures:
+        low = min(one.cosine.values())
+        row = (f"{low:.6f}", str(one.masks), str(one.too_small), f"{one.mean_iou:.4f}", f"{one.worst_iou:.4f}")
+        table.add_row(one.picture, *row)
+    table.add_section()
+    whole = (f"{report.cosine:.6f}", str(report.masks), str(report.too_small))
+    table.add_row("all", *whole, f"{report.mean_iou:.4f}", f"{report.worst_iou:.4f}")
+    return table
+
+
+def _refuse_unless_passed(title: str, report: Report) -> None:
+    if not report.passed:
+        _say(title, report)
+        raise typer.Exit(1)
+
+
+def _say(title: str, report: Report) -> None:
+    for reason in report.reasons:
+        err.print(f"refused: {title}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Gives bars: of a name and a length, each a function that moves it on by one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+
+        def steps(what: str, total: int) -> Callable[[], None]:
+            bar = progress.add_task(what, total=total)
+            return lambda: progress.advance(bar)
+
+        yield steps
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (UnknownModel, FileNotFoundError, NothingToQuantise, OtherModel) as problem:
+        fail(2, str(problem))
+    except (BrokenBundle, StartFailed, SamserveError, OSError) as problem:
+        fail(1, str(problem))

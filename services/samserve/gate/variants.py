@@ -1,0 +1,105 @@
+"""Variants on their way through the gate: made aside, judged and timed over Triton, published only if they pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from samserve.core.image import FramedImage
+from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.gate.judge import Encoder, Report, judge
+from samserve.gate.masks import Tensors
+from samserve.gate.pictures import Picture
+from samserve.gate.triton import served
+from samserve.models.bundle import Bundle, load_bundle
+from samserve.models.quantise import write
+from samserve.models.variant import FACTS, VARIANTS, load_variant
+
+Advance = Callable[[], object]
+THREADS = 2  # of the gate's own decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the exported encoder makes of the pictures; milliseconds: an image through Triton, the median."""
+
+    tensors: list[Tensors]
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A variant's folder aside of the bundle's others, what the gate says, and its median time of an image."""
+
+    precision: str
+    folder: Path
+    report: Report
+    milliseconds: float
+
+
+class Timed:
+    """An encoder, and how long each of its answers took."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder, self._taken = encoder, list[float]()
+
+    def __call__(self, image: FramedImage) -> Tensors:
+        started = time.perf_counter()
+        answer = self._encoder(image)
+        self._taken.append(1000 * (time.perf_counter() - started))
+        return answer
+
+    @property
+    def milliseconds(self) -> float:
+        return statistics.median(self._taken)
+
+
+def refer(bundle: Bundle, pictures: Sequence[Picture], advance: Advance) -> Reference:
+    """Run the exported encoder over the pictures. Raises StartFailed, Unavailable."""
+    tensors = []
+    with served(load_bundle(bundle.path)) as encoder:
+        timed = Timed(encoder)
+        for picture in pictures:
+            tensors.append(timed(picture.image))
+            advance()
+    return Reference(tensors, timed.milliseconds)
+
+
+def verify(
+    bundle: Bundle, encoder: Encoder, pictures: Sequence[Picture], reference: Reference, advance: Advance
+) -> tuple[Report, float]:
+    """The gate's report on an encoder, and its median milliseconds of an image."""
+    timed = Timed(encoder)
+    decoder = MaskDecoder(bundle, THREADS)
+    return judge(decoder, pictures, reference.tensors, timed, advance=advance), timed.milliseconds
+
+
+def try_variant(
+    bundle: Bundle, precision: str, aside: Path, pictures: Sequence[Picture], reference: Reference, advance: Advance
+) -> Tried:
+    """Make a CPU variant under `aside`, and judge and time it. Raises NothingToQuantise, StartFailed, Unavailable."""
+    folder = aside / f"cpu-{precision}"
+    write(bundle, precision, folder)
+    with served(replace(bundle, variant=load_variant(folder))) as encoder:
+        report, milliseconds = verify(bundle, encoder, pictures, reference, advance)
+    return Tried(precision, folder, report, milliseconds)
+
+
+def publish(bundle: Bundle, tried: Tried, reference: Reference) -> str:
+    """Move a variant that has passed among the bundle's, its report with it; returns its name."""
+    if not tried.report.passed:
+        raise ValueError(f"{tried.folder.name} has not passed the gate: it must not be published")
+    file = tried.folder / FACTS
+    speed = {"milliseconds": tried.milliseconds, "exported_milliseconds": reference.milliseconds}
+    facts = {**json.loads(file.read_text()), "gate": tried.report.as_json(), "speed": speed}
+    file.write_text(json.dumps(facts, indent=1) + "\n")
+    place = bundle.path / VARIANTS / tried.folder.name
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    tried.folder.rename(place)
+    return place.name
