@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samserve.core.image import FramedImage
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.gate.judge import Encoder, Report, judge
 from samserve.gate.masks import Tensors
@@ -75,7 +76,7 @@ def verify(
 ) -> tuple[Report, float]:
     """The gate's report on an encoder, and its median milliseconds of an image."""
     timed = Timed(encoder)
-    decoder = MaskDecoder(bundle, THREADS)
+    decoder = MaskDecoder(bundle, Threads(THREADS))
     return judge(decoder, pictures, reference.tensors, timed, advance=advance), timed.milliseconds
 
 
