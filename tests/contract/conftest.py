@@ -12,15 +12,17 @@ from fakes import FakeEmbeddings, HeldDecoder
 from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.decoder.admission import Admission
 from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.models import Models
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer
+from samserve.decoder.servicer import Patience, SegmentationServicer
 from samserve.models.bundle import load_bundle
 from samserve.v1 import segmentation_pb2_grpc as rpc
 
 SIZE = Size(320, 200)
+QUEUE = 4
 
 
 @dataclass
@@ -42,14 +44,20 @@ def decoder() -> MaskDecoder:
 
 
 @pytest.fixture
-async def service(decoder: MaskDecoder) -> AsyncIterator[Service]:
+def patience() -> Patience:
+    return Patience(slow=60, stream=60)
+
+
+@pytest.fixture
+async def service(decoder: MaskDecoder, patience: Patience) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
     server = grpc.aio.server()
     with ThreadPoolExecutor(2) as pool:
         held, draining = HeldDecoder(decoder), asyncio.Event()
-        servicer = SegmentationServicer(Segmenter(embeddings, Models([held]), pool), draining)
+        segmenter = Segmenter(embeddings, Models([held]), pool, Admission(2, QUEUE))
+        servicer = SegmentationServicer(segmenter, draining, patience)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -135,7 +135,7 @@ async def test_a_second_click_refines_the_first_answer(service: Service, stream:
     (first,) = await stream.ask(step(1, prompt(FIRST)))
     (second,) = await stream.ask(step(2, prompt(SECOND)))
     assert (first.step, second.step) == (1, 2)
-    assert [time.stage for time in second.timings] == ["decode", "masks"]
+    assert [time.stage for time in second.timings] == ["queue", "decode", "masks"]
     assert list(first.masks) == await predicted(service, prompt(FIRST))
     former = first.masks[0].low_res_logits
     assert list(second.masks) == await predicted(service, prompt(SECOND, mask_input=former, multimask=False))

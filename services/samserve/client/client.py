@@ -17,6 +17,7 @@ from samserve.client.many import ManyAnswer, ManyImages, ManyOptions
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
 from samserve.client.retry import patiently
 from samserve.client.tensors import read_tensors
+from samserve.core import tracing
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, error_of
 from samserve.core.image_id import image_id
@@ -50,6 +51,8 @@ class Client(AbstractContextManager["Client"]):
     """Talks to a samserve. Threads may share it. Failures are raised as samserve.core.errors.
 
     decoder, embedding: addresses, by default DECODER_URL and EMBEDDING_URL of the environment, else this machine's.
+    `dns:///NAME:PORT`, of a name that stands for many servers, sends calls to each in turn, and to new ones as their
+    servers have connections end. If this process has set up OpenTelemetry's tracing, calls are in its traces.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Client(AbstractContextManager["Client"]):
         tenant: str = DEFAULT_TENANT,
         timeout: float = 60,
     ) -> None:
+        tracing.join()
         options = [*message_limits(MAX_MESSAGE), ("grpc.service_config", json.dumps(_RETRIES))]
         self._decoder = grpc.insecure_channel(decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options)
         self._embedding = grpc.insecure_channel(
@@ -158,7 +162,7 @@ class Client(AbstractContextManager["Client"]):
         in passing is tried again, up to `retries` times, and so is the stream; Unavailable and the like are raised only
         when the service stays away. To go on after that, or another day, start again: known images cost a lookup.
         """
-        start = partial(self._embed_many, metadata=self._metadata)
+        start = partial(self._embed_many, metadata=(*self._metadata, *tracing.carried()))
         options = ManyOptions(self._model, in_flight, retries, self._timeout)
         return ManyImages(images, start, self._embed_bytes, options).answers()
 
@@ -175,7 +179,9 @@ class Client(AbstractContextManager["Client"]):
     def _fetch(self, reference: types.ImageRef) -> Embedding:
         request = embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
         try:
-            return read_tensors(self._get_embedding(request, timeout=self._timeout, metadata=self._metadata))
+            with tracing.span("GetEmbedding", tracing.Kind.CLIENT):
+                metadata = (*self._metadata, *tracing.carried())
+                return read_tensors(self._get_embedding(request, timeout=self._timeout, metadata=metadata))
         except grpc.RpcError as problem:
             raise error_of(problem, "the embedding service") from problem
 
@@ -191,14 +197,18 @@ class Client(AbstractContextManager["Client"]):
         return name
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
-        return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))
+        with tracing.span("Predict", tracing.Kind.CLIENT):
+            return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))
 
     def _open(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
-        return Interaction(partial(self._interact, metadata=self._metadata), opening, self._timeout)
+        with tracing.span("Interact.open", tracing.Kind.CLIENT):
+            metadata = (*self._metadata, *tracing.carried())
+            return Interaction(partial(self._interact, metadata=metadata), opening, self._timeout)
 
     def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
-        answer = patiently(self._embed, request, self._timeout, self._metadata, "the embedding service")
-        return read_embed_answer(answer)
+        with tracing.span("Embed", tracing.Kind.CLIENT):
+            answer = patiently(self._embed, request, self._timeout, self._metadata, "the embedding service")
+            return read_embed_answer(answer)
 
 
 def _bytes(image: str | Path | bytes) -> bytes:

@@ -20,7 +20,8 @@ from samserve.v1 import segmentation_pb2 as pb
 class Interaction(AbstractContextManager["Interaction"]):
     """One image that is being clicked on; `image` describes it. Not for several threads at once.
 
-    A wrong step raises InvalidInput, and the next one goes on. Unavailable means that the replica went away: open
+    A wrong step raises InvalidInput, one that finds the decoder's queue full Overloaded, and the next one goes on.
+    Unavailable means that the stream has ended, as it does after some minutes or when its replica goes away: open
     another interaction and go on there, with `mask_input` if the logits were asked for.
     """
 

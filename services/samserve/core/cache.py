@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from samserve.core import tracing
 from samserve.core.breaker import Breaker, BreakerOpen
 from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, Head, pack, unpack, unpack_head
 from samserve.core.telemetry import CACHE_OUTCOMES
@@ -185,7 +186,7 @@ class EmbeddingCache:
         """The answers to the commands, sent together. Raises _NoAnswer, counted."""
         try:
             async with self._turn:
-                with self._breaker.guard():
+                with tracing.span(f"redis {what}", tracing.Kind.CLIENT), self._breaker.guard():
                     answers = await self._send(commands)
         except BreakerOpen:
             CACHE_OUTCOMES.labels("bypassed").inc()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.core.codec import Coding
@@ -33,6 +34,13 @@ def listed_models(models: str) -> tuple[str, ...]:
     return every
 
 
+def exportable(endpoint: str) -> str:
+    """Raises ValueError if there is an endpoint for traces, but nothing to send them with."""
+    if endpoint and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
+        raise ValueError("traces need the extra `tracing`: pip install 'samserve[tracing]'")
+    return endpoint
+
+
 def _env(name: str) -> AliasChoices:
     """A variable that keeps the name the world knows it by, with no SAMSERVE_ before it."""
     return AliasChoices(name)
@@ -42,6 +50,10 @@ class _Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SAMSERVE_", frozen=True)
 
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$")
+    slow_s: float = Field(1, gt=0)  # an answer that takes longer is logged
+    otlp_endpoint: Annotated[str, AfterValidator(exportable)] = Field(
+        "", pattern="^(https?://.+)?$"
+    )  # empty: no traces
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://")
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
@@ -80,8 +92,11 @@ class DecoderSettings(_Settings):
     embed_timeout_s: float = Field(60, gt=0)
     bundles: Path = STORE  # the user's bundles
     decode_threads: int = Field(2, gt=0)
+    decode_queue: int = Field(32, ge=0)  # prompts that wait besides: docs/decisions/0019
     resident_bytes: int = Field(512 * 2**20, ge=0)
     drain_s: float = Field(10, ge=0)
+    max_connection_age_s: float = Field(300, gt=0)  # clients look for new pods when their connection ends
+    max_stream_s: float = Field(600, gt=0)  # of one image's clicks; its connection lives on for as long
 
 
 S = TypeVar("S", bound=BaseSettings)

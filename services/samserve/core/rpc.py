@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from samserve.core import tracing
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput
 from samserve.v1 import types_pb2 as types
@@ -22,6 +23,10 @@ def message_limits(max_image_bytes: int) -> list[tuple[str, int]]:
     """Channel and server options that let an image through, or an embedding of SAM 2's size (8 MiB)."""
     most = max(max_image_bytes, 16 * 2**20) + _OVERHEAD
     return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
+
+
+# A name may stand for many servers, as `dns:///` and a headless Service do: calls go to each in turn.
+EVERY_SERVER = ("grpc.lb_policy_name", "round_robin")
 
 
 def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -41,8 +46,9 @@ def seconds_left(metadata: Iterable[tuple[str, str | bytes]]) -> float:
 
 
 def call_options(seconds: float, metadata: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-    """What a call is made with that shall wait so long: gRPC's own deadline, and ours."""
-    return {"timeout": seconds, "metadata": (*metadata, (TIMEOUT_KEY, str(max(1, round(1000 * seconds)))))}
+    """What a call is made with that shall wait so long: gRPC's own deadline, and ours; and the trace it belongs to."""
+    ours = (TIMEOUT_KEY, str(max(1, round(1000 * seconds))))
+    return {"timeout": seconds, "metadata": (*metadata, ours, *tracing.carried())}
 
 
 def stage_times(milliseconds: dict[str, float]) -> list[types.StageTime]:

@@ -1,9 +1,14 @@
-"""What the services tell about themselves: metrics, structured logs, and the timer of stages."""
+"""What the services tell about themselves: metrics, structured logs, and the timer of stages.
+
+A call is logged once, when it has been answered, if it failed or was slow; quick ones are only counted. Its line bears
+the request's id, the image's and the tenant, as does every line written while it is answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +17,8 @@ from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
+
+from samserve.core import tracing
 
 CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
 EMBEDDED = Counter(
@@ -28,6 +35,7 @@ REQUESTS_NOW = Gauge(
 WAITING = Gauge(
     "samserve_embed_waiting", "Images that wait for a slot to be embedded.", ["priority"], multiprocess_mode="livesum"
 )
+DECODE_WAITING = Gauge("samserve_decode_waiting", "Prompts that wait for a thread to be decoded.")
 REQUEST_SECONDS = Histogram(
     "samserve_request_seconds",
     "Time to answer an RPC.",
@@ -42,16 +50,25 @@ STAGE_SECONDS = Histogram(
 )
 
 
+log = structlog.get_logger()
+
+OURS = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"}  # codes that someone on call should see
+ORDINARY = {"NOT_FOUND", "CANCELLED"}  # every new image is first asked for by its id, and people click on
+
+
 @dataclass(slots=True)
 class Outcome:
-    """How an RPC ended: the name of its gRPC code."""
+    """How an RPC ended: the name of its gRPC code, and what its caller was told if it failed."""
 
     code: str = "OK"
+    reason: str = ""
 
 
 @contextmanager
-def answering(method: str) -> Iterator[Outcome]:
-    """Count and time an RPC; the block tells the outcome if it is not OK."""
+def answering(method: str, clock: StageClock | None = None, slow: float = math.inf) -> Iterator[Outcome]:
+    """Count and time an RPC, and log it if it fails or takes more than `slow` seconds; the block tells the outcome if it
+    is not OK. clock: of its stages.
+    """
     started, outcome = time.perf_counter(), Outcome()
     try:
         with REQUESTS_NOW.labels(method).track_inprogress():
@@ -60,8 +77,31 @@ def answering(method: str) -> Iterator[Outcome]:
         outcome.code = "CANCELLED"
         raise
     finally:
+        seconds = time.perf_counter() - started
         REQUESTS.labels(method, outcome.code).inc()
-        REQUEST_SECONDS.labels(method).observe(time.perf_counter() - started)
+        REQUEST_SECONDS.labels(method).observe(seconds)
+        if outcome.code != "OK" or seconds > slow:
+            _log_answer(method, outcome, seconds, clock)
+
+
+def _log_answer(method: str, outcome: Outcome, seconds: float, clock: StageClock | None) -> None:
+    level = logging.WARNING if outcome.code in OURS else logging.DEBUG if outcome.code in ORDINARY else logging.INFO
+    stages = {} if clock is None else {stage: round(ms, 1) for stage, ms in clock.milliseconds.items()}
+    log.log(
+        level,
+        "slow call" if outcome.code == "OK" else "failed call",
+        method=method,
+        code=outcome.code,
+        reason=outcome.reason,
+        milliseconds=round(1000 * seconds, 1),
+        stages=stages,
+    )
+
+
+def about_image(image_id: str) -> None:
+    """Say in the log's lines and the span of the call that is being answered which image it is about."""
+    structlog.contextvars.bind_contextvars(image_id=image_id)
+    tracing.note("samserve.image_id", image_id)
 
 
 class StageClock:
@@ -77,15 +117,19 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to stage `name`, here and in the metrics, whether or not it fails."""
+        """Add the time of the block to stage `name`, here and in the metrics, whether or not it fails; a span, too."""
         self.latest = name
         started = time.perf_counter()
         try:
-            yield
+            with tracing.span(name):
+                yield
         finally:
-            seconds = time.perf_counter() - started
-            STAGE_SECONDS.labels(name).observe(seconds)
-            self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
+            self.note(name, time.perf_counter() - started)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Add a time that was taken elsewhere to stage `name`, here and in the metrics."""
+        STAGE_SECONDS.labels(name).observe(seconds)
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds
 
 
 def set_up_logs(service: str, level: str) -> None:

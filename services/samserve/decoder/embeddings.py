@@ -13,7 +13,10 @@ from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import DamagedEmbedding, Embedding, unpack
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable, error_of
-from samserve.core.rpc import TENANT_KEY, call_options, message_limits, read_status
+from samserve.core.request_id import request_id_here
+from samserve.core.rpc import EVERY_SERVER, TENANT_KEY, call_options, message_limits, read_status
+from samserve.core.tracing import Kind, span
+from samserve.decoder.admission import Admission
 from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.v1 import embedding_pb2 as pb
@@ -59,22 +62,29 @@ class Embeddings:
         cache: Cache,
         embedder: Embedder,
         prepare: Callable[[Embedding], Awaitable[ReadyImage]],
+        admission: Admission,
     ) -> None:
         self._resident, self._cache, self._embedder, self._prepare = resident, cache, embedder, prepare
+        self._admission = admission
         self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
 
     async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
         """Find the image, or have it embedded by any of the model's versions. Raises EmbeddingNotCached if it is not
-        there and there is no data, ModelVersionMismatch if it was embedded by none of the versions.
+        there and there is no data, ModelVersionMismatch if it was embedded by none of the versions, Overloaded if too
+        many wait here. Who waits for the embedding service is not in the way of others, and has no place here.
         """
         if (ready := self._resident.get(key)) is not None:
             return Found(ready, CacheStatus.HIT, remote_ms={})
-        if (cached := await self._cache.get(key)) is not None:
-            embedded = Embedded(cached, CacheStatus.HIT, remote_ms={})
-        elif data is not None:
-            embedded = await self._embedder.embed(key.tenant, model, data)
-        else:
+        with self._admission.place():
+            if (cached := await self._cache.get(key)) is not None:
+                return await self._found(key, versions, Embedded(cached, CacheStatus.HIT, remote_ms={}))
+        if data is None:
             raise EmbeddingNotCached(key.image_id)
+        embedded = await self._embedder.embed(key.tenant, model, data)
+        with self._admission.place():
+            return await self._found(key, versions, embedded)
+
+    async def _found(self, key: CacheKey, versions: frozenset[str], embedded: Embedded) -> Found:
         version = embedded.embedding.model_version
         if version not in versions:
             raise ModelVersionMismatch(version, key.model_version)
@@ -95,15 +105,17 @@ class RemoteEmbedder:
     """The embedding service, asked over gRPC."""
 
     def __init__(self, url: str, timeout: float, max_image_bytes: int) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=message_limits(max_image_bytes))
+        self._channel = grpc.aio.insecure_channel(url, options=[*message_limits(max_image_bytes), EVERY_SERVER])
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
 
     async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
         """Send the bytes, get the tensors. Raises what the service answers, and Unavailable if it does not."""
         request = pb.EmbedRequest(data=data, model=model, include_embedding=True)
+        metadata = ((TENANT_KEY, tenant), *request_id_here())
         try:
-            answer = await self._stub.Embed(request, **call_options(self._timeout, ((TENANT_KEY, tenant),)))
+            with span("Embed", Kind.CLIENT):
+                answer = await self._stub.Embed(request, **call_options(self._timeout, metadata))
         except grpc.aio.AioRpcError as problem:
             raise error_of(problem, "the embedding service") from problem
         try:

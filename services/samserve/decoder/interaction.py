@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from samserve.core.errors import InvalidInput
-from samserve.core.telemetry import StageClock
+from samserve.core.errors import InvalidInput, Overloaded, code_of
+from samserve.core.telemetry import StageClock, answering
+from samserve.core.tracing import Kind, span
 from samserve.decoder.prompt import Floats, Prompt, check_prompt
 from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
@@ -34,7 +35,7 @@ class StepAnswer:
     step: int
     masks: list[MaskAnswer] = field(default_factory=list)
     superseded: bool = False
-    error: InvalidInput | None = None
+    error: InvalidInput | Overloaded | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -43,8 +44,9 @@ class Interaction:
     one takes its place. Not for several threads.
     """
 
-    def __init__(self, segmenter: Segmenter, image: ReadyImage, output: Output) -> None:
-        self._segmenter, self._image, self._output = segmenter, image, output
+    def __init__(self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float) -> None:
+        """slow: seconds; a step that takes longer is logged."""
+        self._segmenter, self._image, self._output, self._slow = segmenter, image, output, slow
         self._former: Floats | None = None  # low-res logits [L, L] of the last answer's best mask
         self._waiting: Step | None = None
         self._superseded: list[int] = []
@@ -85,14 +87,20 @@ class Interaction:
     async def _answer(self, step: Step) -> StepAnswer:
         if step.reset:
             self._former = None
-        try:
-            prompt = self._refining(step)
-        except InvalidInput as error:
-            return StepAnswer(step.id, error=error)
         clock = StageClock()
+        with answering("Interact.step", clock, self._slow) as outcome:
+            try:
+                with span("Interact.step", Kind.SERVER):
+                    masks = await self._masks(self._refining(step), clock)
+            except (InvalidInput, Overloaded) as error:
+                outcome.code, outcome.reason = code_of(error).name, str(error)
+                return StepAnswer(step.id, error=error)
+        return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
+
+    async def _masks(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
         ((candidates, masks),) = await self._segmenter.answer(self._image, [prompt], self._output, clock)
         self._former = _as_sent(candidates.logits[0])
-        return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
+        return masks
 
     def _refining(self, step: Step) -> Prompt:
         """The step's prompt, checked, with the former answer's logits unless it brings its own."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,8 +20,9 @@ from samserve.core.errors import InvalidInput, ModelVersionMismatch
 from samserve.core.geometry import Frame, Size
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
-from samserve.core.telemetry import DECODED, StageClock
+from samserve.core.telemetry import DECODED, StageClock, about_image
 from samserve.decoder import masks
+from samserve.decoder.admission import Admission
 from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import Candidates
 from samserve.decoder.models import Models
@@ -108,8 +111,8 @@ class Finder(Protocol):
 class Segmenter:
     """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
 
-    def __init__(self, embeddings: Finder, models: Models, pool: Executor) -> None:
-        self._embeddings, self._models, self._pool = embeddings, models, pool
+    def __init__(self, embeddings: Finder, models: Models, pool: Executor, admission: Admission) -> None:
+        self._embeddings, self._models, self._pool, self._admission = embeddings, models, pool, admission
 
     def low_res(self, model: str) -> int:
         """Side of a model's low-res logits. Raises ModelNotFound."""
@@ -140,10 +143,19 @@ class Segmenter:
     async def answer(
         self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
     ) -> list[tuple[Candidates, list[MaskAnswer]]]:
-        """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked."""
-        decoder = self._models.of_version(image.model_version)
+        """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked. Raises
+        Overloaded.
+        """
+        with self._admission.place(len(prompts)):
+            return await self._answer(image, prompts, output, clock)
+
+    async def _answer(
+        self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
+    ) -> list[tuple[Candidates, list[MaskAnswer]]]:
+        decoder, asked = self._models.of_version(image.model_version), time.perf_counter()
 
         def decode() -> list[Candidates]:
+            clock.note("queue", time.perf_counter() - asked)
             with clock.stage("decode"):
                 every = decoder.decode(image, prompts)
             DECODED.labels(decoder.bundle.name).inc(len(prompts))
@@ -168,12 +180,14 @@ class Segmenter:
             name = check_image_id(order.image_id)
         else:
             data = order.data
-            name = await self._in_pool(lambda: image_id(data))
+            with self._admission.place():
+                name = await self._in_pool(lambda: image_id(data))
+        about_image(name)
         check_expected(name, order.expected_image_id)
         return name
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work)
 
 
 def check_output(output: Output) -> None:

@@ -17,12 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from threadpoolctl import threadpool_limits
 
+from samserve.core import tracing
 from samserve.core.cache import CacheOptions, EmbeddingCache
 from samserve.core.config import DecoderSettings, read
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.rpc import message_limits
 from samserve.core.telemetry import set_up_logs
+from samserve.decoder.admission import Admission
 from samserve.decoder.cores import Threads
 from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
 from samserve.decoder.mask_decoder import MaskDecoder
@@ -31,7 +33,7 @@ from samserve.decoder.prompt import Prompt
 from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.resident import Resident
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer
+from samserve.decoder.servicer import Patience, SegmentationServicer
 from samserve.models.store import Store, UnknownModel
 from samserve.models.variant import BrokenBundle
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
@@ -55,12 +57,13 @@ async def serve(settings: DecoderSettings) -> None:
         decoder = models.of_version(embedding.model_version)
         return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
 
-    embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare)
-    segmenter = Segmenter(embeddings, models, pool)
+    admission = Admission(settings.decode_threads, settings.decode_queue)
+    embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare, admission)
+    segmenter = Segmenter(embeddings, models, pool, admission)
 
-    server = grpc.aio.server(options=[*message_limits(settings.max_image_bytes), ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=server_options(settings))
     draining = asyncio.Event()
-    servicer = SegmentationServicer(segmenter, draining)
+    servicer = SegmentationServicer(segmenter, draining, Patience(settings.slow_s, settings.max_stream_s))
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -85,6 +88,19 @@ async def serve(settings: DecoderSettings) -> None:
     log.info("drained")
 
 
+def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
+    """The gRPC server's. A connection that has reached its age takes no new calls, so that its client looks up the
+    name again and finds new pods; what has begun on it, a stream or a call that embeds, has time to end by itself.
+    """
+    grace = settings.max_stream_s + settings.embed_timeout_s
+    return [
+        *message_limits(settings.max_image_bytes),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
+    ]
+
+
 def warm_up(decoder: MaskDecoder) -> None:
     """Decode once, so that the first caller does not wait for buffers to be laid out."""
     shapes = decoder.bundle.embedding
@@ -102,6 +118,7 @@ async def _announce(checks: health.HealthServicer, status: int) -> None:
 def main() -> None:
     settings = read(DecoderSettings)
     set_up_logs("decoder", settings.log_level)
+    tracing.set_up("decoder", settings.otlp_endpoint)
     try:
         asyncio.run(serve(settings))
     except (BrokenBundle, UnknownModel) as problem:

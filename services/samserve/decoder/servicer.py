@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc.aio
 import numpy as np
+from structlog.contextvars import bound_contextvars
 
 from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
 from samserve.core.geometry import Size
+from samserve.core.request_id import REQUEST_ID_KEY, request_id_of
 from samserve.core.rpc import stage_times, tenant_of, write_status
 from samserve.core.telemetry import StageClock, answering
+from samserve.core.tracing import Kind, continued, span
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
@@ -34,24 +39,33 @@ from samserve.v1 import types_pb2 as types
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """In seconds. slow: an answer that takes longer is logged; stream: the longest life of an Interact stream."""
+
+    slow: float
+    stream: float
+
+
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, draining: asyncio.Event) -> None:
-        self._segmenter, self._draining = segmenter, draining
+    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, patience: Patience) -> None:
+        self._segmenter, self._draining, self._patience = segmenter, draining, patience
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         clock = StageClock()
-        async with _answering("Predict", context):
-            done = await self._segmenter.segment(self._order(request, context), clock)
-            return _response(done, clock)
+        async with _answering("Predict", context, clock, self._patience.slow):
+            with span("Predict", Kind.SERVER):
+                done = await self._segmenter.segment(self._order(request, context), clock)
+                return _response(done, clock)
         raise AssertionError("unreachable: a failed call has been aborted")
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         async with _answering("Interact", context):
             image, low_res, output = await self._open(context)
-            interaction = Interaction(self._segmenter, image.ready, output)
-            async with _beside(self._take_steps(interaction, low_res, context), self._end_when_draining(interaction)):
+            interaction = Interaction(self._segmenter, image.ready, output, self._patience.slow)
+            async with _beside(self._take_steps(interaction, low_res, context), self._end_in_time(interaction)):
                 async for answer in interaction.answers():
                     await context.write(_step_response(answer, image.ready.size))
 
@@ -63,7 +77,8 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         check_output(output)
         low_res = self._segmenter.low_res(request.open.model)
         clock = StageClock()
-        image = await self._segmenter.find(_image_order(request.open, context), clock)
+        with span("Interact.open", Kind.SERVER):
+            image = await self._segmenter.find(_image_order(request.open, context), clock)
         await context.write(_opened_response(image, clock))
         return image, low_res, output
 
@@ -75,9 +90,14 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         except Exception as error:
             interaction.end(error)
 
-    async def _end_when_draining(self, interaction: Interaction) -> None:
-        await self._draining.wait()
-        interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
+    async def _end_in_time(self, interaction: Interaction) -> None:
+        """Between two steps: a stream that its connection took along would lose one."""
+        try:
+            async with asyncio.timeout(self._patience.stream):
+                await self._draining.wait()
+            interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
+        except TimeoutError:
+            interaction.end(Unavailable("a stream does not live for ever: open it anew, perhaps on another replica"))
 
     def _order(self, request: pb.PredictRequest, context: Context) -> SegmentOrder:
         low_res = self._segmenter.low_res(request.model)
@@ -210,16 +230,27 @@ def _ring(ring: Ring) -> pb.Ring:
 
 
 @asynccontextmanager
-async def _answering(method: str, context: Context) -> AsyncIterator[None]:
-    """Count and time the call; end it with the table's status if it fails."""
-    with answering(method) as outcome:
+async def _answering(
+    method: str, context: Context, clock: StageClock | None = None, slow: float = math.inf
+) -> AsyncIterator[None]:
+    """Count, time and log the call as `answering` does, under its id, as part of its caller's trace; end it with the
+    table's status if it fails.
+    """
+    metadata = context.invocation_metadata() or ()
+    request_id = request_id_of(metadata)
+    trailer = (REQUEST_ID_KEY, request_id)
+    context.set_trailing_metadata((trailer,))
+    with (
+        bound_contextvars(request_id=request_id),
+        continued(metadata),
+        answering(method, clock, slow) as outcome,
+    ):
         try:
             yield
         except Exception as error:
             code, status = code_of(error), status_of(error)
-            outcome.code = code.name
-            details = ((DETAILS_KEY, status.SerializeToString()),)
-            await context.abort(code, status.message, details)
+            outcome.code, outcome.reason = code.name, status.message
+            await context.abort(code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString())))
 
 
 @asynccontextmanager

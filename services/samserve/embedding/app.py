@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+from structlog.contextvars import bound_contextvars
 
+from samserve.core import tracing
 from samserve.core.cache import CacheOptions, EmbeddingCache
 from samserve.core.config import EmbeddingSettings, name_of, read
 from samserve.core.embedding import Embedding, pack
 from samserve.core.errors import DETAILS_KEY, code_of, status_of
 from samserve.core.image import Limits
 from samserve.core.metrics_port import share_metrics
+from samserve.core.request_id import REQUEST_ID_KEY, request_id_here, request_id_of
 from samserve.core.rpc import seconds_left, stage_times, tenant_of, write_status
-from samserve.core.telemetry import StageClock, answering, set_up_logs
+from samserve.core.telemetry import Outcome, StageClock, answering, set_up_logs
+from samserve.core.tracing import Kind, continued, span
 from samserve.embedding.admission import Admission, Priority
 from samserve.embedding.as_done import as_done
 from samserve.embedding.chunks import image_ref, messages
@@ -39,6 +43,7 @@ class EmbeddingService:
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         set_up_logs("embedding", settings.log_level)
+        tracing.set_up("embedding", settings.otlp_endpoint)
         if settings.metrics_port:
             share_metrics(settings.metrics_port, settings.host)
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
@@ -50,29 +55,39 @@ class EmbeddingService:
         admission = Admission(settings.embed_slots, settings.embed_queue)
         self._embedder = Embedder(cache, turns, admission, encoder, limits, pool, settings.cache_coding)
         self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
-        self._in_flight = settings.many_in_flight
+        self._in_flight, self._slow = settings.many_in_flight, settings.slow_s
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
         priority = Priority.BULK if request.priority == pb.PRIORITY_BULK else Priority.INTERACTIVE
-        with answering("Embed") as outcome:
+        clock = StageClock()
+        with _answering("Embed", grpc_context, clock, self._slow) as outcome:
             try:
-                order = _order(request, grpc_context, priority)
-                return await self._embed(
-                    replace(order, want_tensors=request.include_embedding, expected_image_id=request.expected_image_id)
-                )
+                with span("Embed", Kind.SERVER):
+                    order = replace(
+                        _order(request, grpc_context, priority),
+                        want_tensors=request.include_embedding,
+                        expected_image_id=request.expected_image_id,
+                    )
+                    return await self._embed(order, clock)
             except Exception as error:
-                outcome.code = _refuse(error, grpc_context)
+                _refuse(error, grpc_context, outcome)
                 return pb.EmbedResponse()
 
     async def EmbedMany(
         self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.EmbedManyResponse]:
+        metadata = grpc_context.invocation_metadata()
+        request_id = request_id_of(metadata)
+        grpc_context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
+
         async def answer(item: pb.EmbedManyRequest.Item) -> pb.EmbedManyResponse.Answer:
-            try:
-                done = await self._embed(_order(item, grpc_context, Priority.BULK))
-                return pb.EmbedManyResponse.Answer(id=item.id, image=done)
-            except Exception as error:
-                return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
+            with bound_contextvars(request_id=request_id), continued(metadata):
+                try:
+                    with span("EmbedMany.item", Kind.SERVER):
+                        done = await self._embed(_order(item, grpc_context, Priority.BULK), StageClock())
+                        return pb.EmbedManyResponse.Answer(id=item.id, image=done)
+                except Exception as error:
+                    return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
 
         batches = (request.items async for request in requests)
         with answering("EmbedMany"):
@@ -83,28 +98,39 @@ class EmbeddingService:
     async def GetEmbedding(
         self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.GetEmbeddingResponse]:
-        try:
-            order = EmbedOrder(
-                tenant=tenant_of(grpc_context.invocation_metadata()),
-                model=request.model,
-                data=None,
-                image_id=request.image.image_id,
-                expected_image_id="",
-                want_tensors=True,
-                model_version=request.image.model_version,
-            )
-            done = await self._embedder.embed(order, StageClock())
-        except Exception as error:
-            _refuse(error, grpc_context)
+        found = await self._fetch(request, grpc_context)
+        if found is None:
             yield pb.GetEmbeddingResponse()  # Ray Serve's proxy reads a stream's context only beside a message
             return
-        if not isinstance(done.found, Embedding):
-            raise AssertionError("unreachable: tensors were wanted")
-        for message in messages(done.image_id, done.found):
+        for message in messages(*found):
             yield message
 
-    async def _embed(self, order: EmbedOrder) -> pb.EmbedResponse:
+    async def _fetch(
+        self, request: pb.GetEmbeddingRequest, context: RayServegRPCContext
+    ) -> tuple[str, Embedding] | None:
+        """An image's id and embedding; None if the call has been refused."""
         clock = StageClock()
+        with _answering("GetEmbedding", context, clock, self._slow) as outcome:
+            try:
+                with span("GetEmbedding", Kind.SERVER):
+                    order = EmbedOrder(
+                        tenant=tenant_of(context.invocation_metadata()),
+                        model=request.model,
+                        data=None,
+                        image_id=request.image.image_id,
+                        expected_image_id="",
+                        want_tensors=True,
+                        model_version=request.image.model_version,
+                    )
+                    done = await self._embedder.embed(order, clock)
+            except Exception as error:
+                _refuse(error, context, outcome)
+                return None
+        if not isinstance(done.found, Embedding):
+            raise AssertionError("unreachable: tensors were wanted")
+        return done.image_id, done.found
+
+    async def _embed(self, order: EmbedOrder, clock: StageClock) -> pb.EmbedResponse:
         done = await self._embedder.embed(order, clock)
         found = done.found
         tensors = None
@@ -133,13 +159,27 @@ def _order(
     )
 
 
-def _refuse(error: Exception, context: RayServegRPCContext) -> str:
-    """Ray Serve sends what the context holds only if the method returns; a raised error loses its details. The code."""
-    status = status_of(error)
-    context.set_code(code_of(error))
+@contextmanager
+def _answering(method: str, context: RayServegRPCContext, clock: StageClock, slow: float) -> Iterator[Outcome]:
+    """As `answering`, under the call's id, and as part of its caller's trace."""
+    metadata = context.invocation_metadata()
+    request_id = request_id_of(metadata)
+    context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
+    with (
+        bound_contextvars(request_id=request_id),
+        continued(metadata),
+        answering(method, clock, slow) as outcome,
+    ):
+        yield outcome
+
+
+def _refuse(error: Exception, context: RayServegRPCContext, outcome: Outcome) -> None:
+    """Ray Serve sends what the context holds only if the method returns; a raised error loses its details."""
+    code, status = code_of(error), status_of(error)
+    outcome.code, outcome.reason = code.name, status.message
+    context.set_code(code)
     context.set_details(status.message)
-    context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
-    return code_of(error).name
+    context.set_trailing_metadata([*request_id_here(), (DETAILS_KEY, status.SerializeToString())])
 
 
 def build(settings: EmbeddingSettings) -> Any:

@@ -20,7 +20,7 @@ from samserve.core.embedding import Embedding, Head, pack
 from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
-from samserve.core.telemetry import EMBEDDED, StageClock
+from samserve.core.telemetry import EMBEDDED, StageClock, about_image
 from samserve.embedding.admission import Admission, Priority
 from samserve.embedding.encoder import EncoderSpec
 from samserve.embedding.turns import Begin, Turns
@@ -151,6 +151,7 @@ class Embedder:
             raise InvalidInput("data", f"the image has {len(order.data):,} bytes, more than the {most} accepted")
         else:
             name = await self._in_pool(image_id, order.data)
+        about_image(name)
         check_expected(name, order.expected_image_id)
         return name
 

@@ -19,6 +19,8 @@ from tritonclient.utils import InferenceServerException
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
+from samserve.core.rpc import EVERY_SERVER
+from samserve.core.tracing import Kind, carried, span
 from samserve.embedding.admission import Priority
 
 CHANNEL = [
@@ -26,6 +28,7 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),  # a Triton that is back is noticed within a second
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    EVERY_SERVER,
 ]
 SHORTEST = 0.001  # seconds to wait for an answer; 0 would mean for ever
 SPEC_AGE = 10.0  # seconds for which Triton's word on what it serves is believed
@@ -118,7 +121,7 @@ class TritonEncoder:
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")
         valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
-        with triton_errors(self._url):
+        with span("triton infer", Kind.CLIENT), triton_errors(self._url):
             answer = await self._client.infer(
                 spec.name,
                 [pixels, valid],
@@ -126,6 +129,7 @@ class TritonEncoder:
                 priority=priority,
                 timeout=int(patience * 1e6),  # of the queue, in microseconds
                 client_timeout=patience,
+                headers=dict(carried()),
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}
 

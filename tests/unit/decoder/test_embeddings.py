@@ -9,6 +9,7 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.geometry import Size
+from samserve.decoder.admission import Admission
 from samserve.decoder.embeddings import Embedded, Embeddings
 from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.resident import Resident
@@ -47,12 +48,12 @@ class Preparer:
 
 async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
-    embeddings = Embeddings(Resident(1000), cache, embedder, Preparer())
+    embeddings = Embeddings(Resident(1000), cache, embedder, Preparer(), Admission(2, 8))
     first = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     again = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     assert (first.status, again.status, embedder.asked) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     await cache.put(KEY, made())
-    cold = Embeddings(Resident(1000), cache, embedder, Preparer())
+    cold = Embeddings(Resident(1000), cache, embedder, Preparer(), Admission(2, 8))
     assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
     cache.entries.clear()
     assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
@@ -60,25 +61,31 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
 
 
 async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer())
+    embeddings = Embeddings(
+        Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), Admission(2, 8)
+    )
     assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).status is CacheStatus.COALESCED
 
 
 async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
     with pytest.raises(EmbeddingNotCached):
-        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer()).find(KEY, "nano", VERSIONS, None)
+        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer(), Admission(2, 8)).find(
+            KEY, "nano", VERSIONS, None
+        )
 
 
 async def test_an_embedding_of_another_version_is_never_used() -> None:
     resident = Resident(1000)
     with pytest.raises(ModelVersionMismatch):
-        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer()).find(KEY, "nano", VERSIONS, b"photo")
+        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer(), Admission(2, 8)).find(
+            KEY, "nano", VERSIONS, b"photo"
+        )
     assert len(resident) == 0
 
 
 async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_version() -> None:
     resident, embedder = Resident(1000), FakeEmbedder("v1-int8")
-    embeddings = Embeddings(resident, FakeCache(), embedder, Preparer())
+    embeddings = Embeddings(resident, FakeCache(), embedder, Preparer(), Admission(2, 8))
     assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).image.model_version == "v1-int8"
     assert resident.get(KEY) is None
     int8 = replace(KEY, model_version="v1-int8")
@@ -88,7 +95,7 @@ async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_ve
 
 async def test_calls_at_once_prepare_an_image_once() -> None:
     prepare = Preparer()
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, Admission(2, 8))
     found = await asyncio.gather(*(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5)))
     assert prepare.prepared == 1
     assert all(f.image is found[0].image for f in found)
@@ -96,7 +103,7 @@ async def test_calls_at_once_prepare_an_image_once() -> None:
 
 async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
     prepare = Preparer()
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare)
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, Admission(2, 8))
     calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)]
     await asyncio.sleep(0)
     calls[0].cancel()

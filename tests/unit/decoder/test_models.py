@@ -10,6 +10,7 @@ from samserve.core.embedding import Embedding
 from samserve.core.errors import ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
 from samserve.core.telemetry import StageClock
+from samserve.decoder.admission import Admission
 from samserve.decoder.embeddings import Found
 from samserve.decoder.mask_decoder import ReadyImage
 from samserve.decoder.models import Models
@@ -76,7 +77,7 @@ async def test_an_image_is_looked_for_under_the_version_of_its_reference(
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool:
-        found = await Segmenter(finder, models, pool).find(order(model, version), StageClock())
+        found = await Segmenter(finder, models, pool, Admission(2, 8)).find(order(model, version), StageClock())
     assert finder.asked == [(CacheKey("public", looked_for, NAME), of, models.named(of).bundle.versions)]
     assert found.ready.model_version == looked_for
 
@@ -87,12 +88,12 @@ async def test_a_reference_of_another_model_or_of_no_known_version_is_refused(
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool, pytest.raises(ModelVersionMismatch) as caught:
-        await Segmenter(finder, models, pool).find(order(model, version), StageClock())
+        await Segmenter(finder, models, pool, Admission(2, 8)).find(order(model, version), StageClock())
     assert caught.value.asked == version
     assert not finder.asked
 
 
 def test_the_size_of_a_mask_to_refine_is_the_models_own(models: Models) -> None:
     with ThreadPoolExecutor(1) as pool:
-        segmenter = Segmenter(Finder(), models, pool)
+        segmenter = Segmenter(Finder(), models, pool, Admission(2, 8))
         assert [segmenter.low_res(model) for model in ("", "nano", "twin")] == [256, 256, 128]

@@ -1,0 +1,51 @@
+"""OpenTelemetry, for core/tracing.py: the only place that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from samserve.core.tracing import Metadata
+
+
+class Spans:
+    """Makes spans by the tracer of this process."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("samserve")
+        self._w3c = TraceContextTextMapPropagator()
+
+    def span(self, name: str, kind: str) -> AbstractContextManager[Span]:
+        return self._tracer.start_as_current_span(name, kind=SpanKind[kind])
+
+    @contextmanager
+    def continued(self, metadata: Metadata) -> Iterator[None]:
+        token = context.attach(self._w3c.extract({key: str(value) for key, value in metadata}))
+        try:
+            yield
+        finally:
+            context.detach(token)
+
+    def carried(self) -> tuple[tuple[str, str], ...]:
+        headers: dict[str, str] = {}
+        self._w3c.inject(headers)
+        return tuple(headers.items())
+
+    def note(self, key: str, value: str) -> None:
+        trace.get_current_span().set_attribute(key, value)
+
+
+def export(service: str, endpoint: str) -> None:
+    """Have this process's spans sent to an OTLP endpoint over gRPC, in batches; OTEL_TRACES_SAMPLER chooses among them."""
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    trace.set_tracer_provider(provider)
