@@ -132,7 +132,7 @@ async def test_bytes_answer_what_a_reference_cannot(service: Service) -> None:
     answer = await service.stub.Predict(pb.PredictRequest(data=b"the image", prompts=[CLICK]))
     assert answer.cache == types.CACHE_STATUS_MISS
     stages = [time.stage for time in answer.timings]
-    assert stages == ["hash", "embedding", "embedding.encode", "decode", "masks"]
+    assert stages == ["hash", "embedding", "embedding.encode", "queue", "decode", "masks"]
     again = await service.stub.Predict(pb.PredictRequest(data=b"the image", prompts=[CLICK]))
     assert again.cache == types.CACHE_STATUS_HIT
 

@@ -41,7 +41,12 @@ def test_imports_go_one_way(folder: str, never: set[str]) -> None:
 
 @pytest.mark.parametrize(
     ("library", "only"),
-    [("redis", "core/cache.py"), ("tritonclient", "embedding/encoder.py"), ("onnxruntime", "decoder/written.py")],
+    [
+        ("redis", "core/cache.py"),
+        ("tritonclient", "embedding/encoder.py"),
+        ("onnxruntime", "decoder/written.py"),
+        ("opentelemetry", "core/spans.py"),
+    ],
 )
 def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
     users = [
@@ -55,9 +60,15 @@ def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("samserve.decoder.server", "ray torch transformers tritonclient typer"),
-        ("samserve.embedding.app", "torch transformers onnxruntime typer"),
-        ("samserve.client", "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer"),
+        (
+            "samserve.decoder.server",
+            "ray torch transformers tritonclient typer samserve.core.spans",
+        ),
+        ("samserve.embedding.app", "torch transformers onnxruntime typer samserve.core.spans"),
+        (
+            "samserve.client",
+            "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer opentelemetry prometheus_client",
+        ),
     ],
 )
 def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:

@@ -40,7 +40,7 @@ class Spans:
 
 
 def export(service: str, endpoint: str) -> None:
-    """Have this process's spans sent to an OTLP endpoint over gRPC, in batches; OTEL_TRACES_SAMPLER chooses among them."""
+    """Have this process's spans sent in batches to an OTLP endpoint over gRPC; OTEL_TRACES_SAMPLER can thin them."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

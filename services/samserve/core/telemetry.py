@@ -1,7 +1,7 @@
 """What the services tell about themselves: metrics, structured logs, and the timer of stages.
 
 A call is logged once, when it has been answered, if it failed or was slow; quick ones are only counted. Its line bears
-the request's id, the image's and the tenant, as does every line written while it is answered.
+the request's id and the image's, as does every line written while it is answered.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Outcome:
 
 @contextmanager
 def answering(method: str, clock: StageClock | None = None, slow: float = math.inf) -> Iterator[Outcome]:
-    """Count and time an RPC, and log it if it fails or takes more than `slow` seconds; the block tells the outcome if it
-    is not OK. clock: of its stages.
+    """Count and time an RPC; log it if it fails or takes more than `slow` seconds. The block tells the outcome if it is
+    not OK. clock: of its stages.
     """
     started, outcome = time.perf_counter(), Outcome()
     try:

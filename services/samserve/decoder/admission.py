@@ -13,7 +13,7 @@ SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
 
 
 class Admission:
-    """Places for those who need the pool. Its own queue keeps their order, and forgets who goes away; here is its bound.
+    """Places for those who need the pool. Its own queue keeps their order and forgets who goes away; this bounds it.
 
     For one event loop. Who leaves a place and takes another at once finds it free: nobody can come between.
     """

@@ -7,7 +7,7 @@ from fakes import FakeCache
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
+from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Overloaded
 from samserve.core.geometry import Size
 from samserve.decoder.admission import Admission
 from samserve.decoder.embeddings import Embedded, Embeddings
@@ -16,6 +16,7 @@ from samserve.decoder.resident import Resident
 from samserve.decoder.transformer import PreparedImage
 
 KEY = CacheKey("public", "v1", "ab" * 32)
+ROOM = Admission(2, 8)
 VERSIONS = frozenset({"v1", "v1-int8"})
 
 
@@ -48,12 +49,12 @@ class Preparer:
 
 async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
-    embeddings = Embeddings(Resident(1000), cache, embedder, Preparer(), Admission(2, 8))
+    embeddings = Embeddings(Resident(1000), cache, embedder, Preparer(), ROOM)
     first = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     again = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     assert (first.status, again.status, embedder.asked) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     await cache.put(KEY, made())
-    cold = Embeddings(Resident(1000), cache, embedder, Preparer(), Admission(2, 8))
+    cold = Embeddings(Resident(1000), cache, embedder, Preparer(), ROOM)
     assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
     cache.entries.clear()
     assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
@@ -61,15 +62,13 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
 
 
 async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
-    embeddings = Embeddings(
-        Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), Admission(2, 8)
-    )
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), ROOM)
     assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).status is CacheStatus.COALESCED
 
 
 async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
     with pytest.raises(EmbeddingNotCached):
-        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer(), Admission(2, 8)).find(
+        await Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), Preparer(), ROOM).find(
             KEY, "nano", VERSIONS, None
         )
 
@@ -77,7 +76,7 @@ async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
 async def test_an_embedding_of_another_version_is_never_used() -> None:
     resident = Resident(1000)
     with pytest.raises(ModelVersionMismatch):
-        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer(), Admission(2, 8)).find(
+        await Embeddings(resident, FakeCache(), FakeEmbedder("v2"), Preparer(), ROOM).find(
             KEY, "nano", VERSIONS, b"photo"
         )
     assert len(resident) == 0
@@ -85,7 +84,7 @@ async def test_an_embedding_of_another_version_is_never_used() -> None:
 
 async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_version() -> None:
     resident, embedder = Resident(1000), FakeEmbedder("v1-int8")
-    embeddings = Embeddings(resident, FakeCache(), embedder, Preparer(), Admission(2, 8))
+    embeddings = Embeddings(resident, FakeCache(), embedder, Preparer(), ROOM)
     assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).image.model_version == "v1-int8"
     assert resident.get(KEY) is None
     int8 = replace(KEY, model_version="v1-int8")
@@ -95,7 +94,7 @@ async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_ve
 
 async def test_calls_at_once_prepare_an_image_once() -> None:
     prepare = Preparer()
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, Admission(2, 8))
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
     found = await asyncio.gather(*(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5)))
     assert prepare.prepared == 1
     assert all(f.image is found[0].image for f in found)
@@ -103,9 +102,44 @@ async def test_calls_at_once_prepare_an_image_once() -> None:
 
 async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
     prepare = Preparer()
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, Admission(2, 8))
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
     calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)]
     await asyncio.sleep(0)
     calls[0].cancel()
     assert (await calls[1]).image.model_version == "v1"
     assert prepare.prepared == 1
+
+
+async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_ready_is_found() -> None:
+    room, resident = Admission(1, 0), Resident(1000)
+    embeddings = Embeddings(resident, FakeCache(), FakeEmbedder(), Preparer(), room)
+    other = replace(KEY, image_id="cd" * 32)
+    await embeddings.find(KEY, "nano", VERSIONS, b"photo")
+    with room.place():
+        with pytest.raises(Overloaded):
+            await embeddings.find(other, "nano", VERSIONS, None)
+        assert (await embeddings.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
+    with pytest.raises(EmbeddingNotCached):
+        await embeddings.find(other, "nano", VERSIONS, None)
+
+
+async def test_who_waits_for_the_embedding_service_takes_no_place() -> None:
+    class Slow(FakeEmbedder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.busy, self.go = asyncio.Event(), asyncio.Event()
+
+        async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
+            self.busy.set()
+            await self.go.wait()
+            return await super().embed(tenant, model, data)
+
+    room, slow = Admission(1, 0), Slow()
+    call = asyncio.create_task(
+        Embeddings(Resident(1000), FakeCache(), slow, Preparer(), room).find(KEY, "", VERSIONS, b"")
+    )
+    await slow.busy.wait()
+    with room.place():
+        pass
+    slow.go.set()
+    assert (await call).status is CacheStatus.MISS

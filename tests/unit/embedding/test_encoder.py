@@ -1,54 +1,18 @@
 """What Triton is taken to serve, by its own gRPC on a real server."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc.aio
 import pytest
+from fake_triton import FakeTriton
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.geometry import Frame
 from samserve.embedding import encoder as encoder_module
 from samserve.embedding.encoder import EncoderSpec, TritonEncoder
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 
 NANO = EncoderSpec("nano", "nano-1", Frame(1024), ("embedding",))
-
-
-@dataclass
-class FakeTriton(rpc.GRPCInferenceServiceServicer):
-    """Models by name, each READY or not; `foreign` ones have none of our parameters."""
-
-    ready: dict[str, bool] = field(default_factory=lambda: {"nano": True, "twin": True, "foreign": True})
-    version: str = "1"
-    asked: int = 0
-
-    async def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, context: grpc.aio.ServicerContext
-    ) -> pb.RepositoryIndexResponse:
-        self.asked += 1
-        index = pb.RepositoryIndexResponse
-        states = {True: "READY", False: "UNAVAILABLE"}
-        return index(models=[index.ModelIndex(name=name, state=states[up]) for name, up in self.ready.items()])
-
-    async def ModelConfig(
-        self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ModelConfigResponse:
-        answer = pb.ModelConfigResponse()
-        answer.config.name = request.name
-        if not self.ready[request.name]:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{request.name} has no available versions")
-        if request.name != "foreign":
-            told = {
-                "bundle": request.name,
-                "model_version": f"{request.name}-{self.version}",
-                "frame": "1024",
-                "resize": "longest",
-                "outputs": '["embedding"]',
-            }
-            for key, value in told.items():
-                answer.config.parameters[key].string_value = value
-        return answer
 
 
 @dataclass

@@ -1,0 +1,110 @@
+"""Which calls are logged, and what their lines bear."""
+
+from collections.abc import Iterator
+
+import grpc.aio
+import pytest
+import structlog
+from contract.conftest import Service
+from contract.test_interact import FIRST, ID, OUTSIDE, Stream, prompt, step
+from samserve.core.errors import Unavailable
+from samserve.core.request_id import REQUEST_ID_KEY
+from samserve.decoder.servicer import Patience
+from samserve.v1 import segmentation_pb2 as pb
+from samserve.v1 import types_pb2 as types
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+OURS = ((REQUEST_ID_KEY, "click-7"),)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[EventDict]]:
+    with capture_logs([structlog.contextvars.merge_contextvars]) as written:
+        yield written
+
+
+def request(clicks: list[tuple[float, float, bool]] = FIRST) -> pb.PredictRequest:
+    return pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[prompt(clicks)])
+
+
+async def test_a_quick_click_is_not_logged_and_its_id_comes_back(service: Service, lines: list[EventDict]) -> None:
+    service.embeddings.known.add(ID)
+    call = service.stub.Predict(request(), metadata=OURS)
+    await call
+    assert dict(await call.trailing_metadata())[REQUEST_ID_KEY] == "click-7"
+    stream = Stream(service)
+    await stream.open()
+    await stream.ask(step(1, prompt(FIRST)))
+    assert lines == []
+    stream.call.cancel()
+
+
+@pytest.mark.parametrize("sent", ["", "two words", "x" * 200])
+async def test_a_call_without_a_fit_id_is_given_one(service: Service, sent: str) -> None:
+    service.embeddings.known.add(ID)
+    ids = set()
+    for _ in range(2):
+        call = service.stub.Predict(request(), metadata=((REQUEST_ID_KEY, sent),))
+        await call
+        ids.add(dict(await call.trailing_metadata())[REQUEST_ID_KEY])
+    assert len(ids) == 2
+    assert sent not in ids
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "level"),
+    [
+        (None, "INVALID_ARGUMENT", "info"),
+        (Unavailable("the encoder is away"), "UNAVAILABLE", "warning"),
+    ],
+)
+async def test_a_failed_call_is_logged_with_its_id_and_its_image(
+    service: Service, lines: list[EventDict], failure: Exception | None, code: str, level: str
+) -> None:
+    service.embeddings.known.add(ID)
+    service.embeddings.failure = failure
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.Predict(request(OUTSIDE), metadata=OURS)
+    assert dict(caught.value.trailing_metadata())[REQUEST_ID_KEY] == "click-7"
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["code"]) == ("failed call", level, code)
+    assert (line["method"], line["request_id"], line["image_id"]) == ("Predict", "click-7", ID)
+    assert line["reason"] == caught.value.details()
+
+
+async def test_asking_for_a_new_image_by_its_id_is_no_news(service: Service, lines: list[EventDict]) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await service.stub.Predict(request())
+    assert [line["log_level"] for line in lines] == ["debug"]
+
+
+async def test_a_bugs_line_can_be_found_by_the_calls_id(service: Service, lines: list[EventDict]) -> None:
+    service.embeddings.failure = RuntimeError("secret")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await service.stub.Predict(request(), metadata=OURS)
+    assert {line["event"]: line["request_id"] for line in lines} == {
+        "internal error": "click-7",
+        "failed call": "click-7",
+    }
+
+
+class TestOfASlowDecoder:
+    @pytest.fixture
+    def patience(self) -> Patience:
+        return Patience(slow=0, stream=60)
+
+    async def test_calls_and_steps_are_logged_with_their_stages(self, service: Service, lines: list[EventDict]) -> None:
+        service.embeddings.known.add(ID)
+        await service.stub.Predict(request())
+        stream = Stream(service)
+        await stream.open()
+        await stream.ask(step(1, prompt(FIRST)))
+        assert [(line["event"], line["method"]) for line in lines] == [
+            ("slow call", "Predict"),
+            ("slow call", "Interact.step"),
+        ]
+        for line in lines:
+            assert (line["code"], line["image_id"]) == ("OK", ID)
+            assert {"queue", "decode", "masks"} <= set(line["stages"])
+        stream.call.cancel()

@@ -1,0 +1,142 @@
+"""The decoder when more is asked of it than it can do."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+from contract.conftest import QUEUE, Service
+from contract.test_interact import FIRST, ID, SECOND, Stream, ended, prompt, step, until
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+from prometheus_client import REGISTRY
+from samserve.client import Click, Client
+from samserve.core.errors import DETAILS_KEY, Overloaded
+from samserve.v1 import segmentation_pb2 as pb
+from samserve.v1 import types_pb2 as types
+
+THREADS = 2
+
+
+def request(prompts: int = 1) -> pb.PredictRequest:
+    return pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[prompt(FIRST)] * prompts)
+
+
+def waiting() -> float:
+    return REGISTRY.get_sample_value("samserve_decode_waiting") or 0.0
+
+
+@pytest.fixture
+async def line(service: Service) -> list[grpc.aio.UnaryUnaryCall]:
+    """As many calls as the decoder lets in, held."""
+    service.embeddings.known.add(ID)
+    service.decoder.go.clear()
+    calls = [service.stub.Predict(request()) for _ in range(THREADS + QUEUE)]
+    await until(lambda: waiting() == QUEUE)
+    return calls
+
+
+async def refused(service: Service, asked: pb.PredictRequest) -> details.RetryInfo:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.Predict(asked)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())[DETAILS_KEY])
+    retry = details.RetryInfo()
+    assert status.details[0].Unpack(retry)
+    return retry
+
+
+async def test_a_full_queue_refuses_with_a_time_and_answers_those_in_it(
+    service: Service, line: list[grpc.aio.UnaryUnaryCall]
+) -> None:
+    retry = await refused(service, request())
+    assert 0 < retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 <= 10
+    service.decoder.go.set()
+    assert [len((await call).results) for call in line] == [1] * len(line)
+    assert len(service.decoder.decoded) == len(line)
+    assert (await service.stub.Predict(request())).results
+    assert waiting() == 0
+
+
+async def test_a_call_takes_as_many_places_as_it_has_prompts(
+    service: Service, line: list[grpc.aio.UnaryUnaryCall]
+) -> None:
+    for call in line[-2:]:
+        call.cancel()
+    await until(lambda: waiting() == QUEUE - 2)
+    await refused(service, request(prompts=3))
+    two = service.stub.Predict(request(prompts=2))
+    await until(lambda: waiting() == QUEUE)
+    await refused(service, request())
+    service.decoder.go.set()
+    assert len((await two).results) == 2
+
+
+@pytest.mark.parametrize("deadline", [False, True])
+async def test_who_goes_away_while_waiting_is_not_decoded_and_leaves_the_place(
+    service: Service, line: list[grpc.aio.UnaryUnaryCall], deadline: bool
+) -> None:
+    line.pop().cancel()
+    await until(lambda: waiting() == QUEUE - 1)
+    gone = service.stub.Predict(request(), timeout=0.2 if deadline else None)
+    await until(lambda: waiting() == QUEUE)
+    if not deadline:
+        gone.cancel()
+    await until(lambda: waiting() == QUEUE - 1)
+    assert await gone.code() is (grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED)
+    service.decoder.go.set()
+    await asyncio.gather(*line)
+    assert len(service.decoder.decoded) == len(line)
+    assert waiting() == 0
+
+
+async def test_a_refused_step_is_answered_and_the_stream_goes_on(service: Service) -> None:
+    service.embeddings.known.add(ID)
+    stream = Stream(service)
+    await stream.open()
+    (first,) = await stream.ask(step(1, prompt(FIRST)))
+    service.decoder.go.clear()
+    line = [service.stub.Predict(request()) for _ in range(THREADS + QUEUE)]
+    await until(lambda: waiting() == QUEUE)
+    before = refusals()
+    (no,) = await stream.ask(step(2, prompt(SECOND)))
+    assert (no.error.code, len(no.masks)) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], 0)
+    assert no.error.details[0].Unpack(details.RetryInfo())
+    assert refusals() == before + 1
+    service.decoder.go.set()
+    await asyncio.gather(*line)
+    (again,) = await stream.ask(step(3, prompt(SECOND)))
+    former = first.masks[0].low_res_logits
+    asked = pb.PredictRequest(
+        ref=types.ImageRef(image_id=ID),
+        prompts=[prompt(SECOND, mask_input=former, multimask=False)],
+        output=pb.OutputOptions(low_res_logits=True),
+    )
+    assert again.masks == (await service.stub.Predict(asked)).results[0].masks
+    stream.call.cancel()
+
+
+def refusals() -> float:
+    labels = {"method": "Interact.step", "code": "RESOURCE_EXHAUSTED"}
+    return REGISTRY.get_sample_value("samserve_requests_total", labels) or 0.0
+
+
+async def test_the_clients_step_says_that_the_queue_is_full(service: Service) -> None:
+    def use() -> None:
+        with Client(service.address) as client, client.interact(b"the image") as image:
+            asyncio.run_coroutine_threadsafe(fill(), loop).result(10)
+            with pytest.raises(Overloaded) as caught:
+                image.step([Click(100, 50)])
+            assert caught.value.retry_after >= 0.1
+            service.decoder.go.set()
+
+    async def fill() -> None:
+        service.decoder.go.clear()
+        calls.extend(service.stub.Predict(request()) for _ in range(THREADS + QUEUE))
+        await until(lambda: waiting() == QUEUE)
+
+    loop, calls, before = asyncio.get_running_loop(), list[grpc.aio.UnaryUnaryCall](), ended("OK")
+    service.embeddings.known.add(ID)
+    await asyncio.to_thread(use)
+    await asyncio.gather(*calls)
+    await until(lambda: ended("OK") == before + 1)

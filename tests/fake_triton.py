@@ -1,0 +1,57 @@
+"""Triton's gRPC interface, as far as the encoder uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+
+@dataclass
+class FakeTriton(rpc.GRPCInferenceServiceServicer):
+    """Models by name, each READY or not; `foreign` ones have none of our parameters. told: the metadata of the last
+    image to be encoded.
+    """
+
+    ready: dict[str, bool] = field(default_factory=lambda: {"nano": True, "twin": True, "foreign": True})
+    version: str = "1"
+    asked: int = 0
+    told: dict[str, str] = field(default_factory=dict)
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        self.asked += 1
+        index = pb.RepositoryIndexResponse
+        states = {True: "READY", False: "UNAVAILABLE"}
+        return index(models=[index.ModelIndex(name=name, state=states[up]) for name, up in self.ready.items()])
+
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelConfigResponse:
+        answer = pb.ModelConfigResponse()
+        answer.config.name = request.name
+        if not self.ready[request.name]:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{request.name} has no available versions")
+        if request.name != "foreign":
+            told = {
+                "bundle": request.name,
+                "model_version": f"{request.name}-{self.version}",
+                "frame": "1024",
+                "resize": "longest",
+                "outputs": '["embedding"]',
+            }
+            for key, value in told.items():
+                answer.config.parameters[key].string_value = value
+        return answer
+
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelInferResponse:
+        self.told = {key: str(value) for key, value in context.invocation_metadata()}
+        answer = pb.ModelInferResponse(raw_output_contents=[np.zeros((256, 64, 64), np.float16).tobytes()])
+        answer.outputs.add(name="embedding", datatype="FP16", shape=[1, 256, 64, 64])
+        return answer
