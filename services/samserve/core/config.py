@@ -41,6 +41,9 @@ def exportable(endpoint: str) -> str:
     return endpoint
 
 
+Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(exportable)]
+
+
 def _env(name: str) -> AliasChoices:
     """A variable that keeps the name the world knows it by, with no SAMSERVE_ before it."""
     return AliasChoices(name)
@@ -51,9 +54,7 @@ class _Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$")
     slow_s: float = Field(1, gt=0)  # an answer that takes longer is logged
-    otlp_endpoint: Annotated[str, AfterValidator(exportable)] = Field(
-        "", pattern="^(https?://.+)?$"
-    )  # empty: no traces
+    otlp_endpoint: Endpoint = ""  # where traces go, over gRPC; empty: nowhere
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://")
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
