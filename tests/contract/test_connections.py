@@ -9,7 +9,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from contract.conftest import Service
-from contract.test_interact import FIRST, ID, Stream, prompt, refused, step
+from contract.test_interact import FIRST, ID, Stream, prompt, refused, step, until
 from fake_triton import FakeTriton
 from google.rpc import error_details_pb2 as details
 from samserve.client import Client
@@ -126,7 +126,7 @@ def test_a_connection_outlives_the_longest_stream_and_call() -> None:
 class TestAStream:
     @pytest.fixture
     def patience(self) -> Patience:
-        return Patience(slow=60, stream=0.3)
+        return Patience(slow=60, stream=1)
 
     async def test_of_its_longest_life_ends_between_two_steps(self, service: Service) -> None:
         service.embeddings.known.add(ID)
@@ -134,6 +134,7 @@ class TestAStream:
         await stream.open()
         service.decoder.go.clear()
         await stream.call.write(step(1, prompt(FIRST)))
+        await until(service.decoder.busy.is_set)
         idle = Stream(service)
         await idle.open()
         retry = details.RetryInfo()

@@ -7,7 +7,7 @@ import pytest
 import structlog
 from contract.conftest import Service
 from contract.test_interact import FIRST, ID, OUTSIDE, Stream, prompt, step
-from samserve.core.errors import Unavailable
+from samserve.core.errors import Overloaded, Unavailable
 from samserve.core.request_id import REQUEST_ID_KEY
 from samserve.decoder.servicer import Patience
 from samserve.v1 import segmentation_pb2 as pb
@@ -73,7 +73,11 @@ async def test_a_failed_call_is_logged_with_its_id_and_its_image(
     assert line["reason"] == caught.value.details()
 
 
-async def test_asking_for_a_new_image_by_its_id_is_no_news(service: Service, lines: list[EventDict]) -> None:
+@pytest.mark.parametrize("failure", [None, Overloaded("the queue")])
+async def test_asking_for_a_new_image_by_its_id_is_no_news_and_neither_is_a_refusal(
+    service: Service, lines: list[EventDict], failure: Exception | None
+) -> None:
+    service.embeddings.failure = failure
     with pytest.raises(grpc.aio.AioRpcError):
         await service.stub.Predict(request())
     assert [line["log_level"] for line in lines] == ["debug"]

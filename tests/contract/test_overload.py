@@ -26,14 +26,19 @@ def waiting() -> float:
     return REGISTRY.get_sample_value("samserve_decode_waiting") or 0.0
 
 
+async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryCall]:
+    """Calls that are being decoded, as many as there are threads, and so many that wait; until the decoder may go on."""
+    service.embeddings.known.add(ID)
+    service.decoder.go.clear()
+    calls = [service.stub.Predict(request()) for _ in range(THREADS + waiting_ones)]
+    await until(lambda: waiting() == waiting_ones)
+    return calls
+
+
 @pytest.fixture
 async def line(service: Service) -> list[grpc.aio.UnaryUnaryCall]:
     """As many calls as the decoder lets in, held."""
-    service.embeddings.known.add(ID)
-    service.decoder.go.clear()
-    calls = [service.stub.Predict(request()) for _ in range(THREADS + QUEUE)]
-    await until(lambda: waiting() == QUEUE)
-    return calls
+    return await held(service, QUEUE)
 
 
 async def refused(service: Service, asked: pb.PredictRequest) -> details.RetryInfo:
@@ -74,11 +79,10 @@ async def test_a_call_takes_as_many_places_as_it_has_prompts(
 
 @pytest.mark.parametrize("deadline", [False, True])
 async def test_who_goes_away_while_waiting_is_not_decoded_and_leaves_the_place(
-    service: Service, line: list[grpc.aio.UnaryUnaryCall], deadline: bool
+    service: Service, deadline: bool
 ) -> None:
-    line.pop().cancel()
-    await until(lambda: waiting() == QUEUE - 1)
-    gone = service.stub.Predict(request(), timeout=0.2 if deadline else None)
+    line = await held(service, QUEUE - 1)
+    gone = service.stub.Predict(request(), timeout=1 if deadline else None)
     await until(lambda: waiting() == QUEUE)
     if not deadline:
         gone.cancel()
@@ -95,9 +99,7 @@ async def test_a_refused_step_is_answered_and_the_stream_goes_on(service: Servic
     stream = Stream(service)
     await stream.open()
     (first,) = await stream.ask(step(1, prompt(FIRST)))
-    service.decoder.go.clear()
-    line = [service.stub.Predict(request()) for _ in range(THREADS + QUEUE)]
-    await until(lambda: waiting() == QUEUE)
+    line = await held(service, QUEUE)
     before = refusals()
     (no,) = await stream.ask(step(2, prompt(SECOND)))
     assert (no.error.code, len(no.masks)) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], 0)
@@ -131,12 +133,9 @@ async def test_the_clients_step_says_that_the_queue_is_full(service: Service) ->
             service.decoder.go.set()
 
     async def fill() -> None:
-        service.decoder.go.clear()
-        calls.extend(service.stub.Predict(request()) for _ in range(THREADS + QUEUE))
-        await until(lambda: waiting() == QUEUE)
+        calls.extend(await held(service, QUEUE))
 
     loop, calls, before = asyncio.get_running_loop(), list[grpc.aio.UnaryUnaryCall](), ended("OK")
-    service.embeddings.known.add(ID)
     await asyncio.to_thread(use)
     await asyncio.gather(*calls)
     await until(lambda: ended("OK") == before + 1)

@@ -109,10 +109,10 @@ async def path(
         segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
+        await service._checking
         yield Path(decoder=at[2], embedding=at[1], triton=triton)
         for server in reversed(servers):
             await server.stop(None)
-        await service._checking
         await asyncio.gather(remote.close(), encoder.close(), cache.close())
 
 

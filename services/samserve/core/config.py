@@ -93,7 +93,7 @@ class DecoderSettings(_Settings):
     embed_timeout_s: float = Field(60, gt=0)
     bundles: Path = STORE  # the user's bundles
     decode_threads: int = Field(2, gt=0)
-    decode_queue: int = Field(32, ge=0)  # prompts that wait besides: docs/decisions/0019
+    decode_queue: int = Field(24, ge=0)  # prompts that wait besides: docs/decisions/0019
     resident_bytes: int = Field(512 * 2**20, ge=0)
     drain_s: float = Field(10, ge=0)
     max_connection_age_s: float = Field(300, gt=0)  # clients look for new pods when their connection ends

@@ -1,7 +1,8 @@
 """What the services tell about themselves: metrics, structured logs, and the timer of stages.
 
-A call is logged once, when it has been answered, if it failed or was slow; quick ones are only counted. Its line bears
-the request's id and the image's, as does every line written while it is answered.
+A call is logged once, when it has been answered, if it failed or was slow; quick ones are only counted, and so, unless
+debugging, are the failures of every day. Its line bears the request's id and the image's, as does every line written
+while it is answered.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ STAGE_SECONDS = Histogram(
 log = structlog.get_logger()
 
 OURS = {"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"}  # codes that someone on call should see
-ORDINARY = {"NOT_FOUND", "CANCELLED"}  # every new image is first asked for by its id, and people click on
+# Every new image is first asked for by its id, people click on, and refusing must cost next to nothing.
+EVERYDAY = {"NOT_FOUND", "CANCELLED", "RESOURCE_EXHAUSTED"}
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ def answering(method: str, clock: StageClock | None = None, slow: float = math.i
 
 
 def _log_answer(method: str, outcome: Outcome, seconds: float, clock: StageClock | None) -> None:
-    level = logging.WARNING if outcome.code in OURS else logging.DEBUG if outcome.code in ORDINARY else logging.INFO
+    level = logging.WARNING if outcome.code in OURS else logging.DEBUG if outcome.code in EVERYDAY else logging.INFO
     stages = {} if clock is None else {stage: round(ms, 1) for stage, ms in clock.milliseconds.items()}
     log.log(
         level,
