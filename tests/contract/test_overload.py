@@ -27,7 +27,7 @@ def waiting() -> float:
 
 
 async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryCall]:
-    """Calls that are being decoded, as many as there are threads, and so many that wait; until the decoder may go on."""
+    """A call for each thread, being decoded, and so many that wait, until the decoder may go on."""
     service.embeddings.known.add(ID)
     service.decoder.go.clear()
     calls = [service.stub.Predict(request()) for _ in range(THREADS + waiting_ones)]
