@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "samserve"
 VALUE_FILES = sorted((CHART / "ci").glob("*.yaml"))
 RELEASE, NAMESPACE = "demo", "vision"
+METRICS = 9464  # the port of our services' metrics, in images and chart
 
 Manifest = dict[str, Any]
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import CHART, ROOT
+from manifests import CHART, METRICS, ROOT
 from samserve.core.config import DecoderSettings, EmbeddingSettings
 
-METRICS = 9464
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 every_image = pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)

@@ -125,11 +125,16 @@ def test_versions_are_those_of_the_project() -> None:
 @every_value_file
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own schema
 def test_ray_takes_the_serve_config(values: Path) -> None:
-    from ray.serve.schema import ServeDeploySchema
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import DeploymentSchema, ServeDeploySchema
     from samserve.embedding.app import GRPC_SERVICERS, from_environment
 
     config = yaml.safe_load(of_kind(rendered(values), "RayService")[0]["spec"]["serveConfigV2"])
     application = ServeDeploySchema.model_validate(config).applications[0]
+    (told,), (taken,) = config["applications"][0]["deployments"], application.deployments
+    assert told.keys() <= DeploymentSchema.model_fields.keys()
+    assert told["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
+    assert taken.autoscaling_config["max_replicas"] == told["autoscaling_config"]["max_replicas"]
     assert application.import_path == f"{from_environment.__module__}:{from_environment.__name__}"
     assert config["grpc_options"]["grpc_servicer_functions"] == GRPC_SERVICERS
 

@@ -104,6 +104,16 @@ def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
     assert with_gpu == (expected if gpu.get("enabled", True) else set())
 
 
+def test_rays_pods_have_room_for_all_replicas(values: Path) -> None:
+    ray = of_kind(rendered(values), "RayService")[0]["spec"]
+    deployment = yaml.safe_load(ray["serveConfigV2"])["applications"][0]["deployments"][0]
+    (group,) = ray["rayClusterConfig"]["workerGroupSpecs"]
+    cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    room = cpus // deployment["ray_actor_options"]["num_cpus"]
+    assert room * group["minReplicas"] >= deployment["autoscaling_config"]["min_replicas"]
+    assert room * group["maxReplicas"] >= deployment["autoscaling_config"]["max_replicas"]
+
+
 # Ends
 
 

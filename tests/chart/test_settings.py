@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from manifests import VALUE_FILES, containers, environment, of_kind, part, rendered
+from manifests import METRICS, VALUE_FILES, containers, environment, of_kind, part, rendered
 from samserve.core.config import DecoderSettings, EmbeddingSettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
@@ -43,13 +43,13 @@ def test_pods_listen_where_they_are_reached(values: Path) -> None:
     told = environment(pod.containers[0])
     assert told["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
     assert pod.port("grpc") == decoder["decoder_port"].default
-    assert pod.port("metrics") == int(told["SAMSERVE_METRICS_PORT"])
+    assert pod.port("metrics") == int(told["SAMSERVE_METRICS_PORT"]) == METRICS
     for ray in part(manifests, "embedding"):
         assert ray.port("serve-grpc") == embedding["embedding_port"].default
         assert ray.port("serve") == embedding["http_port"].default
         assert environment(ray.containers[0])["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
     worker = part(manifests, "embedding")[1]
-    assert worker.port("app-metrics") == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"])
+    assert worker.port("app-metrics") == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"]) == METRICS
     config = yaml.safe_load(of_kind(manifests, "RayService")[0]["spec"]["serveConfigV2"])
     assert config["grpc_options"]["port"] == worker.port("serve-grpc")
     assert config["http_options"] == {"host": "0.0.0.0", "port": worker.port("serve")}  # noqa: S104

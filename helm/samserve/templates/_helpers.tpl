@@ -1,4 +1,4 @@
-{{/* The name that all names begin with: at most 30 characters, as KubeRay allows a RayService 41. */}}
+{{/* The name that all names begin with: at most 30 characters, as KubeRay allows a RayService 41, its Service 50. */}}
 {{- define "samserve.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
@@ -148,6 +148,15 @@ securityContext:
 {{- end }}
 {{- if and (include "samserve.engine" (list $ .)) (not $store) }}
 {{- fail (printf "triton.engine.build: the engine of %s needs the store to lie in; set store.enabled" .name) }}
+{{- end }}
+{{- end }}
+{{- with .Values.triton }}
+{{- if and .gpu.enabled (not .engine.build) }}
+{{- range $index, $model := $.Values.models }}
+{{- if not .variant }}
+{{- fail (printf "models[%d].variant: must name an engine while triton.engine.build is off, or the GPU of triton.gpu would idle" $index) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.triton.autoscaling }}
