@@ -46,10 +46,10 @@ class PodOf:
         return None
 
 
-def render(values: dict[str, Any], chart: Path = CHART) -> list[Manifest]:
+def render(values: dict[str, Any], chart: Path = CHART, release: str = RELEASE) -> list[Manifest]:
     """The manifests of a release with these values. Raises helm.HelmValuesError, helm.HelmRenderError."""
     with helm.Chart.load(chart) as loaded:
-        files = loaded.render(values, name=RELEASE, namespace=NAMESPACE)
+        files = loaded.render(values, name=release, namespace=NAMESPACE)
     texts = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
     return [manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest]
 

@@ -2,7 +2,7 @@
 # From the repository's root:
 #   docker build --file deploy/docker/triton.Dockerfile --tag samserve-triton:0.2.0 \
 #     --build-arg TENSORRT_VERSION=... --build-arg PIP_EXTRA_INDEX_URL=... .
-# It serves whatever user and root file system it is given; the base's licence is NVIDIA's.
+# The base's licence is NVIDIA's.
 
 # Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.
 ARG PYTHON_DIGEST=
@@ -25,10 +25,10 @@ ARG PIP_EXTRA_INDEX_URL=
 COPY constraints.txt /src/
 COPY --from=wheel /wheels /wheels
 WORKDIR /src
-RUN python3 -m pip install --no-cache-dir --break-system-packages --constraint constraints.txt virtualenv \
- && virtualenv /opt/samserve \
- && /opt/samserve/bin/pip install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[cli,decoder,train]" \
-      ${TENSORRT_VERSION:+tensorrt-cu13==$TENSORRT_VERSION}
+RUN pip install --no-cache-dir --break-system-packages --constraint constraints.txt virtualenv \
+ && virtualenv --no-seed /opt/samserve \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt \
+      "$(ls /wheels/*.whl)[cli,decoder,train]" ${TENSORRT_VERSION:+tensorrt-cu13==$TENSORRT_VERSION}
 
 FROM nvcr.io/nvidia/tritonserver:26.06-py3${TRITON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve

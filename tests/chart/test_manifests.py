@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from kubernetes_validate import utils as kubernetes
-from manifests import CHART, NAMESPACE, ROOT, VALUE_FILES, Manifest, name_of, of_kind, render, rendered, templates
+from manifests import CHART, NAMESPACE, ROOT, VALUE_FILES, Manifest, name_of, of_kind, part, render, rendered, templates
 from referencing import Registry, Resource
 
 OLDEST, NEWEST = "1.30", kubernetes.latest_version()
@@ -164,3 +165,21 @@ def test_the_notes_say_where_to_call() -> None:
         notes = chart.render({}, name="demo", namespace=NAMESPACE)["samserve/templates/NOTES.txt"]
     assert "dns:///demo-samserve-decoder.vision:8501" in notes
     assert "demo-samserve-embedding-serve-svc.vision:8500" in notes
+
+
+def test_kuberays_limits_on_names_are_kept_by_the_longest_release() -> None:
+    ray = of_kind(render({}, release="r" * 53), "RayService")[0]["metadata"]["name"]
+    assert len(ray) <= 41
+    assert len(f"{ray}-serve-svc") <= 50
+
+
+def test_decoders_wait_until_their_models_are_in_the_store(tmp_path: Path) -> None:
+    (decoder,) = part(render({"models": [{"name": "sam-vit-b", "pull": True, "variant": ""}]}), "decoder")
+    wait = decoder.spec["initContainers"][0]
+    command = [*wait["command"], wait["args"][0].replace("/store", str(tmp_path))]
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(command, timeout=0.5, check=True)
+    engine = tmp_path / "bundles" / "sam-vit-b" / "variants" / "fp16-sm89"
+    engine.mkdir(parents=True)
+    (engine / "variant.json").touch()
+    subprocess.run(command, timeout=20, check=True)

@@ -209,10 +209,6 @@ def test_rays_pods_leave_the_name_to_kuberay(values: Path) -> None:
     assert all("app.kubernetes.io/name" not in pod.labels for pod in ray)
 
 
-def test_kuberays_limit_on_names_is_kept(values: Path) -> None:
-    assert len(of_kind(rendered(values), "RayService")[0]["metadata"]["name"]) <= 41
-
-
 def test_everything_that_is_named_is_there(values: Path) -> None:
     manifests = rendered(values)
     there = {

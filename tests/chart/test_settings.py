@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from manifests import METRICS, VALUE_FILES, containers, environment, of_kind, part, rendered
+from manifests import METRICS, VALUE_FILES, containers, environment, found, of_kind, part, rendered
 from samserve.core.config import DecoderSettings, EmbeddingSettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
@@ -90,3 +90,16 @@ def test_triton_serves_the_models_that_the_services_name(values: Path) -> None:
     models = [model.removesuffix(":here") for model in repository["args"][1::2]]
     for pod in (decoder, *part(manifests, "embedding")):
         assert environment(pod.containers[0])["SAMSERVE_MODELS"] == ",".join(models), pod.owner
+
+
+def test_autoscalers_ask_for_metrics_that_the_adapter_is_told_to_make(values: Path) -> None:
+    manifests = rendered(values)
+    wanted = {each["metric"]["name"] for each in found(manifests, "pods")}
+    wanted |= {each["metric"]["name"] for each in found(manifests, "external") if "metric" in each}
+    made: set[str] = set()
+    for config in of_kind(manifests, "ConfigMap"):
+        if config["metadata"]["name"].endswith("-adapter-rules"):
+            rules = yaml.safe_load(config["data"]["config.yaml"])
+            made |= {rule["seriesQuery"].partition("{")[0] for rule in rules["rules"]}
+            made |= {rule["name"]["as"] for rule in rules["externalRules"]}
+    assert wanted <= made
