@@ -18,6 +18,7 @@ SETTINGS = TO_COME | {
     for name, field in settings.model_fields.items()
 }
 OTHERS = {  # variables of programs that are not ours
+    "CACHE_PASSWORD",
     "HOME",
     "PROMETHEUS_MULTIPROC_DIR",
     "RAY_LOG_TO_STDERR",
@@ -25,7 +26,6 @@ OTHERS = {  # variables of programs that are not ours
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
     "RAY_USAGE_STATS_ENABLED",
-    "REDIS_PASSWORD",
 }
 KUBERAYS = {"demo-samserve-embedding-serve-svc", "segment-embedding-serve-svc"}  # Services that its operator makes
 
@@ -56,6 +56,12 @@ def test_pods_listen_where_they_are_reached(values: Path) -> None:
     (triton,) = part(manifests, "triton")
     for name in ("http", "grpc", "metrics"):
         assert f"--{name}-port={triton.port(name)}" in triton.containers[0]["args"]
+
+
+def test_the_caches_password_is_not_taken_for_rays(values: Path) -> None:
+    """KubeRay gives Ray the password of a Redis of its own in REDIS_PASSWORD, and refuses a head that has one."""
+    for ray in part(rendered(values), "embedding"):
+        assert not {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & environment(ray.containers[0]).keys()
 
 
 def test_addresses_lead_to_services(values: Path) -> None:

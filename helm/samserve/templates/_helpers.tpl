@@ -95,7 +95,7 @@ securityContext:
   seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
-{{/* REDIS_URL, from a Secret where there is one. */}}
+{{/* REDIS_URL, from a Secret where there is one. REDIS_PASSWORD would be Ray's, for a Redis of its own. */}}
 {{- define "samserve.redisEnv" -}}
 {{- $port := (include "samserve.ports" . | fromYaml).redis -}}
 {{- $host := printf "%s-redis:%v" (include "samserve.fullname" .) $port -}}
@@ -104,10 +104,10 @@ securityContext:
 - name: REDIS_URL
   valueFrom: { secretKeyRef: { name: {{ .external.existingSecret }}, key: {{ .external.urlKey }} } }
 {{- else if .passwordSecret }}
-- name: REDIS_PASSWORD
+- name: CACHE_PASSWORD
   valueFrom: { secretKeyRef: { name: {{ .passwordSecret }}, key: password } }
 - name: REDIS_URL
-  value: redis://:$(REDIS_PASSWORD)@{{ $host }}/0
+  value: redis://:$(CACHE_PASSWORD)@{{ $host }}/0
 {{- else }}
 - name: REDIS_URL
   value: redis://{{ $host }}/0
