@@ -71,7 +71,7 @@ class FakeEncoder:
         name = model or "nano"
         if name not in ("nano", "twin"):
             raise ModelNotFound(name, ["nano", "twin"])
-        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",))
+        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",), "fp32", "onnxruntime")
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float

@@ -83,25 +83,26 @@ class EmbeddingService:
     async def GetEmbedding(
         self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.GetEmbeddingResponse]:
-        try:
-            order = EmbedOrder(
-                tenant=tenant_of(grpc_context.invocation_metadata()),
-                model=request.model,
-                data=None,
-                image_id=request.image.image_id,
-                expected_image_id="",
-                want_tensors=True,
-                model_version=request.image.model_version,
-            )
-            done = await self._embedder.embed(order, StageClock())
-        except Exception as error:
-            _refuse(error, grpc_context)
-            yield pb.GetEmbeddingResponse()  # Ray Serve's proxy reads a stream's context only beside a message
-            return
-        if not isinstance(done.found, Embedding):
-            raise AssertionError("unreachable: tensors were wanted")
-        for message in messages(done.image_id, done.found):
-            yield message
+        with answering("GetEmbedding") as outcome:
+            try:
+                order = EmbedOrder(
+                    tenant=tenant_of(grpc_context.invocation_metadata()),
+                    model=request.model,
+                    data=None,
+                    image_id=request.image.image_id,
+                    expected_image_id="",
+                    want_tensors=True,
+                    model_version=request.image.model_version,
+                )
+                done = await self._embedder.embed(order, StageClock())
+            except Exception as error:
+                outcome.code = _refuse(error, grpc_context)
+                yield pb.GetEmbeddingResponse()  # Ray Serve's proxy reads a stream's context only beside a message
+                return
+            if not isinstance(done.found, Embedding):
+                raise AssertionError("unreachable: tensors were wanted")
+            for message in messages(done.image_id, done.found):
+                yield message
 
     async def _embed(self, order: EmbedOrder) -> pb.EmbedResponse:
         clock = StageClock()
