@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import tomllib
 from functools import cache
@@ -140,24 +139,15 @@ def test_ray_takes_the_serve_config(values: Path) -> None:
     assert config["grpc_options"]["grpc_servicer_functions"] == GRPC_SERVICERS
 
 
-def test_alerts_and_dashboards_are_taken_from_their_folders(tmp_path: Path) -> None:
-    chart = Path(shutil.copytree(CHART, tmp_path / "samserve"))
-    rule = {"alert": "Slow", "expr": "up == 0", "annotations": {"summary": "{{ $labels.pod }} is slow"}}
-    for folder, name, text in (
-        ("alerts", "one.yaml", yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]})),
-        ("alerts", "two.yaml", yaml.safe_dump({"groups": [{"name": "two", "rules": [rule]}]})),
-        ("dashboards", "decoder.json", '{"title": "{{pod}}"}'),
-    ):
-        (chart / folder).mkdir(exist_ok=True)
-        (chart / folder / name).write_text(text)
-    manifests = render(yaml.safe_load((CHART / "ci" / "everything.yaml").read_text()), chart)
-    rules = of_kind(manifests, "PrometheusRule")[0]
+def test_alerts_and_dashboards_are_taken_as_they_lie_in_their_folders() -> None:
+    manifests = rendered(CHART / "ci" / "everything.yaml")
+    (rules,) = of_kind(manifests, "PrometheusRule")
     boards = next(each for each in of_kind(manifests, "ConfigMap") if each["metadata"]["name"].endswith("-dashboards"))
-    assert [group["name"] for group in rules["spec"]["groups"]] == ["one", "two"]
-    assert rules["spec"]["groups"][0]["rules"] == [rule]
-    assert boards["data"] == {"decoder.json": '{"title": "{{pod}}"}'}
+    files = sorted((CHART / "alerts").glob("*.yaml"))
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    assert rules["spec"]["groups"] == groups
+    assert boards["data"] == {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()}
     assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert [complaint for each in (rules, boards) for complaint in complaints(each, NEWEST)] == []
 
 
 def test_the_notes_say_where_to_call() -> None:

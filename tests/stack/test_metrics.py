@@ -1,0 +1,93 @@
+"""What dashboards, alerts and autoscalers ask for is what a running stack exports."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from promql import metrics_asked
+from samserve.client import Click, Client
+from samserve.local.stack import Stack
+
+ELSEWHERE = {
+    "up": "Prometheus itself",
+    "kube_deployment_status_replicas_available": "kube-state-metrics",
+    "nv_gpu_utilization": "Triton on a machine with a GPU",
+}
+TO_COME = {"samserve_decode_waiting"}  # the decoder's admission
+FROM_THE_OPERATOR = {"namespace", "job", "pod"}  # labels that Prometheus adds to what it reads
+RAYS_SECONDS = 40  # Ray collects its metrics every ten
+
+Exposition = dict[str, set[str]]  # labels of a metric's samples by its name
+
+
+def read(address: str) -> Exposition:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    labels: Exposition = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
+
+
+def rays_address(stack: Stack) -> str:
+    """Where the Ray of this stack exports its metrics; its session is named for the process that started it."""
+    folder = next(Path("/tmp/ray").glob(f"session_*_{stack.programs['embedding'].pid}"))  # noqa: S108
+    (file,) = folder.glob("metrics_export_port_*")
+    return f"127.0.0.1:{file.read_text()}"
+
+
+def rays(stack: Stack, wanted: set[str]) -> Exposition:
+    """Ray's metrics, as soon as those wanted are among them."""
+    end = time.monotonic() + RAYS_SECONDS
+    while True:
+        there = read(rays_address(stack))
+        if wanted <= there.keys() or time.monotonic() > end:
+            return there
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def exported(stack: Stack, coins: Path) -> Exposition:
+    """What all ports of the stack export once calls have been made."""
+    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+        client.segment(coins.read_bytes(), [Click(100, 80)])
+        client.embed(coins.read_bytes())
+    addresses = stack.addresses
+    ports = (addresses.decoder_metrics, addresses.embedding_metrics, addresses.triton_metrics)
+    wanted = {metric for metric in metrics_asked() if metric.startswith("ray_")}
+    every: Exposition = {}
+    for exposition in (*map(read, ports), rays(stack, wanted)):
+        for metric, labels in exposition.items():
+            every.setdefault(metric, set()).update(labels)
+    return every
+
+
+def test_every_metric_that_is_asked_for_is_exported(exported: Exposition) -> None:
+    asked = metrics_asked()
+    missing = asked.keys() - exported.keys() - ELSEWHERE.keys() - TO_COME
+    assert {metric: asked[metric].askers for metric in missing} == {}
+
+
+def test_metrics_have_the_labels_that_they_are_chosen_by(exported: Exposition) -> None:
+    asked = metrics_asked()
+    lacking = {
+        metric: asked[metric].labels - exported[metric] - FROM_THE_OPERATOR for metric in asked.keys() & exported.keys()
+    }
+    assert {metric: labels for metric, labels in lacking.items() if labels} == {}
+
+
+def test_what_comes_from_elsewhere_is_asked_for_and_is_not_ours(exported: Exposition) -> None:
+    assert ELSEWHERE.keys() <= metrics_asked().keys()
+    assert not ELSEWHERE.keys() & exported.keys()
+
+
+def test_both_halves_tell_the_model_version(stack: Stack, client: Client, coins: Path) -> None:
+    version = client.embed(coins.read_bytes()).model_version
+    for address in (stack.addresses.decoder_metrics, stack.addresses.embedding_metrics):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            told = [line for line in answer.read().decode().splitlines() if line.startswith("samserve_model_info{")]
+        assert any(f'version="{version}"' in line and line.endswith(" 1.0") for line in told)
