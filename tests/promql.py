@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ import promql_parser
 import yaml
 from manifests import CHART, found, of_kind, rendered
 
+Labels = dict[str, set[str]]  # values by the name; of a selector only those that it wants to be equal
+
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 RULES = sorted((CHART / "alerts").glob("*.yaml"))
 EVERYTHING, ADAPTER = CHART / "ci" / "everything.yaml", CHART / "ci" / "adapter.yaml"
 
 
-def selectors(expression: str) -> dict[str, set[str]]:
+def selectors(expression: str) -> dict[str, Labels]:
     """The metrics of an expression, each with the labels it is chosen by. Raises ValueError for what is no PromQL."""
-    metrics: dict[str, set[str]] = {}
+    metrics: dict[str, Labels] = {}
 
     def visit(node: Any) -> bool:
         if isinstance(node, promql_parser.VectorSelector):
-            metrics.setdefault(node.name, set()).update(matcher.name for matcher in node.matchers.matchers)
+            labels = metrics.setdefault(node.name or "", {})
+            for matcher in node.matchers.matchers:
+                exact = {matcher.value} if matcher.op == promql_parser.MatchOp.Equal else set()
+                labels.setdefault(matcher.name, set()).update(exact)
         return True
 
     promql_parser.walk(promql_parser.parse(expression.replace("$__rate_interval", "5m")), visit)
@@ -76,16 +82,19 @@ class Asked:
     """Who asks for a metric, and the labels that it is chosen by."""
 
     askers: set[str]
-    labels: set[str]
+    labels: Labels
 
 
+@cache
 def metrics_asked() -> dict[str, Asked]:
     """What is asked for each metric, by its name."""
     metrics: dict[str, Asked] = {}
+    ours = recorded()
     for who, expression in asked():
         for metric, labels in selectors(expression).items():
-            if metric not in recorded():
-                known = metrics.setdefault(metric, Asked(set(), set()))
+            if metric not in ours:
+                known = metrics.setdefault(metric, Asked(set(), {}))
                 known.askers.add(who)
-                known.labels.update(labels)
+                for label, values in labels.items():
+                    known.labels.setdefault(label, set()).update(values)
     return metrics

@@ -118,8 +118,8 @@ TROUBLE: dict[str, Trouble] = {
 
 def values(series: str, trouble: Trouble, well: int) -> str:
     """As in HEALTHY for `well` minutes, then the trouble, as promtool writes it; counters go on from where they are."""
-    value, growth = HEALTHY.get(series, (None, 0))
-    before = f"_x{well}" if value is None else f"{value}+{growth}x{well}"
+    value, growth = HEALTHY.get(series, (0.0, 0.0))
+    before = f"{value}+{growth}x{well}" if series in HEALTHY else f"_x{well}"
     after = trouble.get(series, (value, growth))
     if after is None:
         return before

@@ -48,7 +48,7 @@ def test_every_query_is_of_one_release(file: Path) -> None:
     for panel in panels(file):
         for target in panel["targets"]:
             for metric, labels in selectors(target["expr"]).items():
-                assert {"namespace", "job"} <= labels, f"{panel['title']}: {metric}"
+                assert {"namespace", "job"} <= labels.keys(), f"{panel['title']}: {metric}"
 
 
 @pytest.mark.parametrize("who", ["ScaledObject", "HorizontalPodAutoscaler", "prometheus-adapter"])

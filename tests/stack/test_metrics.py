@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from promql import metrics_asked
+from promql import Labels, metrics_asked
 from samserve.client import Click, Client
 from samserve.local.stack import Stack
 
@@ -21,16 +21,26 @@ TO_COME = {"samserve_decode_waiting"}  # the decoder's admission
 FROM_THE_OPERATOR = {"namespace", "job", "pod"}  # labels that Prometheus adds to what it reads
 RAYS_SECONDS = 40  # Ray collects its metrics every ten
 
-Exposition = dict[str, set[str]]  # labels of a metric's samples by its name
+# Not prometheus_client's parser: it calls every counter _total, which Triton does not.
+SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? ", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Exposition = dict[str, Labels]  # labels of all of a metric's samples, by its name
 
 
 def read(address: str) -> Exposition:
+    metrics: Exposition = {}
+    for sample in SAMPLE.finditer(text(address)):
+        labels = metrics.setdefault(sample["name"], {})
+        for label, value in LABEL.findall(sample["labels"] or ""):
+            labels.setdefault(label, set()).add(value)
+    return metrics
+
+
+def text(address: str) -> str:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
-    labels: Exposition = {}
-    for sample in (sample for family in families for sample in family.samples):
-        labels.setdefault(sample.name, set()).update(sample.labels)
-    return labels
+        exposition: str = answer.read().decode()
+    return exposition
 
 
 def rays_address(stack: Stack) -> str:
@@ -62,7 +72,9 @@ def exported(stack: Stack, coins: Path) -> Exposition:
     every: Exposition = {}
     for exposition in (*map(read, ports), rays(stack, wanted)):
         for metric, labels in exposition.items():
-            every.setdefault(metric, set()).update(labels)
+            for label, values in labels.items():
+                every.setdefault(metric, {}).setdefault(label, set()).update(values)
+            every.setdefault(metric, {})
     return every
 
 
@@ -74,10 +86,15 @@ def test_every_metric_that_is_asked_for_is_exported(exported: Exposition) -> Non
 
 def test_metrics_have_the_labels_that_they_are_chosen_by(exported: Exposition) -> None:
     asked = metrics_asked()
-    lacking = {
-        metric: asked[metric].labels - exported[metric] - FROM_THE_OPERATOR for metric in asked.keys() & exported.keys()
-    }
-    assert {metric: labels for metric, labels in lacking.items() if labels} == {}
+    for metric in asked.keys() & exported.keys():
+        assert asked[metric].labels.keys() <= exported[metric].keys() | FROM_THE_OPERATOR, metric
+
+
+def test_the_names_of_stages_methods_and_replicas_are_those_that_are_asked_for(exported: Exposition) -> None:
+    asked = metrics_asked()
+    for metric in asked.keys() & exported.keys():
+        for label in asked[metric].labels.keys() & {"stage", "method", "deployment", "Component"}:
+            assert asked[metric].labels[label] <= exported[metric][label], metric
 
 
 def test_what_comes_from_elsewhere_is_asked_for_and_is_not_ours(exported: Exposition) -> None:
@@ -88,6 +105,5 @@ def test_what_comes_from_elsewhere_is_asked_for_and_is_not_ours(exported: Exposi
 def test_both_halves_tell_the_model_version(stack: Stack, client: Client, coins: Path) -> None:
     version = client.embed(coins.read_bytes()).model_version
     for address in (stack.addresses.decoder_metrics, stack.addresses.embedding_metrics):
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-            told = [line for line in answer.read().decode().splitlines() if line.startswith("samserve_model_info{")]
+        told = [line for line in text(address).splitlines() if line.startswith("samserve_model_info{")]
         assert any(f'version="{version}"' in line and line.endswith(" 1.0") for line in told)
