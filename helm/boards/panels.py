@@ -20,6 +20,12 @@ def share(part: str, whole: str) -> str:
     return f"{part} / {whole}"
 
 
+def share_of_calls(some: str, every: str) -> str:
+    """Of each RPC; 0 where there has never been one of them."""
+    part, whole = total("method", some), total("method", every)
+    return share(f"({part} or 0 * {whole})", whole)
+
+
 def quantiles(metric: str, labels: str, by: str, *levels: float) -> dict[str, str]:
     buckets = total(f"{by}, le", rate(f"{metric}_bucket", labels))
     return {f"p{round(100 * level)} {{{{{by}}}}}": f"histogram_quantile({level}, {buckets})" for level in levels}
@@ -47,8 +53,8 @@ def calls(labels: str) -> list[Panel]:
             "Share of calls that failed for reasons of ours, and of those sent away because too many waited.",
             "percentunit",
             {
-                "{{method}} failed": share(total("method", failed), total("method", answered)),
-                "{{method}} refused": share(total("method", refused), total("method", answered)),
+                "{{method}} failed": share_of_calls(failed, answered),
+                "{{method}} refused": share_of_calls(refused, answered),
             },
         ),
         Panel(
