@@ -22,7 +22,7 @@ def decoder() -> Rows:
             ),
             Panel(
                 "Waiting to be decoded",
-                "Calls that wait for a core, by pod; when they last, decoders are too few.",
+                "Prompts that wait for a core, by pod; when they last, decoders are too few.",
                 "short",
                 {"{{pod}}": f"samserve_decode_waiting{{{DECODER}}}"},
             ),

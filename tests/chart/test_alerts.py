@@ -97,7 +97,7 @@ TROUBLE: dict[str, Trouble] = {
     "SamserveErrors": {requests(DECODER, "Predict", "INTERNAL"): (0, 300)},
     "SamserveClickSlow": {clicks_within("0.5"): (0, 5900)},
     "SamserveRefuses": {requests(EMBEDDING, "Embed", "RESOURCE_EXHAUSTED"): (0, 6)},
-    "SamserveDecoderSaturated": {WAITING: (5, 0)},
+    "SamserveDecoderSaturated": {WAITING: (20, 0)},
     "SamserveEmbeddingQueueOld": {queued_within("1"): (0, 20)},
     "SamserveEncoderQueueOld": {QUEUED: (0, 60 * 3_000_000)},
     "SamserveTritonDown": {TRITONS: (0, 0)},
