@@ -38,11 +38,12 @@ up: $(VENV)/.local  ## the stack, until Ctrl-C
 test: $(VENV)/.dev  ## every test, the real stack among them
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## formatting, lint, types, protos
+check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/pytest --quiet tests/chart
 
 format: $(VENV)/.dev  ## put the code in order
 	$(BIN)/ruff check --fix --quiet $(CODE) || true
