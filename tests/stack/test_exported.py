@@ -29,7 +29,7 @@ LARGE = {
     "sam-vit-l": lambda path: meta_sam(path / "l.pth", "l"),
     "sam2.1-tiny": lambda path: hf_folder(path / "tiny", "sam2", "tiny"),
 }
-SERVED = MADE | (LARGE if "SAMSERVE_LARGE" in os.environ else {})
+SERVED = LARGE if "SAMSERVE_LARGE" in os.environ else MADE
 
 
 @dataclass(frozen=True)
