@@ -110,6 +110,9 @@ class FakeEmbeddings:
         self.known: set[str] = set()
         self.failure: Exception | None = None
 
+    def version_served(self, model: str, expected: str) -> str:
+        return expected
+
     async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
         if self.failure is not None:
             raise self.failure

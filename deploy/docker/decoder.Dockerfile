@@ -1,5 +1,5 @@
 # The decoder: gRPC on 8501, metrics on 9464. From the repository's root:
-#   docker build --file deploy/docker/decoder.Dockerfile --tag samserve-decoder:0.2.0 .
+#   docker build --file deploy/docker/decoder.Dockerfile --tag samserve-decoder:0.3.0 .
 
 # Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.
 ARG PYTHON_DIGEST=

@@ -1,5 +1,5 @@
 # The embedding service on Ray Serve: gRPC on 8500, health on 8502, metrics on 9464. From the repository's root:
-#   docker build --file deploy/docker/embedding.Dockerfile --tag samserve-embedding:0.2.0 .
+#   docker build --file deploy/docker/embedding.Dockerfile --tag samserve-embedding:0.3.0 .
 # By itself it runs Ray on its own machine; KubeRay gives it another command.
 
 # Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.

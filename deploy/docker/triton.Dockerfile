@@ -1,6 +1,6 @@
 # Triton, and the tools that fetch, export, build and lay out models for it: HTTP, gRPC and metrics on 8000 to 8002.
 # From the repository's root:
-#   docker build --file deploy/docker/triton.Dockerfile --tag samserve-triton:0.2.0 \
+#   docker build --file deploy/docker/triton.Dockerfile --tag samserve-triton:0.3.0 \
 #     --build-arg TENSORRT_VERSION=... --build-arg PIP_EXTRA_INDEX_URL=... .
 # The base's licence is NVIDIA's.
 

@@ -11,8 +11,7 @@ from samserve.core.config import DecoderSettings, EmbeddingSettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
-TO_COME = {"SAMSERVE_MODELS"}  # settings that the services do not read yet
-SETTINGS = TO_COME | {
+SETTINGS = {
     str(field.validation_alias.choices[0]) if field.validation_alias else f"SAMSERVE_{name.upper()}"
     for settings in (DecoderSettings, EmbeddingSettings)
     for name, field in settings.model_fields.items()
