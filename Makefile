@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest protos/build.py hatch_build.py
+CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
 
 .PHONY: help setup demo test check bench up proto kernel format soak faults quality clean
 
