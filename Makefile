@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest protos/build.py hatch_build.py
+CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
 
 .PHONY: help setup demo test check bench up proto kernel format soak faults quality clean
 
@@ -38,11 +38,12 @@ up: $(VENV)/.local  ## the stack, until Ctrl-C
 test: $(VENV)/.dev  ## every test, the real stack among them
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## formatting, lint, types, protos
+check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/pytest --quiet tests/chart
 
 format: $(VENV)/.dev  ## put the code in order
 	$(BIN)/ruff check --fix --quiet $(CODE) || true

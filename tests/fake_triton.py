@@ -43,6 +43,8 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
                 "frame": "1024",
                 "resize": "longest",
                 "outputs": '["embedding"]',
+                "variant": "fp32",
+                "backend": "onnxruntime",
             }
             for key, value in told.items():
                 answer.config.parameters[key].string_value = value

@@ -71,7 +71,7 @@ class FakeEncoder:
         name = model or "nano"
         if name not in ("nano", "twin"):
             raise ModelNotFound(name, ["nano", "twin"])
-        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",))
+        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",), "fp32", "onnxruntime")
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
@@ -109,6 +109,9 @@ class FakeEmbeddings:
         self.image = image
         self.known: set[str] = set()
         self.failure: Exception | None = None
+
+    def version_served(self, model: str, expected: str) -> str:
+        return expected
 
     async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
         if self.failure is not None:

@@ -48,6 +48,6 @@ def new_photo() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def coins() -> Path:
     return Path(__file__).parents[2] / "examples" / "coins.png"

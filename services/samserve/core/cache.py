@@ -24,7 +24,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from samserve.core import tracing
 from samserve.core.breaker import Breaker, BreakerOpen
 from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, Head, pack, unpack, unpack_head
-from samserve.core.telemetry import CACHE_OUTCOMES
+from samserve.core.telemetry import CACHE_BYTES, CACHE_OUTCOMES
 
 log = structlog.get_logger()
 
@@ -117,6 +117,7 @@ class EmbeddingCache:
             if not problem.passing or await self._ask("put", command) is None:
                 return
         CACHE_OUTCOMES.labels("stored").inc()
+        CACHE_BYTES.labels("written").inc(len(packed))
 
     async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
         """Ask to be the one who makes the entry, for `seconds`; `token` is the asker's own. One round trip.
@@ -160,6 +161,7 @@ class EmbeddingCache:
             return None
         packed: bytes | None = answers[0] or None
         CACHE_OUTCOMES.labels("hit" if packed else "miss").inc()
+        CACHE_BYTES.labels("read").inc(len(packed or b""))
         return packed
 
     async def _head(self, key: CacheKey, packed: bytes) -> Head | None:

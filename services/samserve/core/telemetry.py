@@ -22,8 +22,18 @@ from prometheus_client import Counter, Gauge, Histogram
 from samserve.core import tracing
 
 CACHE_OUTCOMES = Counter("samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"])
+CACHE_BYTES = Counter(
+    "samserve_cache_bytes_total", "Bytes of embeddings read from the cache and written to it.", ["way"]
+)
 EMBEDDED = Counter(
     "samserve_embedded_total", "Images answered by the embedding service: hit, miss, coalesced.", ["model", "cache"]
+)
+MODEL_INFO = Gauge(
+    "samserve_model_info",
+    "1 for what this process answers with, 0 for what it no longer does. Of the embedding service: what Triton has "
+    "loaded, by which variant and backend; of a decoder: every version whose embeddings it takes.",
+    ["model", "version", "variant", "backend"],
+    multiprocess_mode="livemax",
 )
 DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
 RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of images kept ready in this process.")

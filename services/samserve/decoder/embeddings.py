@@ -67,6 +67,13 @@ class Embeddings:
         self._resident, self._cache, self._embedder, self._prepare = resident, cache, embedder, prepare
         self._admission = admission
         self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
+        self._served: dict[str, str] = {}
+
+    def version_served(self, model: str, expected: str) -> str:
+        """The version that the embedding service answered with last, until it has the one that is expected: variants
+        of a model share its decoder, so that the encoder's can be another one.
+        """
+        return self._served.get(model, expected)
 
     async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
         """Find the image, or have it embedded by any of the model's versions. Raises EmbeddingNotCached if it is not
@@ -81,6 +88,8 @@ class Embeddings:
         if data is None:
             raise EmbeddingNotCached(key.image_id)
         embedded = await self._embedder.embed(key.tenant, model, data)
+        if embedded.embedding.model_version in versions:
+            self._served[model] = embedded.embedding.model_version
         with self._admission.place():
             return await self._found(key, versions, embedded)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from samserve.core.errors import ModelNotFound
+from samserve.core.telemetry import MODEL_INFO
 from samserve.decoder.mask_decoder import MaskDecoder
 
 
@@ -27,3 +28,8 @@ class Models:
     def of_version(self, model_version: str) -> MaskDecoder:
         """The one for an embedding that was found for one of these models: a version is of one model."""
         return self._by_version[model_version]
+
+    def tell(self) -> None:
+        """Have the metrics name every version whose embeddings are taken, whatever variant made them."""
+        for version, decoder in self._by_version.items():
+            MODEL_INFO.labels(decoder.bundle.name, version, "", "").set(1)

@@ -105,6 +105,7 @@ class Segmented:
 class Finder(Protocol):
     """Finds embeddings."""
 
+    def version_served(self, model: str, expected: str) -> str: ...
     async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found: ...
 
 
@@ -129,7 +130,7 @@ class Segmenter:
     async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         """The image, ready; it is embedded if it must be and the bytes are given."""
         bundle = self._models.named(order.model).bundle
-        version = order.model_version or bundle.model_version
+        version = order.model_version or self._embeddings.version_served(bundle.name, bundle.model_version)
         if version not in bundle.versions:
             raise ModelVersionMismatch(version, bundle.model_version)
         with clock.stage("hash"):

@@ -49,6 +49,7 @@ async def serve(settings: DecoderSettings) -> None:
     threads = Threads(settings.decode_threads)
     decoders = [MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)]
     models = Models(decoders)
+    models.tell()
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
     embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)

@@ -35,6 +35,8 @@ class Admission:
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap
         self._number = count()
         self._seconds = 1.0  # that an image takes, about
+        for priority in Priority:
+            WAITING.labels(priority.name.lower())  # 0 before anyone has waited, rather than unknown
 
     async def slot(self, priority: Priority) -> AbstractContextManager[None]:
         """Wait for a slot, to be entered at once: `with await admission.slot(...):`. Raises Overloaded if too many wait

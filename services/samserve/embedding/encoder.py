@@ -20,6 +20,7 @@ from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unav
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
 from samserve.core.rpc import EVERY_SERVER
+from samserve.core.telemetry import MODEL_INFO
 from samserve.core.tracing import Kind, carried, span
 from samserve.embedding.admission import Priority
 
@@ -37,12 +38,16 @@ SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not hold up callers whos
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """What Triton says of an encoder it serves; frame: what it sees; outputs: the tensors of an embedding."""
+    """What Triton says of an encoder it serves; frame: what it sees; outputs: the tensors of an embedding; variant and
+    backend: how it is run, empty if Triton's repository does not say.
+    """
 
     name: str
     model_version: str
     frame: Frame
     outputs: tuple[str, ...]
+    variant: str
+    backend: str
 
 
 class TritonEncoder:
@@ -55,6 +60,7 @@ class TritonEncoder:
         self._client = InferenceServerClient(url, channel_args=CHANNEL)
         self._url, self._timeout, self._default = url, timeout, default
         self._specs: dict[str, EncoderSpec | None] = {}
+        self._loaded: frozenset[EncoderSpec] = frozenset()
         self._asked = 0.0
 
     async def spec(self, model: str) -> EncoderSpec:
@@ -86,9 +92,18 @@ class TritonEncoder:
         with self._asking():
             index = await self._client.get_model_repository_index(as_json=True, client_timeout=SPEC_TIMEOUT)
         ready = {entry["name"]: entry.get("state") == "READY" for entry in index.get("models", [])}
-        loaded = await asyncio.gather(*(self._ask_for(name) for name in ready if ready[name]))
+        specs = await asyncio.gather(*(self._ask_for(name) for name in ready if ready[name]))
+        loaded = frozenset(spec for spec in specs if spec is not None)
+        self._tell(loaded)
         unloaded = {name: self._specs.get(name) for name in ready if not ready[name]}
-        return {**unloaded, **{spec.name: spec for spec in loaded if spec is not None}}
+        return {**unloaded, **{spec.name: spec for spec in loaded}}
+
+    def _tell(self, loaded: frozenset[EncoderSpec]) -> None:
+        """Have the metrics say what is loaded, and that what was loaded before and has gone is not."""
+        for spec in self._loaded | loaded:
+            labels = (spec.name, spec.model_version, spec.variant, spec.backend)
+            MODEL_INFO.labels(*labels).set(spec in loaded)
+        self._loaded = loaded
 
     async def _ask_for(self, name: str) -> EncoderSpec | None:
         """What Triton says of a model that is ready; None: it is none of ours."""
@@ -98,7 +113,10 @@ class TritonEncoder:
         if "bundle" not in facts:
             return None
         frame = Frame(int(facts["frame"]), facts["resize"] == STRETCH)
-        return EncoderSpec(name, facts["model_version"], frame, tuple(json.loads(facts["outputs"])))
+        outputs = tuple(json.loads(facts["outputs"]))
+        return EncoderSpec(
+            name, facts["model_version"], frame, outputs, facts.get("variant", ""), facts.get("backend", "")
+        )
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

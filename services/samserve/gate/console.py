@@ -17,9 +17,11 @@ from samserve.core.errors import SamserveError
 from samserve.gate.judge import Report
 from samserve.gate.pictures import Picture, pictures
 from samserve.gate.triton import OtherModel, asked, served
-from samserve.gate.variants import Reference, Tried, publish, refer, try_variant, verify
+from samserve.gate.variants import Reference, Tried, publish, refer, try_engine, try_variant, verify
 from samserve.local.process import StartFailed
 from samserve.models.bundle import Bundle
+from samserve.models.engine import Engine, published
+from samserve.models.engine import publish as publish_plan
 from samserve.models.quantise import AUTO, RECIPES, NothingToQuantise
 from samserve.models.store import UnknownModel
 from samserve.models.variant import BrokenBundle
@@ -46,7 +48,7 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
     """Make CPU variants, keep the fastest that passes the gate. Exit code 1: refused."""
     wanted = list(RECIPES) if precision == AUTO else [precision]
     with _failures():
-        bundle = store().load(name)
+        bundle = store().own(name)
         shown = pictures(bundle.frame, images)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside, _progress() as steps:
             reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
@@ -70,6 +72,19 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
             _say(f"{name} in {one.precision}", one.report)
         raise typer.Exit(1)
     err.print(f"kept as {name}:{variant}", highlight=False)
+
+
+def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
+    """Have an engine for this machine's GPU pass the gate, and published; its variant's name. Exit code 1: refused."""
+    if (there := published(bundle, engine)) is not None:
+        return there
+    with _failures(), _progress() as steps:
+        shown = pictures(bundle.frame, images)
+        reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
+        report, milliseconds = try_engine(bundle, engine, shown, reference, steps(engine.file.name, len(shown)))
+    err.print(_table(f"{engine.file.name}: {milliseconds:,.1f} ms an image", report))
+    _refuse_unless_passed(engine.file.name, report)
+    return publish_plan(bundle, engine, report).name
 
 
 def _try_all(

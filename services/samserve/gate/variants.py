@@ -18,8 +18,9 @@ from samserve.gate.masks import Tensors
 from samserve.gate.pictures import Picture
 from samserve.gate.triton import served
 from samserve.models.bundle import Bundle, load_bundle
+from samserve.models.engine import Engine
 from samserve.models.quantise import write
-from samserve.models.variant import FACTS, VARIANTS, load_variant
+from samserve.models.variant import FACTS, TENSORRT, VARIANTS, Variant, load_variant, version_of
 
 Advance = Callable[[], object]
 THREADS = 2  # of the gate's own decoder
@@ -89,6 +90,17 @@ def try_variant(
     with served(replace(bundle, variant=load_variant(folder))) as encoder:
         report, milliseconds = verify(bundle, encoder, pictures, reference, advance)
     return Tried(precision, folder, report, milliseconds)
+
+
+def try_engine(
+    bundle: Bundle, engine: Engine, pictures: Sequence[Picture], reference: Reference, advance: Advance
+) -> tuple[Report, float]:
+    """Judge and time an engine on this machine's GPU, by Triton's TensorRT backend. Raises StartFailed, Unavailable."""
+    facts = engine.facts
+    version = version_of(bundle.name, facts["sha256"], bundle.facts["preprocessing"], facts["precision"])
+    candidate = Variant(engine.file.stem, version, TENSORRT, engine.file, facts["precision"], facts)
+    with served(replace(bundle, variant=candidate)) as encoder:
+        return verify(bundle, encoder, pictures, reference, advance)
 
 
 def publish(bundle: Bundle, tried: Tried, reference: Reference) -> str:

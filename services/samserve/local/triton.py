@@ -80,13 +80,12 @@ def environment(home: Path) -> dict[str, str]:
 
 def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, log: Path) -> Program:
     """Start a server on 127.0.0.1; it is ready when `ready` says so."""
-    home = install()
+    server, environment = _server()
     command = [
-        str(home / "wheel" / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        *server,
         f"--model-repository={repository}",
         "--model-control-mode=explicit",  # a model may be unloaded and loaded again by name
         "--load-model=*",
-        f"--backend-directory={home / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name=samserve-{grpc_port}",
         "--http-address=127.0.0.1",
         f"--http-port={http_port}",
@@ -96,7 +95,16 @@ def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, l
         f"--metrics-port={metrics_port}",
         "--allow-gpu-metrics=false",
     ]
-    return Program("Triton", command, environment(home), log)
+    return Program("Triton", command, environment, log)
+
+
+def _server() -> tuple[list[str], dict[str, str]]:
+    """The command and environment of NVIDIA's own server, which its image brings with all backends, or the wheel's."""
+    if (own := shutil.which("tritonserver")) is not None:
+        return [own], dict(os.environ)
+    home = install()
+    binary = home / "wheel" / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    return [str(binary), f"--backend-directory={home / 'backends'}"], environment(home)
 
 
 def ready(http_port: int) -> bool:

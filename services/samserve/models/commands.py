@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from samserve.commands import Json, err, fail, out, store
 from samserve.models.bundle import Bundle, variant_names
+from samserve.models.published import PUBLISHED
 from samserve.models.quantise import AUTO, RECIPES
 from samserve.models.store import UnknownModel
 from samserve.models.variant import EXPORTED, BrokenBundle
@@ -49,20 +53,23 @@ def build_engines(
     target: Annotated[list[str], typer.Option(help="sm89, 8.9, L4, or here: this machine's GPU; give several.")],
     precision: Annotated[Literal["fp16", "bf16"], typer.Option(help="Of the products; the rest is fp32.")] = "fp16",
     batch: Annotated[str, typer.Option(help="Least, optimum and most images in a batch.")] = "1,4,8",
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Compile a model's encoder with TensorRT, for each target; what is there already is not compiled again.
 
-    The engines are kept in the model's folder, and served once they have passed the gate. Without a GPU, TensorRT-RTX
-    checks that they compile.
+    The engines are kept in the model's folder. One for this machine's own GPU is then put through the gate, and is
+    served as NAME:here once it has passed. Without a GPU, TensorRT-RTX checks that they compile.
+
+    Exit code 0: all are there, and this GPU's has passed; 1: it is refused, or something failed; 2: a wrong argument.
     """
     try:
         from samserve.models.compiler import EngineRefused, NoCompiler, find_compiler
         from samserve.models.engine import Profile, Recipe, build
-        from samserve.models.target import UnknownTarget, target_of
+        from samserve.models.target import UnknownTarget, gpu_here, target_of
     except ModuleNotFoundError as problem:
         fail(1, f"{problem.name} is not installed: pip install 'samserve[engine-check]'", as_json)
-    bundle = _load(name)
+    bundle = _own(name)
     try:
         profile = Profile.parse(batch)
         recipes = [Recipe(target_of(one), precision, profile) for one in target]
@@ -73,8 +80,14 @@ def build_engines(
         fail(1 if isinstance(problem, EngineRefused) else 2, str(problem), as_json)
     except (NoCompiler, OSError) as problem:
         fail(1, str(problem), as_json)
+    gpu = gpu_here()
+    mine = [one for one in engines if compiler.serves and gpu is not None and one.facts["target"] == gpu.slug]
+    if mine:
+        from samserve.gate import console
+    kept = {one.file: console.publish_engine(bundle, one, images) for one in mine}
     if as_json:
-        print(json.dumps([{"file": str(engine.file), "built": engine.built, **engine.facts} for engine in engines]))
+        answers = [{"file": str(one.file), "built": one.built, "variant": kept.get(one.file)} for one in engines]
+        print(json.dumps([{**answer, **one.facts} for answer, one in zip(answers, engines, strict=True)]))
         return
     table = Table("target", "size, MiB", "activations, MiB", "seconds", "")
     for engine in engines:
@@ -163,10 +176,79 @@ def quantise_model(
     console.quantise_model(name, precision, images, as_json)
 
 
-def _load(model: str) -> Bundle:
+@app.command("repository")
+def write_models(
+    model: Annotated[list[str], typer.Option(help="NAME, NAME:VARIANT or NAME:here; give several.")],
+    folder: Annotated[Path, typer.Option("--out", help="Triton's --model-repository.")],
+    threads: Annotated[int, typer.Option(min=1, help="Of one encoder on the CPU.")] = os.cpu_count() or 1,
+    instances: Annotated[int, typer.Option(min=1, help="Of one engine, on each GPU.")] = 1,
+) -> None:
+    """Write the model repository that a Triton serves from."""
+    from samserve.models.triton.repository import TritonOptions, UnprovenVariant, write_repository
+
+    bundles = [_load(one) for one in model]
     try:
-        return store().load(model)
+        write_repository(bundles, folder, TritonOptions(threads=threads, instances=instances))
+    except UnprovenVariant as problem:
+        fail(1, str(problem))
+    for bundle in bundles:
+        out.print(f"{bundle.name} {bundle.model_version} {bundle.variant.backend}", markup=False, highlight=False)
+
+
+@app.command("pull")
+def pull_model(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(PUBLISHED)}.")],
+    url: Annotated[str, typer.Option(help="A mirror of the same file.")] = "",
+    sha256: Annotated[str, typer.Option(help="The file's sum, if it is not the published one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Download a published checkpoint from Meta, check it, and make a bundle of it; what is there is not fetched again.
+
+    A download that is cut off goes on where it was when the command is given again.
+    """
+    from samserve.models.download import NotDownloaded, download
+
+    if name not in PUBLISHED:
+        fail(2, f"{name!r} is not published: there is {', '.join(PUBLISHED)}; export any other from its file", as_json)
+    if name in store().paths():
+        _tell_of(name, as_json)
+        return
+    one = PUBLISHED[name]
+    file = store().folder / ".checkpoints" / one.file
+    columns = (TextColumn(one.file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=err, transient=True) as progress:
+            bar = progress.add_task("", total=None)
+
+            def show(there: int, total: int) -> None:
+                progress.update(bar, completed=there, total=total or None)
+
+            download(url or one.url, file, sha256 or one.sha256, show)
+    except (NotDownloaded, OSError) as problem:
+        fail(1, str(problem), as_json)
+    export_model(file, name, as_json)
+
+
+def _tell_of(name: str, as_json: bool) -> None:
+    bundle = _load(name)
+    if as_json:
+        print(json.dumps({"name": name, "model_version": bundle.model_version, "path": str(bundle.path)}))
+    else:
+        out.print(f"{name} is there: {bundle.model_version}, in {bundle.path}", markup=False, highlight=False)
+
+
+def _load(model: str) -> Bundle:
+    return _found(store().load, model)
+
+
+def _own(name: str) -> Bundle:
+    return _found(store().own, name)
+
+
+def _found(find: Callable[[str], Bundle], model: str) -> Bundle:
+    try:
+        return find(model)
     except UnknownModel as problem:
         fail(2, str(problem))
-    except BrokenBundle as problem:
+    except (BrokenBundle, OSError) as problem:
         fail(1, str(problem))

@@ -25,7 +25,7 @@ from samserve.models.bundle import ENCODER, Bundle
 from samserve.models.compiler import STANDARD, Compiler, EngineRefused, count_types
 from samserve.models.precision import Half, mixed
 from samserve.models.target import Target
-from samserve.models.variant import TENSORRT, VARIANTS, digest, read_facts, write_variant
+from samserve.models.variant import FACTS, TENSORRT, VARIANTS, digest, read_facts, write_variant
 
 ENGINES = "engines"
 PLAN = "model.plan"
@@ -75,7 +75,7 @@ class Engine:
 
 
 class Report(Protocol):
-    """What the gate (samserve.models.gate) says of a candidate."""
+    """What the gate (samserve.gate) says of a candidate."""
 
     @property
     def passed(self) -> bool: ...
@@ -104,6 +104,13 @@ def build(bundle: Bundle, recipe: Recipe, compiler: Compiler, say: Callable[[str
     return Engine(file, read_facts(_facts_of(file)), built=False)
 
 
+def published(bundle: Bundle, engine: Engine) -> str | None:
+    """The name of the variant that this very engine is already, if it is."""
+    name = _variant_name(engine)
+    file = bundle.path / VARIANTS / name / FACTS
+    return name if file.exists() and read_facts(file)["sha256"] == engine.facts["sha256"] else None
+
+
 def publish(bundle: Bundle, engine: Engine, report: Report) -> Path:
     """Make a variant of an engine that has passed the gate, in place of a former one of its name: its folder.
 
@@ -114,7 +121,7 @@ def publish(bundle: Bundle, engine: Engine, report: Report) -> Path:
         raise EngineRefused(f"{engine.file.name} is a check by {facts['compiler']}: Triton runs plans of TensorRT only")
     if not report.passed:
         raise EngineRefused(f"{engine.file.name} has not passed the gate, and stays unpublished")
-    name = f"{facts['precision']}-{facts['target']}"
+    name = _variant_name(engine)
     made, place = bundle.path / ENGINES / f"{name}.variant", bundle.path / VARIANTS / name
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
@@ -138,6 +145,10 @@ def encoder_digest(bundle: Bundle) -> str:
     """12 hexadecimal digits that change with the encoder's graph or its weights, in however many files they lie."""
     files = {name: file["sha256"] for name, file in bundle.facts["files"].items() if name.startswith(ENCODER)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _variant_name(engine: Engine) -> str:
+    return f"{engine.facts['precision']}-{engine.facts['target']}"
 
 
 def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """A variant: one way to run a bundle's encoder, in a lower precision or compiled for one kind of GPU.
 
 It lies in the bundle's folder under `variants/NAME/`: its files, and variant.json with the facts below. A variant is
-there only if it has passed the gate (samserve.models.gate), whose report is among the facts.
+there only if it has passed the gate (samserve.gate), whose report is among the facts.
 """
 
 from __future__ import annotations

@@ -92,6 +92,15 @@ async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_ve
     assert embedder.asked == 1
 
 
+async def test_after_bytes_the_variant_that_is_served_is_looked_for() -> None:
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder("v1-int8"), Preparer())
+    assert embeddings.version_served("nano", "v1") == "v1"
+    await embeddings.find(KEY, "nano", VERSIONS, b"photo")
+    served = replace(KEY, model_version=embeddings.version_served("nano", "v1"))
+    assert (await embeddings.find(served, "nano", VERSIONS, None)).image.model_version == "v1-int8"
+    assert embeddings.version_served("twin", "w1") == "w1"
+
+
 async def test_calls_at_once_prepare_an_image_once() -> None:
     prepare = Preparer()
     embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.config import BUNDLES
@@ -97,3 +98,10 @@ def test_the_size_of_a_mask_to_refine_is_the_models_own(models: Models) -> None:
     with ThreadPoolExecutor(1) as pool:
         segmenter = Segmenter(Finder(), models, pool, Admission(2, 8))
         assert [segmenter.low_res(model) for model in ("", "nano", "twin")] == [256, 256, 128]
+
+
+def test_metrics_name_every_version_whose_embeddings_are_taken(models: Models) -> None:
+    models.tell()
+    for model, version in (("nano", "nano-fp32"), ("nano", "nano-int8"), ("twin", "twin-fp32")):
+        labels = {"model": model, "version": version, "variant": "", "backend": ""}
+        assert REGISTRY.get_sample_value("samserve_model_info", labels) == 1

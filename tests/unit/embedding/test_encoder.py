@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import grpc.aio
 import pytest
 from fake_triton import FakeTriton
+from prometheus_client import REGISTRY
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.geometry import Frame
 from samserve.embedding import encoder as encoder_module
 from samserve.embedding.encoder import EncoderSpec, TritonEncoder
 from tritonclient.grpc import service_pb2_grpc as rpc
 
-NANO = EncoderSpec("nano", "nano-1", Frame(1024), ("embedding",))
+NANO = EncoderSpec("nano", "nano-1", Frame(1024), ("embedding",), "fp32", "onnxruntime")
 
 
 @dataclass
@@ -86,3 +87,17 @@ async def test_without_any_answer_from_triton_callers_are_told_to_retry(served: 
     await served.server.stop(None)
     with pytest.raises(Unavailable, match="Triton"):
         await served.encoder.spec("nano")
+
+
+@pytest.mark.usefixtures("asked_each_time")
+async def test_metrics_say_what_is_loaded_and_what_no_longer_is(served: Served) -> None:
+    def said(model: str, version: str) -> float | None:
+        labels = {"model": model, "version": version, "variant": "fp32", "backend": "onnxruntime"}
+        return REGISTRY.get_sample_value("samserve_model_info", labels)
+
+    served.triton.version = "told"
+    await served.encoder.spec("nano")
+    assert (said("nano", "nano-told"), said("twin", "twin-told")) == (1, 1)
+    served.triton.version, served.triton.ready["twin"] = "told anew", False
+    await served.encoder.spec("nano")
+    assert (said("nano", "nano-told"), said("nano", "nano-told anew"), said("twin", "twin-told")) == (0, 1, 0)

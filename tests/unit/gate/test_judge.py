@@ -11,6 +11,7 @@ import spoil
 from samserve.core.config import BUNDLES
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
+from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.gate.judge import Encoder, Report, judge
 from samserve.gate.masks import Tensors
@@ -32,7 +33,7 @@ def encoder_of(model: onnx.ModelProto) -> Encoder:
 
 @pytest.fixture(scope="module")
 def decoder() -> MaskDecoder:
-    return MaskDecoder(load_bundle(BUNDLES / "nano"), threads=2)
+    return MaskDecoder(load_bundle(BUNDLES / "nano"), Threads(2))
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,9 @@ def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(
         "frame": "1024",
         "resize": "longest",
         "outputs": json.dumps(["embedding"]),
-        "runtime": "onnxruntime",
+        "variant": "fp32",
+        "backend": "onnxruntime",
+        "precision": "fp32",
         "encoder": str(nano.encoder),
         "threads": "2",
     }

@@ -23,8 +23,9 @@ from samserve.models.checkpoints.checkpoint import (
 from samserve.models.checkpoints.meta_sam import HQ_TOKEN, sam_config, sam_state
 from samserve.models.checkpoints.meta_sam2 import FRAME, OF_2_1, TRUNK, sam2_config, sam2_state
 from samserve.models.checkpoints.torch_file import load_torch_file
+from samserve.models.published import PUBLISHED
 
-META_SAM = ("01ec64", "0b3195", "4b8939")  # how the digests of the three published SAM files begin
+META_LICENCE = "Apache-2.0"  # of all that Meta publishes of SAM and SAM 2
 CHUNK = 2**20
 
 
@@ -69,7 +70,7 @@ def _read_file(path: Path) -> Checkpoint:
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
         source=Source(path.name, digest, kind),
-        licence="Apache-2.0" if digest.startswith(META_SAM) else UNKNOWN,
+        licence=META_LICENCE if digest in {one.sha256 for one in PUBLISHED.values()} else UNKNOWN,
     )
 
 

@@ -50,7 +50,7 @@ class TritonPythonModel:
         """Load the encoder that the model's parameters name, in the runtime that they name."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        load = RUNTIMES[parameters["runtime"]]
+        load = RUNTIMES[parameters["backend"]]
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
         self._run = load(parameters["encoder"], self._outputs, int(parameters["threads"]), parameters["precision"])

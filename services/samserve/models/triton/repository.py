@@ -112,7 +112,6 @@ def _engine_config(bundle: Bundle, options: TritonOptions) -> str:
 
 def _cpu_config(bundle: Bundle, options: TritonOptions) -> str:
     runs = {
-        "runtime": bundle.variant.backend,
         "precision": bundle.variant.precision,
         "encoder": str(bundle.variant.model.resolve()),  # read in place, with the weights beside it
         "threads": str(options.threads),
@@ -137,6 +136,8 @@ def _config(
         "frame": str(frame),
         "resize": bundle.facts["preprocessing"]["resize"],
         "outputs": json.dumps(list(bundle.embedding)),
+        "variant": bundle.variant.name,
+        "backend": bundle.variant.backend,
         **runs,
     }
     return _CONFIG.format(

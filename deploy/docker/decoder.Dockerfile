@@ -1,0 +1,26 @@
+# The decoder: gRPC on 8501, metrics on 9464. From the repository's root:
+#   docker build --file deploy/docker/decoder.Dockerfile --tag samserve-decoder:0.3.0 .
+
+# Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.
+ARG PYTHON_DIGEST=
+
+# The same in all our images, so it is built once.
+FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST} AS wheel
+WORKDIR /src
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
+COPY protos protos
+COPY services services
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM wheel AS packages
+RUN python -m venv --without-pip /opt/samserve \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder]"
+
+FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
+COPY --from=packages /opt/samserve /opt/samserve
+# The root file system may be read-only: what is written at all goes to /tmp.
+ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve
+USER 10001:10001
+EXPOSE 8501 9464
+ENTRYPOINT ["python", "-m", "samserve.decoder.server"]

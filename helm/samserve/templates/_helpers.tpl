@@ -1,0 +1,177 @@
+{{/* The name that all names begin with: at most 30 characters, as KubeRay allows a RayService 41, its Service 50. */}}
+{{- define "samserve.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* The ports of all parts; those of our services are the defaults of samserve.core.config. */}}
+{{- define "samserve.ports" -}}
+embedding: 8500
+embeddingHttp: 8502
+decoder: 8501
+metrics: 9464
+tritonHttp: 8000
+tritonGrpc: 8001
+tritonMetrics: 8002
+redis: 6379
+rayDashboard: 8265
+rayAgent: 52365
+rayMetrics: 8080
+haproxyMetrics: 9101
+{{- end }}
+
+{{/* What selects the pods of a part; arguments: the root and the part. Never anything that changes with an upgrade, and
+     not app.kubernetes.io/name, which on Ray's pods belongs to KubeRay. */}}
+{{- define "samserve.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/part-of: samserve
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Of pods: nothing that changes with the chart's version, or each would be replaced. */}}
+{{- define "samserve.podLabels" -}}
+{{ include "samserve.selector" . }}
+app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
+{{- end }}
+
+{{- define "samserve.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "samserve.selector" . }}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{- define "samserve.image" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- with $root.Values.images -}}
+{{- if .registry }}{{ .registry }}/{{ end }}samserve-{{ $name -}}
+{{- $digest := index .digests $name -}}
+{{- if $digest }}@{{ $digest }}{{ else }}:{{ .tag | default $root.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What every pod has: its account, without a token, and no privileges. */}}
+{{- define "samserve.pod" -}}
+{{- $root := index . 0 -}}
+serviceAccountName: {{ include "samserve.fullname" $root }}-{{ index . 1 }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- with $root.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod goes; argument: the part's values. */}}
+{{- define "samserve.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "samserve.restricted" -}}
+securityContext:
+  runAsNonRoot: true
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: { drop: [ALL] }
+  seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{/* REDIS_URL, from a Secret where there is one. REDIS_PASSWORD would be Ray's, for a Redis of its own. */}}
+{{- define "samserve.redisEnv" -}}
+{{- $port := (include "samserve.ports" . | fromYaml).redis -}}
+{{- $host := printf "%s-redis:%v" (include "samserve.fullname" .) $port -}}
+{{- with .Values.redis }}
+{{- if not .bundled }}
+- name: REDIS_URL
+  valueFrom: { secretKeyRef: { name: {{ .external.existingSecret }}, key: {{ .external.urlKey }} } }
+{{- else if .passwordSecret }}
+- name: CACHE_PASSWORD
+  valueFrom: { secretKeyRef: { name: {{ .passwordSecret }}, key: password } }
+- name: REDIS_URL
+  value: redis://:$(CACHE_PASSWORD)@{{ $host }}/0
+{{- else }}
+- name: REDIS_URL
+  value: redis://{{ $host }}/0
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* SAMSERVE_MODELS: NAME or NAME:VARIANT, the first is the default. */}}
+{{- define "samserve.models" -}}
+{{- $models := list -}}
+{{- range .Values.models }}
+{{- $models = append $models (ternary (printf "%s:%s" .name .variant) .name (not (empty .variant))) }}
+{{- end }}
+{{- join "," $models }}
+{{- end }}
+
+{{/* Not empty if an engine is built for the model; arguments: the root and the model. */}}
+{{- define "samserve.engine" -}}
+{{- $values := (index . 0).Values -}}
+{{- if and $values.triton.gpu.enabled $values.triton.engine.build (not (index . 1).variant) }}yes{{ end }}
+{{- end }}
+
+{{- define "samserve.claim" -}}
+{{- .Values.store.existingClaim | default (printf "%s-store" (include "samserve.fullname" .)) }}
+{{- end }}
+
+{{/* Values that do not go together, each refused by a sentence. */}}
+{{- define "samserve.check" -}}
+{{- $store := .Values.store.enabled -}}
+{{- $names := list -}}
+{{- range $index, $model := .Values.models }}
+{{- if has .name $names }}
+{{- fail (printf "models[%d].name: %s is there already; requests could not tell its variants apart" $index .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- if and .pull (not $store) }}
+{{- fail (printf "models[%d].pull: %s needs the store to lie in; set store.enabled" $index .name) }}
+{{- end }}
+{{- if and (include "samserve.engine" (list $ .)) (not $store) }}
+{{- fail (printf "triton.engine.build: the engine of %s needs the store to lie in; set store.enabled" .name) }}
+{{- end }}
+{{- end }}
+{{- with .Values.triton }}
+{{- if and .gpu.enabled (not .engine.build) }}
+{{- range $index, $model := $.Values.models }}
+{{- if not .variant }}
+{{- fail (printf "models[%d].variant: must name an engine while triton.engine.build is off, or the GPU of triton.gpu would idle" $index) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.triton.autoscaling }}
+{{- if gt (int .min) (int .max) }}{{ fail "triton.autoscaling.min: is larger than triton.autoscaling.max" }}{{ end }}
+{{- end }}
+{{- with .Values.decoder.autoscaling }}
+{{- if gt (int .min) (int .max) }}{{ fail "decoder.autoscaling.min: is larger than decoder.autoscaling.max" }}{{ end }}
+{{- end }}
+{{- with .Values.embedding }}
+{{- if gt (int .workers.min) (int .workers.max) }}{{ fail "embedding.workers.min: is larger than embedding.workers.max" }}{{ end }}
+{{- if gt (int .replicas.min) (int .replicas.max) }}{{ fail "embedding.replicas.min: is larger than embedding.replicas.max" }}{{ end }}
+{{- end }}
+{{- with .Values.decoder }}
+{{- if le (int .drainSeconds) (int .embedTimeoutSeconds) }}
+{{- fail "decoder.drainSeconds: must be more than decoder.embedTimeoutSeconds, or the longest call would be cut off" }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,169 @@
+"""Alerts fire on what they are for, one by one, and on nothing that is healthy: asked of Prometheus' own promtool."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from manifests import CHART
+
+RULES = CHART / "alerts" / "samserve.yaml"
+Trouble = dict[str, tuple[float, float] | None]
+PROMTOOL = shutil.which("promtool")
+with_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not there: it comes with Debian's prometheus")
+
+MINUTES = 60  # of trouble
+DAY = 24 * 60
+WELL = {"SamserveCacheMisses": DAY}  # minutes in which all is well before it, where they are not the usual ones
+DECODER, EMBEDDING = 'namespace="v",job="s-decoder",pod="d"', 'namespace="v",job="v/s-embedding",pod="e"'
+TRITON = 'namespace="v",job="s-triton",pod="t",model="nano"'
+KUBE = 'namespace="v",deployment="s-triton"'
+RAY = f'{EMBEDDING},deployment="EmbeddingService"'
+
+
+def info(labels: str, version: str = "nano-1") -> str:
+    return f'samserve_model_info{{{labels},model="nano",version="{version}"}}'
+
+
+def requests(labels: str, method: str, code: str) -> str:
+    return f'samserve_requests_total{{{labels},method="{method}",code="{code}"}}'
+
+
+def outcomes(labels: str, outcome: str) -> str:
+    return f'samserve_cache_outcomes_total{{{labels},outcome="{outcome}"}}'
+
+
+def clicks_within(seconds: str) -> str:
+    return f'samserve_request_seconds_bucket{{{DECODER},method="Predict",le="{seconds}"}}'
+
+
+def queued_within(seconds: str) -> str:
+    return f'samserve_stage_seconds_bucket{{{EMBEDDING},stage="queue",le="{seconds}"}}'
+
+
+def lookups(outcome: str) -> str:
+    return f'samserve_resident_lookups_total{{{DECODER},outcome="{outcome}"}}'
+
+
+EVICTIONS = f"samserve_resident_evictions_total{{{DECODER}}}"
+WAITING = f"samserve_decode_waiting{{{DECODER}}}"
+QUEUED = f"nv_inference_queue_duration_us{{{TRITON}}}"
+TRITONS = f"kube_deployment_status_replicas_available{{{KUBE}}}"
+REPLICAS = f"ray_serve_deployment_replica_healthy{{{RAY}}}"
+
+# What a series is, and how much more it gets each minute: gauges get nothing.
+HEALTHY: dict[str, tuple[float, float]] = {
+    f"up{{{DECODER}}}": (1, 0),
+    f"up{{{EMBEDDING}}}": (1, 0),
+    f"up{{{TRITON}}}": (1, 0),
+    info(DECODER): (1, 0),
+    info(EMBEDDING): (1, 0),
+    info(EMBEDDING, "nano-0"): (0, 0),  # the one before
+    requests(DECODER, "Predict", "OK"): (0, 6000),
+    requests(DECODER, "Predict", "INTERNAL"): (0, 1),
+    requests(DECODER, "Predict", "RESOURCE_EXHAUSTED"): (0, 1),
+    requests(DECODER, "Interact", "UNAVAILABLE"): (0, 1),  # all of them, but hardly any
+    requests(EMBEDDING, "Embed", "OK"): (0, 60),
+    requests(EMBEDDING, "Embed", "NOT_FOUND"): (0, 60),  # the client's turn to send the bytes
+    requests(EMBEDDING, "Embed", "RESOURCE_EXHAUSTED"): (0, 0),
+    clicks_within("0.1"): (0, 5000),
+    clicks_within("0.5"): (0, 5990),
+    clicks_within("5"): (0, 6000),
+    clicks_within("+Inf"): (0, 6000),
+    queued_within("1"): (0, 58),
+    queued_within("10"): (0, 60),
+    queued_within("+Inf"): (0, 60),
+    WAITING: (1, 0),
+    QUEUED: (0, 60 * 50_000),
+    f"nv_inference_request_success{{{TRITON}}}": (0, 60),
+    TRITONS: (1, 0),
+    REPLICAS: (2, 0),
+    f"ray_serve_autoscaling_target_replicas{{{RAY}}}": (2, 0),
+    outcomes(DECODER, "hit"): (0, 900),
+    outcomes(DECODER, "miss"): (0, 100),
+    outcomes(DECODER, "error"): (0, 1),
+    outcomes(DECODER, "bypassed"): (0, 0),
+    lookups("hit"): (0, 5900),
+    lookups("miss"): (0, 100),
+    EVICTIONS: (0, 100),  # full, as it is meant to be
+}
+
+# What goes on after that: a series' new value and growth, or None where it ends.
+TROUBLE: dict[str, Trouble] = {
+    "SamserveErrors": {requests(DECODER, "Predict", "INTERNAL"): (0, 300)},
+    "SamserveClickSlow": {clicks_within("0.5"): (0, 5900)},
+    "SamserveRefuses": {requests(EMBEDDING, "Embed", "RESOURCE_EXHAUSTED"): (0, 6)},
+    "SamserveDecoderSaturated": {WAITING: (20, 0)},
+    "SamserveEmbeddingQueueOld": {queued_within("1"): (0, 20)},
+    "SamserveEncoderQueueOld": {QUEUED: (0, 60 * 3_000_000)},
+    "SamserveTritonDown": {TRITONS: (0, 0)},
+    "SamserveModelNotReady": {info(EMBEDDING): (0, 0)},
+    "SamserveReplicasMissing": {REPLICAS: (1, 0)},
+    "SamserveVersionMismatch": {info(EMBEDDING): (0, 0), info(EMBEDDING, "nano-2"): (1, 0)},
+    "SamserveTargetDown": {f"up{{{TRITON}}}": (0, 0)},
+    "SamserveNoMetrics": {f"up{{{TRITON}}}": None},
+    "SamserveRedisAway": {outcomes(DECODER, "bypassed"): (0, 500)},
+    "SamserveCacheMisses": {outcomes(DECODER, "hit"): (0, 200), outcomes(DECODER, "miss"): (0, 800)},
+    "SamserveEvictionsThrash": {
+        lookups("hit"): (0, 1000),
+        lookups("miss"): (0, 5000),
+        EVICTIONS: (0, 5000),
+    },
+}
+
+
+def values(series: str, trouble: Trouble, well: int) -> str:
+    """As in HEALTHY for `well` minutes, then the trouble, as promtool writes it; counters go on from where they are."""
+    value, growth = HEALTHY.get(series, (0.0, 0.0))
+    before = f"{value}+{growth}x{well}" if series in HEALTHY else f"_x{well}"
+    after = trouble.get(series, (value, growth))
+    if after is None:
+        return before
+    begin, grows = after
+    reached = growth * well if growth else begin
+    return f"{before} {reached + grows}+{grows}x{MINUTES}"
+
+
+def firing(trouble: Trouble, well: int, expected: list[str], folder: Path) -> str:
+    """What promtool has against `expected` being all that fires in the end; empty: nothing."""
+    samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in expected]
+    asked = {
+        "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": f"{well + MINUTES}m",
+        "exp_samples": samples,
+    }
+    series = [{"series": each, "values": values(each, trouble, well)} for each in {**HEALTHY, **trouble}]
+    case: dict[str, Any] = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
+    file = folder / "case.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}))
+    done = subprocess.run([str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@with_promtool
+def test_the_rules_are_what_prometheus_takes() -> None:
+    subprocess.run([str(PROMTOOL), "check", "rules", str(RULES)], check=True, capture_output=True)
+
+
+@with_promtool
+def test_nothing_fires_while_all_is_well(tmp_path: Path) -> None:
+    assert firing({}, DAY, [], tmp_path) == ""
+
+
+@with_promtool
+@pytest.mark.parametrize("alert", TROUBLE)
+def test_an_alert_fires_on_its_trouble_and_alone(alert: str, tmp_path: Path) -> None:
+    assert firing(TROUBLE[alert], WELL.get(alert, MINUTES), [alert], tmp_path) == ""
+
+
+def test_every_alert_has_its_trouble_and_its_runbook() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert {rule["alert"] for rule in alerts} == TROUBLE.keys()
+    for rule in alerts:
+        assert rule["annotations"].keys() == {"summary", "means", "look", "do"}, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "warn"), rule["alert"]

@@ -1,0 +1,192 @@
+"""The Dockerfiles and the compose file: nothing runs as root, bases are pinned, ports are the settings'."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from manifests import CHART, METRICS, ROOT
+from samserve.core.config import DecoderSettings, EmbeddingSettings
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
+every_image = pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """base: what FROM names; steps: the instructions after it, each a word and the rest of its line."""
+
+    base: str
+    name: str
+    steps: list[tuple[str, str]]
+
+    def all(self, word: str) -> list[str]:
+        return [rest for instruction, rest in self.steps if instruction == word]
+
+
+def stages(file: Path) -> list[Stage]:
+    found: list[Stage] = []
+    text = re.sub(r"^#.*\n", "", file.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    for line in filter(None, map(str.strip, text.splitlines())):
+        word, rest = line.split(maxsplit=1)
+        if word == "FROM":
+            base, _, name = rest.partition(" AS ")
+            found.append(Stage(base, name, []))
+        elif found:
+            found[-1].steps.append((word, rest))
+    return found
+
+
+def extras(*names: str) -> set[str]:
+    """The packages that these extras of ours ask for, those of extras inside among them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages: set[str] = set()
+    for requirement in (each for name in names for each in project[name]):
+        inner = re.fullmatch(r"samserve\[(.*)\]", requirement)
+        packages |= extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
+    return packages
+
+
+def compose() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return read
+
+
+def test_there_is_an_image_for_each_part() -> None:
+    digests = yaml.safe_load((CHART / "values.yaml").read_text())["images"]["digests"]
+    assert {file.stem for file in DOCKERFILES} == digests.keys()
+
+
+@every_image
+def test_bases_are_pinned_by_version_and_can_be_by_digest(file: Path) -> None:
+    before = {stage.name for stage in stages(file)}
+    for stage in stages(file):
+        if stage.base not in before:
+            assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*\$\{[A-Z]+_DIGEST\}", stage.base)
+    assert re.findall(r"^ARG \w+_DIGEST=(.*)$", file.read_text(), re.MULTILINE) in ([""], ["", ""])
+
+
+def test_images_share_the_wheel_and_the_python() -> None:
+    first = [stages(file)[0] for file in DOCKERFILES]
+    assert first.count(first[0]) == len(DOCKERFILES)
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
+    assert first[0].base.startswith(f"python:{python}.")
+
+
+@every_image
+def test_images_run_as_a_user_with_a_number_above_0(file: Path) -> None:
+    last = stages(file)[-1]
+    user, group = last.all("USER")[-1].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    words = [word for word, _ in last.steps]
+    assert "RUN" not in words[words.index("USER") :]
+    assert f"--uid {user} " in " ".join(last.all("RUN"))
+    assert "HOME=/tmp" in " ".join(last.all("ENV"))
+
+
+@every_image
+def test_what_is_served_holds_no_tools_to_build_with(file: Path) -> None:
+    for step in stages(file)[-1].all("RUN"):
+        assert not re.search(r"\b(pip|apt|apt-get|gcc|g\+\+|curl|wget)\b", step)
+    for stage in stages(file):
+        for step in stage.all("RUN"):
+            assert "apt-get" not in step or "rm -rf /var/lib/apt/lists" in step
+            assert "pip install" not in step or "--no-cache-dir" in step
+
+
+@every_image
+def test_packages_are_those_that_are_pinned(file: Path) -> None:
+    (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
+    installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
+    assert all("--constraint constraints.txt" in each for each in [*re.findall(r"pip [^&]*install[^&]*", install)])
+    assert installs
+    named = re.search(r"whl\)\[([\w,]+)\]", install)
+    assert named
+    packages = extras(*named[1].split(","))
+    assert ("torch" in packages) == (file.stem == "triton")
+    assert ("ray" in packages) == (file.stem == "embedding")
+
+
+@every_image
+def test_what_is_copied_is_there_and_is_sent_to_docker(file: Path) -> None:
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for stage in stages(file):
+        for step in stage.all("COPY"):
+            if not step.startswith("--from="):
+                for source in step.split()[:-1]:
+                    assert (ROOT / source).exists(), source
+                    assert any(fnmatch(source, pattern) for pattern in sent), source
+
+
+def test_images_tell_the_settings_ports() -> None:
+    decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
+    expected = {
+        "decoder": {decoder["decoder_port"].default, METRICS},
+        "embedding": {embedding["embedding_port"].default, embedding["http_port"].default, METRICS},
+        "triton": {8000, 8001, 8002},
+    }
+    told = {file.stem: {int(port) for port in stages(file)[-1].all("EXPOSE")[0].split()} for file in DOCKERFILES}
+    assert told == expected
+
+
+def test_a_login_shell_finds_ray() -> None:
+    """KubeRay starts Ray with `bash -lc`, whose /etc/profile forgets the image's path."""
+    steps = " ".join(stages(DEPLOY / "docker" / "embedding.Dockerfile")[-1].all("RUN"))
+    assert "PATH=/opt/samserve/bin:$PATH' > /etc/profile.d/" in steps
+
+
+def test_compose_builds_our_images_and_pins_the_others() -> None:
+    for name, service in compose()["services"].items():
+        if "build" in service:
+            assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file(), name
+            assert service["image"].endswith(":${VERSION}"), name
+        else:
+            assert service["image"] == yaml.safe_load((CHART / "values.yaml").read_text())["redis"]["image"]
+
+
+def test_compose_begins_with_the_projects_version_on_cpus() -> None:
+    begins = dict(line.split("=") for line in (DEPLOY / ".env").read_text().splitlines() if not line.startswith("#"))
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert begins == {"COMPOSE_PROFILES": "cpu", "MODEL": "nano", "VERSION": version}
+
+
+def test_compose_gives_no_privileges() -> None:
+    for name, service in compose()["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_either_profile_of_compose_has_one_triton() -> None:
+    services = compose()["services"]
+    for profile in ("cpu", "gpu"):
+        started = {name: each for name, each in services.items() if profile in each.get("profiles", [profile])}
+        tritons = [
+            each
+            for each in started.values()
+            if "triton" in each.get("networks", {}).get("default", {}).get("aliases", [])
+        ]
+        assert len(tritons) == 1
+        assert ("gpus" in tritons[0]) == (profile == "gpu")
+        for name, service in started.items():
+            for needed, how in service.get("depends_on", {}).items():
+                assert needed in started or how.get("required") is False, name
+
+
+def test_compose_publishes_and_calls_the_settings_ports() -> None:
+    services = compose()["services"]
+    decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
+    ports = {"decoder": decoder["decoder_port"].default, "embedding": embedding["embedding_port"].default}
+    for name, port in ports.items():
+        assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
+        assert services[name]["environment"]["SAMSERVE_METRICS_PORT"] == str(METRICS)
+    assert services["decoder"]["environment"]["EMBEDDING_URL"] == f"embedding:{ports['embedding']}"
+    assert services["embedding"]["environment"]["TRITON_URL"] == "triton:8001"

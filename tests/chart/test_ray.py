@@ -1,0 +1,131 @@
+"""The chart's Serve config, environment and probes, tried on a real Ray, as KubeRay would use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from manifests import CHART, PodOf, environment, of_kind, part, rendered
+from samserve.local.process import Program, free_port, free_range
+
+pytestmark = pytest.mark.skipif(not os.environ.get("CHART_RAY"), reason="CHART_RAY=1 tries a real Ray, for a minute")
+
+MANIFESTS = rendered(CHART / "ci" / "default.yaml")
+CLUSTER: dict[str, Any] = of_kind(MANIFESTS, "RayService")[0]["spec"]
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A Ray of one node; ports: those it has in the place of the chart's."""
+
+    ports: dict[int, int]
+
+    def ask(self, port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
+        """The answer of one of the chart's ports: its status, 0 for none, and its text."""
+        url = f"http://127.0.0.1:{self.ports[port]}{path}"
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, body, headers, method="PUT" if body else "GET")
+        try:
+            with urllib.request.urlopen(request, timeout=90 if body else 10) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.read().decode()
+        except OSError:
+            return 0, ""
+
+    def serves(self) -> bool:
+        status, text = self.ask(8265, "/api/serve/applications/")
+        assert "DEPLOY_FAILED" not in text, text
+        return status == 200 and json.loads(text)["applications"].get("embedding", {}).get("status") == "RUNNING"
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # short: sockets lie in it
+        yield from _running(Path(folder), tmp_path_factory.mktemp("ray") / "ray.log")
+
+
+def _running(folder: Path, log: Path) -> Iterator[Ray]:
+    head, worker = part(MANIFESTS, "embedding")
+    ports = {port["containerPort"]: free_port() for pod in (head, worker) for port in pod.containers[0]["ports"]}
+    ports[52365] = free_port()
+    (folder / "metrics").mkdir()
+    told = {
+        **environment(worker.containers[0]),
+        "PROMETHEUS_MULTIPROC_DIR": folder / "metrics",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": ports[9101],
+        "RAY_SERVE_HAPROXY_STATS_PORT": free_port(),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy" / "haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "haproxy" / "admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder / "haproxy",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": folder / "haproxy" / "server-state",
+        "SAMSERVE_HOST": "127.0.0.1",
+        "SAMSERVE_METRICS_PORT": ports[9464],
+        "HOME": folder,
+    }
+    for kind, replicas in (("HTTP", free_range(64)), ("GRPC", free_range(64))):
+        told[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = replicas.start
+        told[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = replicas.stop - 1
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": ports[6379],
+        "dashboard-port": ports[8265],
+        "dashboard-agent-listen-port": ports[52365],
+        "metrics-export-port": ports[8080],
+        "ray-client-server-port": free_port(),
+        "object-store-memory": 100_000_000,
+        "num-cpus": 4,
+        "temp-dir": folder,
+    }
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    variables = {**os.environ, **{name: str(value) for name, value in told.items()}}
+    program = Program("Ray", command, variables, log)
+    running = Ray(ports)
+    try:
+        program.wait_ready(lambda: running.ask(8265, "/api/gcs_healthz")[0] == 200, 90)
+        config = yaml.safe_load(CLUSTER["serveConfigV2"])
+        config["http_options"] = {"host": "127.0.0.1", "port": ports[config["http_options"]["port"]]}
+        config["grpc_options"]["port"] = ports[config["grpc_options"]["port"]]
+        status, text = running.ask(8265, "/api/serve/applications/", json.dumps(config).encode())
+        assert status == 200, text
+        program.wait_ready(running.serves, 90)
+        yield running
+    finally:
+        program.stop(60)
+
+
+def probes(pod: PodOf) -> list[tuple[int, str]]:
+    """Port and path of a pod's probes."""
+    container = pod.containers[0]
+    asked = [container[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
+    return [(pod.port(each["port"]) or each["port"], each["path"]) for each in asked]
+
+
+def test_the_probes_find_what_they_ask_for(ray: Ray) -> None:
+    for pod in part(MANIFESTS, "embedding"):
+        for port, path in probes(pod):
+            assert ray.ask(port, path)[0] == 200, f"{port}{path}"
+
+
+def test_calls_arrive_at_the_grpc_port(ray: Ray) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{ray.ports[8500]}") as channel:
+        listed: bytes = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")(b"", timeout=10)
+    assert b"embedding" in listed
+
+
+def test_metrics_are_where_the_monitor_reads_them(ray: Ray) -> None:
+    for port, metric in ((9464, "samserve_"), (8080, "ray_"), (9101, "haproxy_")):
+        assert re.search(rf"^{metric}", ray.ask(port, "/metrics")[1], re.MULTILINE), metric
