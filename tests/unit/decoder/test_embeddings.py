@@ -93,7 +93,7 @@ async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_ve
 
 
 async def test_after_bytes_the_variant_that_is_served_is_looked_for() -> None:
-    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder("v1-int8"), Preparer())
+    embeddings = Embeddings(Resident(1000), FakeCache(), FakeEmbedder("v1-int8"), Preparer(), ROOM)
     assert embeddings.version_served("nano", "v1") == "v1"
     await embeddings.find(KEY, "nano", VERSIONS, b"photo")
     served = replace(KEY, model_version=embeddings.version_served("nano", "v1"))
