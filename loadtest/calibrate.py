@@ -1,8 +1,9 @@
-"""Measures what the simulator must know: `python loadtest/calibrate.py`. About two minutes, on a machine that does nothing
-else. Writes build/load/calibration.json.
+"""Measures what the simulator must know: `python loadtest/calibrate.py`. About two minutes, on a machine that does
+nothing else. Writes build/load/calibration.json.
 
-Decodes and encodes are timed in this process, with the service's own code; the rest is what a single user of a local stack
-sees and what the decoder's and the generator's processes use of the machine meanwhile. Nothing here is fitted to a load.
+Decodes and encodes are timed in this process, with the service's own code; the rest is what a single user of a local
+stack sees and what the decoder's and the generator's processes use of the machine meanwhile. Nothing here is fitted
+to a load.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from redis import Redis
-from samserve.core.config import BUNDLES, DecoderSettings
+from samserve.core.config import BUNDLES, DecoderSettings, read
 from samserve.core.embedding import Embedding, pack, unpack
 from samserve.core.image import Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
@@ -48,13 +49,14 @@ def main() -> None:
         f"decode of a first click {statistics.median(found.first.one):.1f} ms with one thread, "
         f"{statistics.median(found.first.every):.1f} with {found.threads}; refining "
         f"{statistics.median(found.refine.one):.1f} and {statistics.median(found.refine.every):.1f}; "
-        f"the way there and back {found.decoder_rpc + found.generator:.1f} of processor, {found.wire:.1f} of waiting\n{FILE}"
+        f"the way there and back {found.decoder_rpc + found.generator:.1f} of processor, {found.wire:.1f} of waiting\n"
+        f"{FILE}"
     )
 
 
 def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
-    threads = DecoderSettings().decode_threads
+    threads = read(DecoderSettings).decode_threads
     tell("decodes")
     with threadpool_limits(1, "blas"):
         embedding = embed(bundle)

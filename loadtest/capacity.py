@@ -1,11 +1,11 @@
 """What rate of clicks the decoders carry, and how they bear 80% and 200% of it: `python loadtest/capacity.py`.
 
-Capacity is the highest rate of an open loop at which the section "capacity" of thresholds.yaml holds, to within a tenth,
-found by steps of 20 s. Since that bounds the latency, more clicks than that can be answered, only later: the most that
-can, in a closed loop of callers who never pause, is called the ceiling. Then 3 minutes at 80% of capacity are judged by
-"normal", and 1 minute by "overload", at 200% of capacity or, where the ceiling is above that, at 150% of the ceiling, so
-that it is overload indeed. Takes about 12 minutes; writes build/load/capacity-N.json for N decoders, and a report for each
-judged load. Ends with 1 if one fails.
+Capacity is the highest rate of an open loop at which the section "capacity" of thresholds.yaml holds, to within a
+tenth, found by steps of 20 s. Since that bounds the latency, more clicks than that can be answered, only later: the
+most that can, in a closed loop of callers who never pause, is called the ceiling. Then 3 minutes at 80% of capacity
+are judged by "normal", and 1 minute by "overload", at 200% of capacity or, where the ceiling is above that, at 150%
+of the ceiling, so that it is overload indeed. Takes about 12 minutes; writes build/load/capacity-N.json for N
+decoders, and a report for each judged load. Ends with 1 if one fails.
 """
 
 from __future__ import annotations
@@ -46,16 +46,11 @@ def find_capacity(attempt: Callable[[float], bool], first: float) -> float:
             high = rate
         if high <= low * CLOSE:
             break
-        if low == 0:
-            rate = high / STRIDE
-        else:
-            rate = min(low * STRIDE, (low * high) ** 0.5)
+        rate = min(low * STRIDE, (low * high) ** 0.5) if low else high / STRIDE
     return low
 
 
-def measure(
-    target: Target, folder: Path, first: float, tell: Callable[[str], None]
-) -> tuple[float, list[Step]]:
+def measure(target: Target, folder: Path, first: float, tell: Callable[[str], None]) -> tuple[float, list[Step]]:
     """Capacity in clicks a second, and the steps that found it, beginning with the rate `first`."""
     steps: list[Step] = []
 
@@ -100,7 +95,9 @@ def main() -> None:
             print(f"capacity: {capacity:.1f} clicks a second")
             judged = {
                 "normal": Scenario(arrivals=CLICKS, rate=0.8 * capacity, seconds=60 * asked.minutes),
-                "overload": Scenario(arrivals=CLICKS, rate=overload_rate(capacity, ceiling), seconds=60 * asked.overload_minutes),
+                "overload": Scenario(
+                    arrivals=CLICKS, rate=overload_rate(capacity, ceiling), seconds=60 * asked.overload_minutes
+                ),
             }
             runs = {}
             for section, scenario in judged.items():
@@ -109,7 +106,12 @@ def main() -> None:
                 tell_verdict(runs[section], asked.out / f"{name}-{section}")
     except LoadFailed as problem:
         sys.exit(str(problem))
-    written = {"machine": machine(), "ceiling": ceiling, "capacity": capacity, "steps": [asdict(step) for step in steps]}
+    written = {
+        "machine": machine(),
+        "ceiling": ceiling,
+        "capacity": capacity,
+        "steps": [asdict(step) for step in steps],
+    }
     written |= {section: _in_short(done) for section, done in runs.items()}
     (asked.out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
     sys.exit(0 if all(done.holds for done in runs.values()) else 1)

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def put(text: str, name: str, part: str) -> str:
-    """The text with another part between `<!-- name -->` and `<!-- end -->`. Raises ValueError if it has no such place."""
+    """The text with another part between `<!-- name -->` and `<!-- end -->`. Raises ValueError if there is no place."""
     place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     found, count = place.subn(lambda match: f"{match[1]}\n{part.strip()}\n\n{match[2]}", text)
     if count != 1:
@@ -60,7 +60,12 @@ def calibration(found: dict[str, Any]) -> str:
         ("an entry read from Redis and unpacked", found["get"], "ms"),
         *((f"encode of {batch}, all cores", ms, "ms") for batch, ms in found["encode"].items()),
     ]
-    head = [f"{found['machine']['processor']}, {found['cores']} cores.", "", "| service time | | |", "| --- | ---: | --- |"]
+    head = [
+        f"{found['machine']['processor']}, {found['cores']} cores.",
+        "",
+        "| service time | | |",
+        "| --- | ---: | --- |",
+    ]
     return "\n".join([*head, *(f"| {name} | {value:.2f} | {unit} |" for name, value, unit in rows)])
 
 
@@ -79,7 +84,10 @@ def capacity(found: dict[str, Any]) -> str:
 
 
 def check(found: dict[str, Any]) -> str:
-    head = ["| decoders | clicks/s | | measured ms | predicted ms | off |", "| ---: | ---: | --- | ---: | ---: | ---: |"]
+    head = [
+        "| decoders | clicks/s | | measured ms | predicted ms | off |",
+        "| ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
     return "\n".join(
         [
             *head,

@@ -1,7 +1,7 @@
 """Load against a samserve, judged: `python loadtest/load.py --users 20 --minutes 1`.
 
-Without addresses it starts a stack of its own on this machine. Writes report.html, summary.json and samples.csv to --out
-and ends with 1 if a threshold fails. Takes the minutes asked for and about one more.
+Without addresses it starts a stack of its own on this machine. Writes report.html, summary.json and samples.csv to
+--out and ends with 1 if a threshold fails. Takes the minutes asked for and about one more.
 """
 
 from __future__ import annotations

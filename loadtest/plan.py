@@ -49,7 +49,10 @@ def table(plans: list[Plan]) -> str:
         ("embedding replicas", lambda p: f"{p.replicas:,}"),
         ("decoders, clicks in turn", lambda p: f"{p.decoders_in_turn:,}"),
         ("decoders, clicks affine", lambda p: f"{p.decoders_affine:,}"),
-        ("clicks that find the image ready, in turn / affine", lambda p: f"{p.ready_in_turn:.2f} / {p.ready_affine:.2f}"),
+        (
+            "clicks that find the image ready, in turn / affine",
+            lambda p: f"{p.ready_in_turn:.2f} / {p.ready_affine:.2f}",
+        ),
         ("memory of a decoder for ready images, GB", lambda p: f"{p.ready_bytes / 1e9:,.1f}"),
         ("Redis, GB", lambda p: f"{p.redis_bytes / 1e9:,.0f}"),
         ("Redis shards, in turn / affine", lambda p: f"{p.redis_shards_in_turn:,} / {p.redis_shards_affine:,}"),
@@ -68,10 +71,13 @@ def table(plans: list[Plan]) -> str:
 
 def breaking(planned: Plan) -> str:
     """What is asked for more than one of it can give, the worst first."""
-    lines = [
-        f"| {limit.name} | {limit.of_one:,.2g} | {limit.then} |" for limit in planned.limits if limit.of_one > 0.5
+    lines = [f"| {limit.name} | {limit.of_one:,.2g} | {limit.then} |" for limit in planned.limits if limit.of_one > 0.5]
+    head = [
+        f"At {planned.images:.0e} images a day:",
+        "",
+        "| one of these | is asked for, times | then |",
+        "| --- | ---: | --- |",
     ]
-    head = [f"At {planned.images:.0e} images a day:", "", "| one of these | is asked for, times | then |", "| --- | ---: | --- |"]
     return "\n".join([*head, *lines] if lines else [f"At {planned.images:.0e} images a day one of each is enough."])
 
 

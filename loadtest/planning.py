@@ -29,8 +29,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """At the peak hour. decoders: with clicks taken in turn, and with those of an image going to the same few. Bytes are a
-    second unless it says otherwise; cost is of a day.
+    """At the peak hour. decoders: with clicks taken in turn, and with those of an image going to the same one. Bytes
+    are a second where they flow. ready_bytes: that a decoder needs to keep ready what is worked on, clicks affine.
+    cost: of a day.
     """
 
     images: float
@@ -135,7 +136,9 @@ def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> lis
     ready = opens * demand["seconds"] * sizes["ready"]
     pods = found["decoders_in_turn"] + found["gpus"] + found["replicas"] + found["redis_shards_in_turn"]
     limits = [
-        Limit("GPUs", found["encodes"], machines["gpu_images_per_second"] * machines["gpu_busy"], "more Triton replicas"),
+        Limit(
+            "GPUs", found["encodes"], machines["gpu_images_per_second"] * machines["gpu_busy"], "more Triton replicas"
+        ),
         Limit(
             "Redis's memory",
             found["redis_bytes"],
@@ -149,13 +152,23 @@ def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> lis
             "hash-affine routing, so that an image is read once, not once a click",
         ),
         Limit(
-            "Redis's network, clicks affine", found["redis_out_affine"], machines["redis_bytes_per_second"], "cluster mode"
+            "Redis's network, clicks affine",
+            found["redis_out_affine"],
+            machines["redis_bytes_per_second"],
+            "cluster mode",
         ),
         Limit("one balancer's bytes in", found["ingress"], machines["ingress_bytes_per_second"], "several, by DNS"),
-        Limit("one balancer's bytes out", found["egress"], machines["ingress_bytes_per_second"], "logits kept in streams"),
-        Limit("an embedding replica", found["encodes"], machines["replica_images_per_second"], "more Ray Serve replicas"),
         Limit(
-            "one decoder's memory for ready images", ready, sizes["resident"], "more decoders; affine, else each holds all"
+            "one balancer's bytes out", found["egress"], machines["ingress_bytes_per_second"], "logits kept in streams"
+        ),
+        Limit(
+            "an embedding replica", found["encodes"], machines["replica_images_per_second"], "more Ray Serve replicas"
+        ),
+        Limit(
+            "one decoder's memory for ready images",
+            ready,
+            sizes["resident"],
+            "more decoders; affine, else each holds all",
         ),
         Limit("one cluster's pods", pods, machines["pods"], "cells: clusters by region, each with its own Redis"),
     ]

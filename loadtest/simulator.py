@@ -1,11 +1,11 @@
 """What the service would answer, and how fast, predicted from measured service times: `python loadtest/simulator.py`.
 
-Needs build/load/calibration.json (loadtest/calibrate.py). `--rate R --decoders N` predicts one load on a machine like the
-one that was measured, `--target-ms T` how many decoders with machines of their own it takes for a p95 of T.
+Needs build/load/calibration.json (loadtest/calibrate.py). `--rate R --decoders N` predicts one load on a machine like
+the one that was measured, `--target-ms T` how many decoders with machines of their own it takes for a p95 of T.
 
-`--check` makes loads with 1 and 2 decoders, at 30, 55 and 80% of the capacity that loadtest/capacity.py has measured for
-each (or at the rates given), and compares p50 and p95; about ten minutes. Writes build/load/check.json and ends with 1 if
-one is off by more than 15%.
+`--check` makes loads with 1 and 2 decoders, at 30, 55 and 80% of the capacity that loadtest/capacity.py has measured
+for each (or at the rates given), and compares p50 and p95; about ten minutes. Writes build/load/check.json and ends
+with 1 if one is off by more than 15%.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +27,7 @@ from traffic.scenario import CLICKS, Scenario
 FOLDER = Path("build/load")
 SHARES, COMPARED, ALLOWED = (0.3, 0.55, 0.8), ("p50", "p95"), 0.15
 SECONDS, PREDICTED_SECONDS = 90.0, 400.0
-FINEST = 1.02  # how near the search for a decoder's rate comes
+LOWEST, FINEST, CLICKS_TRIED = 0.5, 1.03, 2000  # of the search for a decoder's rate: where it begins, how near it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,13 @@ def rate_of_one(system: System, demand: Demand, target_ms: float, known: Calibra
     """The most clicks a second for which one decoder's p95 is at most the target, none refused; 0 if no rate is."""
 
     def holds(rate: float) -> bool:
-        found = simulate(
-            System(**{**asdict(system), "decoders": 1}),
-            Demand(**{**asdict(demand), "rate": rate, "seconds": max(demand.settling + 40, demand.settling + 2000 / rate)}),
-            known,
-        )
+        seconds = demand.settling + max(20.0, CLICKS_TRIED / rate)
+        found = simulate(replace(system, decoders=1), replace(demand, rate=rate, seconds=seconds), known)
         return found.refused == 0 and found.percentiles["p95"] <= target_ms
 
-    low = 0.5
+    low, high = LOWEST, system.threads * 1000 / min(known.first.one + known.refine.one)
     if not holds(low):
         return 0.0
-    high = 2 * low
-    while holds(high):
-        low, high = high, 2 * high
     while high > FINEST * low:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -74,8 +68,8 @@ def rate_of_one(system: System, demand: Demand, target_ms: float, known: Calibra
 
 
 def replicas(system: System, demand: Demand, target_ms: float, known: Calibration) -> int:
-    """Decoders needed for the demand's rate. Each is taken to get its share of it as a Poisson process: in turn is kinder
-    than that. Raises ValueError for a target that one click alone exceeds.
+    """Decoders needed for the demand's rate. Each is taken to get its share of it as a Poisson process: in turn is
+    kinder than that. Raises ValueError for a target that one click alone exceeds.
     """
     each = rate_of_one(system, demand, target_ms, known)
     if not each:

@@ -11,7 +11,7 @@ from simulation.engine import Machine, Then, Work
 
 
 class Curve:
-    """Seconds that a batch takes, measured at some sizes and straight between them; beyond the largest, in proportion."""
+    """Seconds of a batch, measured at some sizes and straight between them; beyond the largest, in proportion."""
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
         self._sizes = sorted(seconds)
@@ -25,8 +25,8 @@ class Curve:
 
 
 class Batcher:
-    """Instances of a model that take batches. delay: seconds the oldest waits for others before an instance that is free
-    takes what there is. cores: that an instance keeps busy; the curve is of an instance alone on its machine.
+    """Instances of a model that take batches. delay: seconds the oldest waits for others before an instance that is
+    free takes what there is. cores: that an instance keeps busy; the curve is of an instance alone on its machine.
     """
 
     def __init__(

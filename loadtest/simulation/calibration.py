@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Milliseconds of one kind of click in the decoder's pool, decoded and its mask written: with one thread, and with all
-    threads of the decoder, and the processor time that the latter takes.
+    """Milliseconds of one kind of click in the decoder's pool, decoded and its mask written: with one thread, and
+    with all threads of the decoder, and the processor time that the latter takes.
     """
 
     one: list[float]
@@ -23,10 +23,10 @@ class Decode:
 class Calibration:
     """Milliseconds, unless it says otherwise.
 
-    cores: of the machine it was measured on; threads: of a decoder. crowded: the speed of a core while all are busy, of
-    1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's generator.
-    on_path: how much of these two a caller waits for, of 1. wire: pure delay. prepare: an image made ready; get: its entry
-    read from Redis and unpacked; entry_bytes: its size. encode: by batch, with all cores.
+    cores: of the machine it was measured on; threads: of a decoder. crowded: the speed of a core while all are busy,
+    of 1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's
+    generator. on_path: how much of these two a caller waits for, of 1. wire: pure delay. prepare: an image made
+    ready; get: its entry read from Redis and unpacked; entry_bytes: its size. encode: by batch, with all cores.
     """
 
     machine: dict[str, Any]

@@ -109,7 +109,7 @@ class Machine:
 
 
 class Pool:
-    """Threads of a machine that take work in the order it comes. queue: how much may wait; beyond that it is refused."""
+    """Threads of a machine that take work in the order it comes. queue: how much may wait; more is refused."""
 
     def __init__(self, machine: Machine, threads: int = 1, queue: float = math.inf) -> None:
         self._machine, self._threads, self._queue = machine, threads, queue
@@ -117,7 +117,7 @@ class Pool:
         self.busy = 0
 
     def submit(self, work: Callable[[int], Work], then: Then) -> bool:
-        """Whether it was taken. `work` is asked when it begins, and told how many are at work then, itself among them."""
+        """Whether it was taken. `work` is asked when it begins, and told how many are at work then, it among them."""
         if self.busy < self._threads:
             self._begin(work, then)
         elif len(self._waiting) < self._queue:

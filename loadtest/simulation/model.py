@@ -23,8 +23,8 @@ class System:
     """What there is. together: all parts and the load's generator on one machine of the calibration's cores; else each
     decoder has a machine of `threads` cores of its own, and neither Redis nor the callers are ever short of cores.
 
-    queue: clicks that may wait in a decoder for a thread. batch_most, batch_delay (seconds), encoders: Triton's. encode:
-    milliseconds by batch of an encoder with a processor of its own; None: as measured on this machine.
+    queue: clicks that may wait in a decoder for a thread. batch_most, batch_delay (seconds), encoders: Triton's.
+    encode: milliseconds by batch of an encoder with a processor of its own; None: as measured on this machine.
     """
 
     decoders: int = 1
@@ -183,7 +183,9 @@ def _build(system: System, known: Calibration) -> _Parts:
     clock = Clock()
     here = Machine(clock, known.cores, known.crowded)
     elsewhere = Machine(clock, math.inf)
-    machines = [here if system.together else Machine(clock, system.threads, known.crowded) for _ in range(system.decoders)]
+    machines = [
+        here if system.together else Machine(clock, system.threads, known.crowded) for _ in range(system.decoders)
+    ]
     curve = Curve({batch: ms * MS for batch, ms in (system.encode or known.encode).items()})
     if system.together:
         encoder = Batcher(here, curve, system.batch_most, system.batch_delay, system.encoders, cores=known.cores)

@@ -54,9 +54,7 @@ def anywhere(rng: np.random.Generator, on: bool = True) -> tuple[float, float, b
 class Caller:
     """Clicks and embeds, and tells `note` of each outcome. `clock`: seconds since the load's begin."""
 
-    def __init__(
-        self, decoders: Sequence[str], embedding: str, timeout: float, note: Callable[[Sample], None]
-    ) -> None:
+    def __init__(self, decoders: Sequence[str], embedding: str, timeout: float, note: Callable[[Sample], None]) -> None:
         self._channels = [grpc.insecure_channel(target(decoders), _IN_TURN), grpc.insecure_channel(embedding, _IN_TURN)]
         self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._channels[0]).Predict
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channels[1]).Embed

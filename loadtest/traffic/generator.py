@@ -55,7 +55,9 @@ class Generator:
         before = {name: cpu_seconds(pid) for name, pid in self.order.watched.items()}
         own = time.process_time()
         self._load()
-        shares = {name: (cpu_seconds(pid) - before[name]) / scenario.seconds for name, pid in self.order.watched.items()}
+        shares = {
+            name: (cpu_seconds(pid) - before[name]) / scenario.seconds for name, pid in self.order.watched.items()
+        }
         shares["generator"] = (time.process_time() - own) / scenario.seconds
         self._probe()
         while self.caller.in_flight:  # each has a deadline
@@ -69,7 +71,9 @@ class Generator:
         for _ in range(ALONE_CLICKS):
             picture, logits = self.scene.choose(rng)
             refining = rng.random() < self.scenario.refining
-            clicked = Clicked(((1.0, 1.0, True), (9.0, 9.0, False)), logits) if refining else Clicked(((1.0, 1.0, True),))
+            clicked = (
+                Clicked(((1.0, 1.0, True), (9.0, 9.0, False)), logits) if refining else Clicked(((1.0, 1.0, True),))
+            )
             self.caller.click(picture, clicked, self.caller.clock(), ALONE)
 
     def _load(self) -> None:
@@ -95,7 +99,9 @@ class Generator:
         probes: list[Any] = []
         while self.caller.clock() < until and recovery(of_kinds(self.samples, [PROBE]), 0, normal) is None:
             picture, _ = self.scene.choose(rng)
-            probes.append(gevent.spawn(self.caller.click, picture, Clicked(((1.0, 1.0, True),)), self.caller.clock(), PROBE))
+            probes.append(
+                gevent.spawn(self.caller.click, picture, Clicked(((1.0, 1.0, True),)), self.caller.clock(), PROBE)
+            )
             gevent.sleep(PROBE_EVERY)
         gevent.joinall(probes, timeout=self.scenario.timeout)
 
@@ -117,11 +123,12 @@ class Generator:
         recent = [s for s in self.samples if s.ended > now - TELL_EVERY and s.kind not in (ALONE, PROBE)]
         figures = percentiles(recent) or {"p50": 0.0, "p99": 0.0}
         answered = sum(s.answered for s in recent)
-        sys.stdout.write(
+        print(
             f"{now:6.0f} s  answered {answered / TELL_EVERY:6.1f}/s  refused or failed "
-            f"{(len(recent) - answered) / TELL_EVERY:6.1f}/s  p50 {figures['p50']:7.1f} ms  p99 {figures['p99']:7.1f} ms\n"
+            f"{(len(recent) - answered) / TELL_EVERY:6.1f}/s  in flight {self.caller.in_flight:4d}  "
+            f"p50 {figures['p50']:7.1f} ms  p99 {figures['p99']:7.1f} ms",
+            flush=True,
         )
-        sys.stdout.flush()
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ SAMPLES, GENERATOR, ORDER = "samples.csv", "generator.json", "order.json"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """decoders, embedding: HOST:PORT. watched: processes of this machine whose time is to be noted, by name. folder: for
-    what comes of it.
+    """decoders, embedding: HOST:PORT. watched: processes of this machine whose time is to be noted, by name. folder:
+    for what comes of it.
     """
 
     scenario: Scenario

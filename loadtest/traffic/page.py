@@ -18,8 +18,10 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { border: 1px solid #d0d7de; padding: .2rem .6rem; text-align: left }
-svg { width: 100%; font: 11px system-ui, sans-serif; margin: .6rem 0 } .holds { color: #1a7f37 } .fails { color: #d1242f }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { border: 1px solid #d0d7de; padding: .2rem .6rem; text-align: left }
+svg { width: 100%; font: 11px system-ui, sans-serif; margin: .6rem 0 }
+.holds { color: #1a7f37 } .fails { color: #d1242f }
 </style></head><body>
 <h1>$title</h1>
 <p class="$class_">$verdict</p>
@@ -28,7 +30,9 @@ $body
 """)
 
 
-def page(title: str, scenario: Scenario, samples: Sequence[Sample], summary: Mapping[str, Any], judged: list[Judged]) -> str:
+def page(
+    title: str, scenario: Scenario, samples: Sequence[Sample], summary: Mapping[str, Any], judged: list[Judged]
+) -> str:
     """The report: verdict, figures, latency over time, throughput, refusals, histogram, what was asked."""
     good_run = all(one.holds for one in judged)
     fails = "; ".join(f"{one.name}" for one in judged if not one.holds)

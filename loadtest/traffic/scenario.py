@@ -15,9 +15,9 @@ USERS, CLICKS, VISITS = "users", "clicks", "visits"
 class Scenario:
     """Times are in seconds, rates in events a second.
 
-    arrivals: "users", a closed loop: `users` annotators, each waiting for its answer before it thinks of the next click;
-    "clicks" or "visits", an open loop: they arrive at `rate` by a Poisson process, whether or not those before have been
-    answered. A visit is one picture opened by one annotator. Batch jobs come on top of either.
+    arrivals: "users", a closed loop: `users` annotators, each waiting for its answer before it thinks of the next
+    click; "clicks" or "visits", an open loop: they arrive at `rate` by a Poisson process, whether or not those before
+    have been answered. A visit is one picture opened by one annotator. Batch jobs come on top of either.
     """
 
     arrivals: str = USERS

@@ -51,9 +51,9 @@ class Judged:
 def figures(samples: Sequence[Sample], scenario: Scenario, capacity: float | None = None) -> dict[str, float | None]:
     """What thresholds speak of. capacity: clicks a second, if it has been measured.
 
-    clicks_per_second, goodput: of the clicks that were to start in the judged part of the load, those answered, and those
-    answered within the scenario's patience. decode_ms: the median decode of clicks made one at a time. late_p99_ms: how
-    late the generator itself started its calls; a large one means that it was too slow for the load.
+    clicks_per_second, goodput: of the clicks that were to start in the judged part of the load, those answered, and
+    those answered within the scenario's patience. decode_ms: the median decode of clicks made one at a time.
+    late_p99_ms: how late the generator itself started its calls; a large one means that it was too slow for the load.
     """
     seconds = scenario.seconds - scenario.settling
     judged = [s for s in samples if scenario.settling <= s.intended < scenario.seconds and s.kind not in (ALONE, PROBE)]
