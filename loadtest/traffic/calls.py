@@ -19,7 +19,7 @@ from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
 from traffic.pictures import HEIGHT, WIDTH, Picture
-from traffic.samples import ALONE, BULK, FIRST, NEW, REFINE, Sample
+from traffic.samples import BULK, FIRST, NEW, REFINE, Sample
 
 _IN_TURN = [
     *message_limits(64 * 2**20),
@@ -27,6 +27,8 @@ _IN_TURN = [
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+
+ATTEMPTS = 5  # of a warm-up's click
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,16 @@ def anywhere(rng: np.random.Generator, on: bool = True) -> tuple[float, float, b
 
 
 class Caller:
-    """Clicks and embeds, and tells `note` of each outcome. `clock`: seconds since the load's begin."""
+    """Clicks and embeds, and tells `note` of each outcome. `clock`: seconds since the load's begin; `in_flight`: clicks;
+    `problem`: why the last call that failed did.
+    """
 
     def __init__(self, decoders: Sequence[str], embedding: str, timeout: float, note: Callable[[Sample], None]) -> None:
         self._channels = [grpc.insecure_channel(target(decoders), _IN_TURN), grpc.insecure_channel(embedding, _IN_TURN)]
         self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._channels[0]).Predict
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channels[1]).Embed
         self._timeout, self._note = timeout, note
-        self.began, self.in_flight = time.perf_counter(), 0
+        self.began, self.in_flight, self.problem = time.perf_counter(), 0, ""
 
     def clock(self) -> float:
         return time.perf_counter() - self.began
@@ -87,8 +91,9 @@ class Caller:
             return None
         finally:
             self.in_flight -= 1
-        decode = next((time.milliseconds for time in answer.timings if time.stage == "decode"), 0.0)
-        self._note(Sample(kind, intended, started, self.clock(), "OK", decode=decode))
+        ended, stages = self.clock(), {time.stage: time.milliseconds for time in answer.timings}
+        decode, masks = stages.get("decode", 0.0), stages.get("masks", 0.0)
+        self._note(Sample(kind, intended, started, ended, "OK", decode=decode, masks=masks))
         best: bytes = answer.results[0].masks[0].low_res_logits
         return best
 
@@ -106,6 +111,7 @@ class Caller:
         return 0.0
 
     def _failed(self, kind: str, intended: float, started: float, problem: Any) -> Sample:
+        self.problem = f"{problem.code().name}: {problem.details()}"
         return Sample(
             kind, intended, started, self.clock(), problem.code().name, told_when=retry_after(problem) is not None
         )
@@ -113,22 +119,22 @@ class Caller:
 
 def warm_up(decoders: Sequence[str], embedding: str, pictures: Sequence[Picture], timeout: float) -> list[bytes]:
     """Have the pictures embedded, and ready in every decoder; the logits of a click on each. Raises ConnectionError."""
-    problems: list[str] = []
-    rng = np.random.default_rng(0)
-
-    def note(sample: Sample) -> None:
-        if not sample.answered:
-            problems.append(sample.code)
-
     logits: list[bytes] = []
     for address in decoders:
-        caller = Caller([address], embedding, timeout, note)
-        clicked = [caller.click(picture, Clicked((anywhere(rng),)), caller.clock(), ALONE) for picture in pictures]
+        caller = Caller([address], embedding, timeout, lambda _: None)
+        logits = [_insistently(caller, picture, address) for picture in pictures]
         caller.close()
-        if problems:
-            raise ConnectionError(f"the decoder at {address} cannot be loaded: a first click ended with {problems[0]}")
-        logits = [one for one in clicked if one is not None]
     return logits
+
+
+def _insistently(caller: Caller, picture: Picture, address: str) -> bytes:
+    """Click until there is an answer, a few times a second apart: a service that has just started may refuse at first."""
+    rng = np.random.default_rng(0)
+    for _ in range(ATTEMPTS):
+        if (logits := caller.click(picture, Clicked((anywhere(rng),)), caller.clock())) is not None:
+            return logits
+        time.sleep(1)
+    raise ConnectionError(f"the decoder at {address} cannot be loaded: a first click ended with {caller.problem}")
 
 
 def retry_after(problem: Any) -> float | None:

@@ -16,6 +16,7 @@ FIRST, REFINE, NEW, BULK, PROBE, ALONE = "first", "refine", "new", "bulk", "prob
 CLICK = (FIRST, REFINE)  # on pictures that are known
 REFUSED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 PERCENTILES = (50, 90, 95, 99)
+FIGURES = (*(f"p{p}" for p in PERCENTILES), "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Sample:
 
     intended: when it was to start; in an open loop it may have started later because the generator was late, and its
     time counts from then all the same. kind: one of this module's. code: gRPC's name. told_when: a refusal with
-    RetryInfo. decode: the server's own word on its decode in milliseconds, 0 if it gave none.
+    RetryInfo. decode, masks: the server's own word on these stages in milliseconds, 0 if it gave none.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Sample:
     code: str
     told_when: bool = False
     decode: float = 0.0
+    masks: float = 0.0
 
     @property
     def taken(self) -> float:
@@ -109,6 +111,7 @@ def read_samples(file: Path) -> list[Sample]:
                 row["code"],
                 row["told_when"] == "True",
                 float(row["decode"]),
+                float(row["masks"]),
             )
             for row in csv.DictReader(stream)
         ]

@@ -13,6 +13,7 @@ import yaml
 from traffic.samples import (
     ALONE,
     CLICK,
+    FIGURES,
     NEW,
     PROBE,
     Sample,
@@ -74,7 +75,7 @@ def figures(samples: Sequence[Sample], scenario: Scenario, capacity: float | Non
         "refused_without_retry_info": float(sum(not s.told_when for s in refused)),
         "decode_ms": decode,
         "alone_ms": normal,
-        **{f"click_{name}_ms": value for name, value in taken.items()},
+        **{f"click_{name}_ms": taken.get(name) for name in FIGURES},
         "click_p99_over_decode": taken["p99"] / decode if taken and decode else None,
         "new_p50_ms": percentiles(of_kinds(judged, [NEW])).get("p50"),
         "recovery_seconds": None if normal is None else recovery(of_kinds(samples, [PROBE]), scenario.seconds, normal),

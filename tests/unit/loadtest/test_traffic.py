@@ -151,7 +151,10 @@ def test_recovery_is_the_first_quick_probe_after_the_end() -> None:
 
 
 def test_samples_survive_their_file(tmp_path: Path) -> None:
-    samples = [Sample(REFINE, 0.1, 0.2, 0.3, "OK", decode=7.5), sample(1, 2, code="RESOURCE_EXHAUSTED", told_when=True)]
+    samples = [
+        Sample(REFINE, 0.1, 0.2, 0.3, "OK", decode=7.5, masks=0.5),
+        sample(1, 2, code="RESOURCE_EXHAUSTED", told_when=True),
+    ]
     write_samples(samples, tmp_path / "samples.csv")
     assert read_samples(tmp_path / "samples.csv") == samples
 
