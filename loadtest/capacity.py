@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from load import tell_verdict
+from samserve.local.process import StartFailed
 from traffic.run import LoadFailed, Run, Target, local_target, machine, run
 from traffic.scenario import CLICKS, Scenario
 
@@ -104,7 +105,7 @@ def main() -> None:
                 print(f"{section}: {scenario.rate:.1f} clicks a second for {scenario.seconds:g} s")
                 runs[section] = run(scenario, target, asked.out / f"{name}-{section}", section, capacity)
                 tell_verdict(runs[section], asked.out / f"{name}-{section}")
-    except LoadFailed as problem:
+    except (LoadFailed, StartFailed) as problem:
         sys.exit(str(problem))
     written = {
         "machine": machine(),

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from samserve.local.process import StartFailed
 from traffic.run import LoadFailed, Run, Target, local_target, run
 from traffic.scenario import CLICKS, USERS, VISITS, Scenario, read_scenario
 
@@ -23,7 +24,7 @@ def main(words: Sequence[str] | None = None) -> None:
         scenario = scenario_asked(asked)
         with target_asked(asked) as target:
             done = run(scenario, target, asked.out, asked.judge, asked.capacity)
-    except (LoadFailed, ValueError) as problem:
+    except (LoadFailed, StartFailed, ValueError) as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
     tell_verdict(done, asked.out)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from samserve.local.process import StartFailed
 from simulation.calibration import Calibration, read_calibration
 from simulation.model import Demand, Prediction, System, simulate
 from traffic.run import LoadFailed, Target, local_target, machine, run
@@ -157,7 +158,7 @@ def main() -> None:
         else:
             tell(simulate(System(asked.decoders, known.threads, queue=asked.queue), Demand(asked.rate), known))
             return
-    except (FileNotFoundError, LoadFailed, ValueError) as problem:
+    except (FileNotFoundError, LoadFailed, StartFailed, ValueError) as problem:
         sys.exit(str(problem))
     tell_check(compared)
     rows = [{**asdict(one), "off": one.off, "holds": one.holds} for one in compared]

@@ -54,8 +54,8 @@ def anywhere(rng: np.random.Generator, on: bool = True) -> tuple[float, float, b
 
 
 class Caller:
-    """Clicks and embeds, and tells `note` of each outcome. `clock`: seconds since the load's begin; `in_flight`: clicks;
-    `problem`: why the last call that failed did.
+    """Clicks and embeds, and tells `note` of each outcome. in_flight: clicks not ended; problem: why the last call that
+    failed did.
     """
 
     def __init__(self, decoders: Sequence[str], embedding: str, timeout: float, note: Callable[[Sample], None]) -> None:
@@ -66,6 +66,7 @@ class Caller:
         self.began, self.in_flight, self.problem = time.perf_counter(), 0, ""
 
     def clock(self) -> float:
+        """Seconds since the load's begin."""
         return time.perf_counter() - self.began
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ def warm_up(decoders: Sequence[str], embedding: str, pictures: Sequence[Picture]
 
 
 def _insistently(caller: Caller, picture: Picture, address: str) -> bytes:
-    """Click until there is an answer, a few times a second apart: a service that has just started may refuse at first."""
+    """Click until there is an answer, a second apart: a service that has just started may refuse at first."""
     rng = np.random.default_rng(0)
     for _ in range(ATTEMPTS):
         if (logits := caller.click(picture, Clicked((anywhere(rng),)), caller.clock())) is not None:

@@ -20,7 +20,7 @@ import gevent  # noqa: E402
 import numpy as np  # noqa: E402
 
 from traffic.calls import Caller, Clicked, warm_up  # noqa: E402
-from traffic.machine import cpu_seconds  # noqa: E402
+from traffic.machine import cpu_seconds, machine_busy  # noqa: E402
 from traffic.order import GENERATOR, SAMPLES, Order, read_order  # noqa: E402
 from traffic.pictures import known_pictures  # noqa: E402
 from traffic.samples import ALONE, PROBE, Sample, of_kinds, percentiles, recovery, write_samples  # noqa: E402
@@ -52,18 +52,19 @@ class Generator:
         logits = warm_up(self.order.decoders, self.order.embedding, pictures, 60.0)
         self.scene = Scene(scenario, self.caller, pictures, logits)
         self._click_alone()
-        before = {name: cpu_seconds(pid) for name, pid in self.order.watched.items()}
-        own = time.process_time()
+        before = self._used()
         self._load()
-        shares = {
-            name: (cpu_seconds(pid) - before[name]) / scenario.seconds for name, pid in self.order.watched.items()
-        }
-        shares["generator"] = (time.process_time() - own) / scenario.seconds
+        cores = {name: (used - before[name]) / scenario.seconds for name, used in self._used().items()}
         self._probe()
         while self.caller.in_flight:  # each has a deadline
             gevent.sleep(0.05)
         write_samples(self.samples, self.order.folder / SAMPLES)
-        (self.order.folder / GENERATOR).write_text(json.dumps({"cores": shares}, indent=1) + "\n")
+        (self.order.folder / GENERATOR).write_text(json.dumps({"cores": cores}, indent=1) + "\n")
+
+    def _used(self) -> dict[str, float]:
+        """Processor seconds so far of each process that is watched, of this one, and of the whole machine."""
+        watched = {name: cpu_seconds(pid) for name, pid in self.order.watched.items()}
+        return {**watched, "generator": time.process_time(), "whole machine": machine_busy()}
 
     def _click_alone(self) -> None:
         """The clicks of the load one at a time: what a click takes when nobody else is there."""

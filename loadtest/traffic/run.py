@@ -42,7 +42,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a load. cores: processor seconds a second of each watched process and of the generator."""
+    """What came of a load. cores: processor seconds a second of each watched process, of the
+    generator and of the whole machine."""
 
     scenario: Scenario
     samples: list[Sample]
