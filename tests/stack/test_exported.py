@@ -29,7 +29,8 @@ LARGE = {
     "sam-vit-l": lambda path: meta_sam(path / "l.pth", "l"),
     "sam2.1-tiny": lambda path: hf_folder(path / "tiny", "sam2", "tiny"),
 }
-SERVED = LARGE if "SAMSERVE_LARGE" in os.environ else MADE
+WANTED = os.environ.get("SAMSERVE_LARGE", "").split(",")  # names; each takes minutes, and ViT-L most of 24 GB
+SERVED = {name: LARGE[name] for name in WANTED if name in LARGE} or MADE
 
 
 @dataclass(frozen=True)
