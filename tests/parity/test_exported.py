@@ -108,8 +108,6 @@ def test_several_images_or_prompts_at_once_answer_as_one_by_one(exported: tuple[
 
 def test_the_decoding_server_answers_as_pytorch_does(exported: tuple[Checkpoint, Bundle]) -> None:
     checkpoint, bundle = exported
-    if checkpoint.family != "sam":
-        pytest.skip("the server's own decoder is SAM's")
     frame = checkpoint.frame
     reference = Reference(checkpoint)
     tensors = reference.embed(picture(frame), (frame, frame))
