@@ -12,6 +12,7 @@ import threading
 # Replicas keep user code on their one loop, as grpc.aio has one poller a process; nothing is reported anywhere.
 os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+os.environ.setdefault("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "8503")  # by default 8500, where our gRPC is
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 

@@ -105,6 +105,8 @@ class Stack:
             "ray_http",
             "haproxy_stats",
             "haproxy_metrics",
+            "fallback_http",
+            "fallback_grpc",
         )
         self._ports = {name: port or free_port() for name, port in fixed.items()} | {
             name: free_port() for name in names
@@ -162,6 +164,9 @@ class Stack:
             "SAMSERVE_REPLICAS": self.options.replicas,
             "RAY_SERVE_HAPROXY_STATS_PORT": self._ports["haproxy_stats"],
             "RAY_SERVE_HAPROXY_METRICS_PORT": self._ports["haproxy_metrics"],
+            # So does Ray's own proxy, to which HAProxy turns while it knows no replica.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": self._ports["fallback_http"],
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": self._ports["fallback_grpc"],
         }
         program = self._run("embedding", [sys.executable, "-m", "samserve.embedding.main"], self._environment(settings))
         program.wait_ready(lambda: _ray_serves(self.addresses.embedding), START_SECONDS)
