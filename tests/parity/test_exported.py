@@ -117,7 +117,9 @@ def test_the_decoding_server_answers_as_pytorch_does(exported: tuple[Checkpoint,
     point = np.array([[100, 120]], np.float32)
     prompt = Prompt(point, np.ones(1, np.float32), None, None, multimask=True)
     (got,) = decoder.decode(ready, [prompt])
-    logits, ious = reference.decode(input_points=torch.from_numpy(point)[None, None], input_labels=torch.ones(1, 1, 1))
+    logits, ious = reference.decode(
+        input_points=torch.from_numpy(point)[None, None], input_labels=torch.ones(1, 1, 1).long()
+    )
     order = np.argsort(-got.predicted_iou)
     assert np.allclose(got.predicted_iou[order], ious[1:], atol=1e-3)
     assert np.abs(got.logits[order] - logits[1:]).max() <= 1e-3 * np.abs(logits).max()
