@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench up proto kernel format soak faults quality clean
+.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -62,6 +62,17 @@ bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_many.py
 	$(BIN)/python loadtest/bench_image.py
 	$(BIN)/python loadtest/bench_codec.py
+
+load: $(VENV)/.dev  ## ten annotators for a minute against a stack of its own: build/load/report.html
+	$(BIN)/python loadtest/load.py --users 10 --minutes 1
+
+capacity: $(VENV)/.dev  ## what this machine carries, and whether the simulator says so; 40 minutes, for a machine with nothing else to do
+	$(BIN)/python loadtest/calibrate.py
+	$(BIN)/python loadtest/capacity.py --decoders 1
+	$(BIN)/python loadtest/capacity.py --decoders 2
+	$(BIN)/python loadtest/simulator.py --check
+	$(BIN)/python loadtest/plan.py
+	$(BIN)/python loadtest/figures.py
 
 soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
 	$(BIN)/python loadtest/soak.py

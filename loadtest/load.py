@@ -23,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         scenario = scenario_asked(asked)
         with target_asked(asked) as target:
-            done = run(scenario, target, asked.out, asked.judge, asked.capacity)
+            done = run(scenario, target, asked.out, asked.judge, asked.ceiling)
     except (LoadFailed, StartFailed, ValueError) as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-jobs", type=int, help="that embed new pictures at low priority meanwhile")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--judge", default="normal", metavar="SECTION", help="of thresholds.yaml")
-    parser.add_argument("--capacity", type=float, help="measured clicks a second, for thresholds that compare with it")
+    parser.add_argument(
+        "--ceiling", type=float, help="clicks a second, as capacity.py finds it: overload is judged by it"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/load"))
     return parser
 

@@ -15,7 +15,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
 RUN python -m venv --without-pip /opt/samserve \
- && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[embedding]"
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[embedding,tracing]"
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve

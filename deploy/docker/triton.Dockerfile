@@ -28,7 +28,7 @@ WORKDIR /src
 RUN pip install --no-cache-dir --break-system-packages --constraint constraints.txt virtualenv \
  && virtualenv --no-seed /opt/samserve \
  && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt \
-      "$(ls /wheels/*.whl)[cli,decoder,train]" ${TENSORRT_VERSION:+tensorrt-cu13==$TENSORRT_VERSION}
+      "$(ls /wheels/*.whl)[gate,openvino,train]" ${TENSORRT_VERSION:+tensorrt-cu13==$TENSORRT_VERSION}
 
 FROM nvcr.io/nvidia/tritonserver:26.06-py3${TRITON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve

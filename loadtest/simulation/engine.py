@@ -109,16 +109,18 @@ class Machine:
 
 
 class Pool:
-    """Threads of a machine that take work in the order it comes. queue: how much may wait; more is refused."""
+    """Threads of a machine that take work in the order it comes. queue: how much may wait; more is refused. rested:
+    seconds for which none had work before the last to begin; 0 if another was at work.
+    """
 
     def __init__(self, machine: Machine, threads: int = 1, queue: float = math.inf) -> None:
-        self._machine, self._threads, self._queue = machine, threads, queue
+        self._machine, self.threads, self._queue = machine, threads, queue
         self._waiting: deque[tuple[Callable[[int], Work], Then]] = deque()
-        self.busy = 0
+        self.busy, self.rested, self._ended = 0, math.inf, -math.inf
 
     def submit(self, work: Callable[[int], Work], then: Then) -> bool:
         """Whether it was taken. `work` is asked when it begins, and told how many are at work then, it among them."""
-        if self.busy < self._threads:
+        if self.busy < self.threads:
             self._begin(work, then)
         elif len(self._waiting) < self._queue:
             self._waiting.append((work, then))
@@ -127,10 +129,11 @@ class Pool:
         return True
 
     def _begin(self, work: Callable[[int], Work], then: Then) -> None:
+        self.rested = 0.0 if self.busy else self._machine.clock.now - self._ended
         self.busy += 1
 
         def done() -> None:
-            self.busy -= 1
+            self.busy, self._ended = self.busy - 1, self._machine.clock.now
             if self._waiting:
                 self._begin(*self._waiting.popleft())
             then()

@@ -113,7 +113,7 @@ class _Click:
     rng: np.random.Generator
 
     def send(self) -> None:
-        self._split(self.parts.generator, self.parts.generator_machine, 0.5 * self.known.generator, self._arrive)
+        self._generate(self._arrive)
 
     def _arrive(self) -> None:
         self.parts.clock.after(self.known.wire * MS, lambda: self._loop(self._find))
@@ -134,15 +134,21 @@ class _Click:
     def _decode(self) -> None:
         decode = self.known.refine if self.kind == REFINE else self.known.first
         draw = float(self.rng.random())
-        machine, threads = self.parts.beside[self.decoder], self.known.threads
-        pool = self.parts.decoders[self.decoder]
-        self._or_refused(pool.submit(lambda busy: decode_work(decode, draw, threads // busy, machine), self._write))
+        machine, pool = self.parts.beside[self.decoder], self.parts.decoders[self.decoder]
+        threads = min(pool.threads, self.known.threads)
+        heat = self.known.heat
+
+        def work(busy: int) -> Work:
+            share = heat.share(heat.every if busy < threads else heat.one, pool.rested)
+            return decode_work(decode, draw, threads // busy, machine, share)
+
+        self._or_refused(pool.submit(work, self._write))
 
     def _write(self) -> None:
         self._loop(self._receive)
 
     def _receive(self) -> None:
-        self._split(self.parts.generator, self.parts.generator_machine, 0.5 * self.known.generator, self._end)
+        self._generate(self._end)
 
     def _end(self, code: str = "OK") -> None:
         self.parts.samples.append(Sample(self.kind, self.arrival, self.arrival, self.parts.clock.now, code))
@@ -155,6 +161,11 @@ class _Click:
         half = 0.5 * self.known.decoder_rpc
         self._split(self.parts.loops[self.decoder], self.parts.beside[self.decoder], half, then)
 
+    def _generate(self, then: Then) -> None:
+        pool, heat = self.parts.generator, self.known.heat
+        half = 0.5 * self.known.generator * heat.share(heat.generator, pool.rested)
+        self._split(pool, self.parts.generator_machine, half, then)
+
     def _split(self, pool: Pool, machine: Machine, milliseconds: float, then: Then) -> None:
         """The part of the work that the caller waits for, and the rest beside it."""
         pool.submit(_plain(self.known.on_path * milliseconds), then)
@@ -162,11 +173,13 @@ class _Click:
             machine.run(Work((1 - self.known.on_path) * milliseconds * MS), lambda: None)
 
 
-def decode_work(decode: Decode, draw: float, threads: int, machine: Machine) -> Work:
-    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes."""
+def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, share: float = 1.0) -> Work:
+    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes;
+    share: of that time, by what `Heat` says.
+    """
     if threads <= 1:
-        return Work(_pick(decode.one, draw) * MS)
-    wall = _pick(decode.every, draw) * MS
+        return Work(share * _pick(decode.one, draw) * MS)
+    wall = share * _pick(decode.every, draw) * MS
     cores = max(1.0, decode.every_cpu / float(np.mean(decode.every)))
     return Work(wall * cores * machine.speed(cores), threads, most=cores)
 

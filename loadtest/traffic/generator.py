@@ -23,11 +23,11 @@ from traffic.calls import Caller, Clicked, warm_up  # noqa: E402
 from traffic.machine import cpu_seconds, machine_busy  # noqa: E402
 from traffic.order import GENERATOR, SAMPLES, Order, read_order  # noqa: E402
 from traffic.pictures import known_pictures  # noqa: E402
-from traffic.samples import ALONE, PROBE, Sample, of_kinds, percentiles, recovery, write_samples  # noqa: E402
-from traffic.scenario import USERS  # noqa: E402
+from traffic.samples import ALONE, BARE, BESIDE, PROBE, Sample, of_kinds, percentiles, recovery, write_samples  # noqa: E402
+from traffic.scenario import CLOSED  # noqa: E402
 from traffic.users import Annotator, Arrivals, BatchJob, Scene  # noqa: E402
 
-ALONE_CLICKS = 60
+ALONE_CLICKS, ALONE_PAUSE = 100, 0.05  # a pause, in seconds, as a click's caches find it in a load, not in a loop
 PROBE_EVERY, PROBE_SECONDS = 0.25, 20.0
 TELL_EVERY = 5.0
 
@@ -49,9 +49,12 @@ class Generator:
     def run(self) -> None:
         scenario = self.scenario
         pictures = known_pictures(scenario.pictures, scenario.seed)
-        logits = warm_up(self.order.decoders, self.order.embedding, pictures, 60.0)
+        bare = tuple(filter(None, [self.order.bare]))
+        logits = warm_up((*self.order.decoders, *bare), self.order.embedding, pictures, 60.0)
         self.scene = Scene(scenario, self.caller, pictures, logits)
-        self._click_alone()
+        self._click_alone(self.caller, ALONE)
+        if bare:
+            self._click_alone(Caller(bare, self.order.embedding, scenario.timeout, self._note), BARE)
         before = self._used()
         self._load()
         cores = {name: (used - before[name]) / scenario.seconds for name, used in self._used().items()}
@@ -66,21 +69,18 @@ class Generator:
         watched = {name: cpu_seconds(pid) for name, pid in self.order.watched.items()}
         return {**watched, "generator": time.process_time(), "whole machine": machine_busy()}
 
-    def _click_alone(self) -> None:
+    def _click_alone(self, caller: Caller, kind: str) -> None:
         """The clicks of the load one at a time: what a click takes when nobody else is there."""
         rng = np.random.default_rng(self.scenario.seed)
         for _ in range(ALONE_CLICKS):
-            picture, logits = self.scene.choose(rng)
-            refining = rng.random() < self.scenario.refining
-            clicked = (
-                Clicked(((1.0, 1.0, True), (9.0, 9.0, False)), logits) if refining else Clicked(((1.0, 1.0, True),))
-            )
-            self.caller.click(picture, clicked, self.caller.clock(), ALONE)
+            picture, clicked = self.scene.any_click(rng)
+            gevent.sleep(ALONE_PAUSE)
+            caller.click(picture, clicked, caller.clock(), kind)
 
     def _load(self) -> None:
         scenario, environment = self.scenario, self.environment
         counts: dict[type[Any], int] = {BatchJob: scenario.batch_jobs}
-        counts |= {Annotator: scenario.users} if scenario.arrivals == USERS else {Arrivals: 1}
+        counts |= {Annotator: scenario.users} if scenario.arrivals in CLOSED else {Arrivals: 1}
         environment.user_classes = [kind for kind, count in counts.items() if count]
         for kind, count in counts.items():
             kind.fixed_count = count
@@ -88,7 +88,7 @@ class Generator:
         runner = environment.create_local_runner()
         self.caller.began = time.perf_counter()
         people = sum(counts.values())
-        runner.start(people, spawn_rate=max(1.0, people / scenario.settling) if scenario.arrivals == USERS else people)
+        runner.start(people, spawn_rate=max(1.0, people / scenario.settling) if scenario.arrivals in CLOSED else people)
         while not self.scene.over:
             gevent.sleep(min(TELL_EVERY, max(scenario.seconds - self.caller.clock(), 0.01)))
             self._tell()
@@ -121,7 +121,7 @@ class Generator:
 
     def _tell(self) -> None:
         now = self.caller.clock()
-        recent = [s for s in self.samples if s.ended > now - TELL_EVERY and s.kind not in (ALONE, PROBE)]
+        recent = [s for s in self.samples if s.ended > now - TELL_EVERY and s.kind not in BESIDE]
         figures = percentiles(recent) or {"p50": 0.0, "p99": 0.0}
         answered = sum(s.answered for s in recent)
         print(

@@ -14,7 +14,7 @@ SAMPLES, GENERATOR, ORDER = "samples.csv", "generator.json", "order.json"
 @dataclass(frozen=True, slots=True)
 class Order:
     """decoders, embedding: HOST:PORT. watched: processes of this machine whose time is to be noted, by name. folder:
-    for what comes of it.
+    for what comes of it. bare: HOST:PORT of a decoder of one thread that gets no load, or empty.
     """
 
     scenario: Scenario
@@ -22,6 +22,7 @@ class Order:
     embedding: str
     watched: dict[str, int]
     folder: Path
+    bare: str = ""
 
 
 def write_order(order: Order) -> Path:
@@ -39,4 +40,5 @@ def read_order(file: Path) -> Order:
         values["embedding"],
         values["watched"],
         Path(values["folder"]),
+        values["bare"],
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from traffic.plots import bars, lines
-from traffic.samples import ALONE, CLICK, FIRST, NEW, PROBE, REFINE, Sample, good, of_kinds, per_second
+from traffic.samples import BESIDE, CLICK, FIRST, NEW, REFINE, Sample, good, of_kinds, per_second
 from traffic.scenario import Scenario
 from traffic.verdict import Judged
 
@@ -86,7 +86,7 @@ def throughput(samples: Sequence[Sample], scenario: Scenario) -> str:
 
 def refusals_by_code(samples: Sequence[Sample], scenario: Scenario) -> str:
     """Calls not answered, by gRPC code."""
-    failed = [s for s in samples if not s.answered and s.kind not in (ALONE, PROBE)]
+    failed = [s for s in samples if not s.answered and s.kind not in BESIDE]
     found = sorted({s.code for s in failed}) or ["none"]
     series = {code: per_second([s for s in failed if s.code == code], scenario.seconds) for code in found}
     x = np.arange(int(np.ceil(scenario.seconds))) + 0.5

@@ -24,6 +24,7 @@ from traffic.verdict import Judged, figures, judge, read_thresholds
 
 LOADTEST = Path(__file__).resolve().parent.parent
 THRESHOLDS = LOADTEST / "thresholds.yaml"
+ONE_THREAD = {"SAMSERVE_DECODE_THREADS": 1}
 SLACK = 240.0  # seconds a load may take besides its own: pictures embedded, decoders warmed, last answers awaited
 
 
@@ -33,11 +34,14 @@ class LoadFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """decoders, embedding: HOST:PORT. watched: its processes on this machine, by name."""
+    """decoders, embedding: HOST:PORT. watched: its processes on this machine, by name. bare: a decoder of one thread,
+    which gets no load and tells what a decode takes; empty: there is none.
+    """
 
     decoders: tuple[str, ...]
     embedding: str
     watched: dict[str, int]
+    bare: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +70,22 @@ def local_target(decoders: int, tell: Callable[[str], None] = lambda _: None) ->
             tell(f"decoder {number}")
             stack.start_decoder(f"decoder-{number}", port, free_port())
             addresses.append(f"127.0.0.1:{port}")
+        bare = free_port()
+        stack.start_decoder("bare decoder", bare, free_port(), ONE_THREAD)
         watched = {name: program.pid for name, program in stack.programs.items() if name != "embedding"}
-        yield Target(tuple(addresses), stack.addresses.embedding, watched)
+        yield Target(tuple(addresses), stack.addresses.embedding, watched, f"127.0.0.1:{bare}")
 
 
-def run(scenario: Scenario, target: Target, folder: Path, section: str, capacity: float | None = None) -> Run:
+def run(scenario: Scenario, target: Target, folder: Path, section: str, ceiling: float | None = None) -> Run:
     """Make the load, judge it by a section of thresholds.yaml, write samples.csv, summary.json and report.html to the
     folder. Takes scenario.seconds and 10 to 40 s more. Raises LoadFailed, and ValueError for thresholds that are wrong.
     """
     thresholds = read_thresholds(THRESHOLDS, section)
-    order = write_order(Order(scenario, target.decoders, target.embedding, target.watched, folder))
+    order = write_order(Order(scenario, target.decoders, target.embedding, target.watched, folder, target.bare))
     _generate(order, scenario.seconds + scenario.timeout + SLACK)
     samples = read_samples(folder / SAMPLES)
     cores = json.loads((folder / GENERATOR).read_text())["cores"]
-    found = figures(samples, scenario, capacity)
+    found = figures(samples, scenario, ceiling)
     done = Run(scenario, samples, found, cores, judge(found, thresholds))
     summary = summary_of(done, target)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

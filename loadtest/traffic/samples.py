@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-FIRST, REFINE, NEW, BULK, PROBE, ALONE = "first", "refine", "new", "bulk", "probe", "alone"
+FIRST, REFINE, NEW, BULK, PROBE = "first", "refine", "new", "bulk", "probe"
+ALONE, BARE = "alone", "bare"  # one at a time before the load; by a decoder of one thread
+BESIDE = (ALONE, BARE, PROBE)  # the load
 CLICK = (FIRST, REFINE)  # on pictures that are known
 REFUSED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 PERCENTILES = (50, 90, 95, 99)

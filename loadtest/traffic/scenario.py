@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-USERS, CLICKS, VISITS = "users", "clicks", "visits"
+USERS, SINGLES, CLICKS, VISITS = "users", "singles", "clicks", "visits"
+CLOSED = (USERS, SINGLES)  # loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Scenario:
     """Times are in seconds, rates in events a second.
 
     arrivals: "users", a closed loop: `users` annotators, each waiting for its answer before it thinks of the next
-    click; "clicks" or "visits", an open loop: they arrive at `rate` by a Poisson process, whether or not those before
+    click; "singles", the same with each click on another picture, as the open loop's are; "clicks" or "visits", an open
+    loop: they arrive at `rate` by a Poisson process, whether or not those before
     have been answered. A visit is one picture opened by one annotator. Batch jobs come on top of either.
     """
 
@@ -39,8 +41,8 @@ class Scenario:
     batch_in_flight: int = 2  # of each
 
     def __post_init__(self) -> None:
-        if self.arrivals not in (USERS, CLICKS, VISITS):
-            raise ValueError(f"arrivals is {self.arrivals!r}: give {USERS}, {CLICKS} or {VISITS}")
+        if self.arrivals not in (*CLOSED, CLICKS, VISITS):
+            raise ValueError(f"arrivals is {self.arrivals!r}: give {USERS}, {SINGLES}, {CLICKS} or {VISITS}")
         for name in ("rate", "seconds", "timeout", "patience", "pictures", "objects", "think"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")

@@ -15,7 +15,7 @@ from locust.exception import StopUser
 from traffic.arrivals import at_least_one, maybe_none, pause, poisson, zipf
 from traffic.calls import Caller, Clicked, anywhere
 from traffic.pictures import Picture
-from traffic.scenario import CLICKS, Scenario
+from traffic.scenario import CLICKS, SINGLES, Scenario
 
 
 class Scene:
@@ -50,8 +50,7 @@ class Scene:
         """Click on an object and refine it; who is refused leaves the object."""
         clicked = Clicked(())
         for _ in range(1 + maybe_none(self.scenario.refinements, rng)):
-            intended = self.caller.clock() + pause(self.scenario.think, self.scenario.think_sigma, rng)
-            gevent.sleep(intended - self.caller.clock())
+            intended = self._think(rng)
             if self.over:
                 return
             on = not clicked.points or bool(rng.random() < 0.5)
@@ -61,14 +60,29 @@ class Scene:
                 return
             clicked = Clicked(clicked.points, logits)
 
-    def single_click(self, rng: np.random.Generator, intended: float) -> None:
-        """A first click, or one that refines, out of nowhere. Drawn now, sent in a greenlet of its own."""
+    def any_click(self, rng: np.random.Generator) -> tuple[Picture, Clicked]:
+        """One of an annotator's clicks, whichever: after none, one or more on its object, as `visit` has it."""
         picture, logits = self.choose(rng)
-        if rng.random() < self.scenario.refining:
-            clicked = Clicked((anywhere(rng), anywhere(rng, on=False)), logits)
-        else:
-            clicked = Clicked((anywhere(rng),))
-        gevent.spawn(self.caller.click, picture, clicked, intended)
+        before = maybe_none(self.scenario.refinements, rng)
+        points = (anywhere(rng), *(anywhere(rng, bool(rng.random() < 0.5)) for _ in range(before)))
+        return picture, Clicked(points, logits if before else b"")
+
+    def think_and_click(self, rng: np.random.Generator) -> None:
+        """A click that has nothing to do with the one before."""
+        picture, clicked = self.any_click(rng)
+        intended = self._think(rng)
+        if not self.over:
+            self.caller.click(picture, clicked, intended)
+
+    def _think(self, rng: np.random.Generator) -> float:
+        """Pause, until when on the load's clock."""
+        until = self.caller.clock() + pause(self.scenario.think, self.scenario.think_sigma, rng)
+        gevent.sleep(until - self.caller.clock())
+        return until
+
+    def single_click(self, rng: np.random.Generator, intended: float) -> None:
+        """A click out of nowhere. Drawn now, sent in a greenlet of its own."""
+        gevent.spawn(self.caller.click, *self.any_click(rng), intended)
 
 
 class SceneUser(User):
@@ -83,13 +97,16 @@ class SceneUser(User):
 
 
 class Annotator(SceneUser):
-    """Opens picture after picture."""
+    """Opens picture after picture, or clicks on any."""
 
     @task
     def visit(self) -> None:
         if self.scene.over:
             raise StopUser
-        self.scene.visit(self.rng)
+        if self.scene.scenario.arrivals == SINGLES:
+            self.scene.think_and_click(self.rng)
+        else:
+            self.scene.visit(self.rng)
 
 
 class BatchJob(SceneUser):

@@ -12,6 +12,8 @@ import yaml
 
 from traffic.samples import (
     ALONE,
+    BARE,
+    BESIDE,
     CLICK,
     FIGURES,
     NEW,
@@ -49,19 +51,22 @@ class Judged:
         return f"{'holds' if self.holds else 'FAILS'}  {self.name}: {figure}, at {self.side} {self.bound:g}"
 
 
-def figures(samples: Sequence[Sample], scenario: Scenario, capacity: float | None = None) -> dict[str, float | None]:
-    """What thresholds speak of. capacity: clicks a second, if it has been measured.
+def figures(samples: Sequence[Sample], scenario: Scenario, ceiling: float | None = None) -> dict[str, float | None]:
+    """What thresholds speak of. ceiling: the most clicks a second that are answered, if that has been measured.
 
     clicks_per_second, goodput: of the clicks that were to start in the judged part of the load, those answered, and
-    those answered within the scenario's patience. decode_ms: the median decode of clicks made one at a time.
+    those answered within the scenario's patience. decode_ms: the bare decode, the median of clicks made one at a time,
+    by one thread if there was a decoder of one; alone_decode_ms: by as many threads as the decoders have.
     late_p99_ms: how late the generator itself started its calls; a large one means that it was too slow for the load.
     """
     seconds = scenario.seconds - scenario.settling
-    judged = [s for s in samples if scenario.settling <= s.intended < scenario.seconds and s.kind not in (ALONE, PROBE)]
+    judged = [s for s in samples if scenario.settling <= s.intended < scenario.seconds and s.kind not in BESIDE]
     clicks, alone = of_kinds(judged, CLICK), of_kinds(samples, [ALONE])
     refused = refusals(judged)
     goodput = len(good(clicks, scenario.patience)) / seconds
-    decode = float(np.median([s.decode for s in alone])) if alone else None
+    alone_decode = float(np.median([s.decode for s in alone])) if alone else None
+    bare = of_kinds(samples, [BARE])
+    decode = float(np.median([s.decode for s in bare])) if bare else alone_decode
     normal = percentiles(alone).get("p50")
     taken = percentiles(clicks)
     return {
@@ -69,11 +74,12 @@ def figures(samples: Sequence[Sample], scenario: Scenario, capacity: float | Non
         "clicks_per_second": sum(s.answered for s in clicks) / seconds,
         "goodput": goodput,
         "goodput_share": len(good(clicks, scenario.patience)) / len(clicks) if clicks else None,
-        "goodput_over_capacity": goodput / capacity if capacity else None,
+        "goodput_over_ceiling": goodput / ceiling if ceiling else None,
         "errors": float(errors(judged)),
         "refused": float(len(refused)),
         "refused_without_retry_info": float(sum(not s.told_when for s in refused)),
         "decode_ms": decode,
+        "alone_decode_ms": alone_decode,
         "alone_ms": normal,
         **{f"click_{name}_ms": taken.get(name) for name in FIGURES},
         "click_p99_over_decode": taken["p99"] / decode if taken and decode else None,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from manifests import CHART, METRICS, ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from samserve.core.config import DecoderSettings, EmbeddingSettings
 
 DEPLOY = ROOT / "deploy"
@@ -52,6 +58,28 @@ def extras(*names: str) -> set[str]:
         inner = re.fullmatch(r"samserve\[(.*)\]", requirement)
         packages |= extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
     return packages
+
+
+def named_extras(file: Path) -> list[str]:
+    """The extras of ours that an image installs."""
+    (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
+    named = re.search(r"whl\)\[([\w,]+)\]", install)
+    assert named
+    return named[1].split(",")
+
+
+def installed_with(names: list[str]) -> set[str]:
+    """All packages that come with these extras of ours, and with those in turn."""
+    found: set[tuple[str, str]] = set()
+    waiting = [("samserve", extra) for extra in ["", *names]]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) not in found:
+            found.add((name, extra))
+            for each in map(Requirement, distribution(name).requires or []):
+                if each.marker is None or each.marker.evaluate({"extra": extra}):
+                    waiting += [(canonicalize_name(each.name), inner) for inner in ["", *each.extras]]
+    return {name for name, _ in found}
 
 
 def compose() -> dict[str, Any]:
@@ -108,11 +136,53 @@ def test_packages_are_those_that_are_pinned(file: Path) -> None:
     installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
     assert all("--constraint constraints.txt" in each for each in [*re.findall(r"pip [^&]*install[^&]*", install)])
     assert installs
-    named = re.search(r"whl\)\[([\w,]+)\]", install)
-    assert named
-    packages = extras(*named[1].split(","))
+    packages = extras(*named_extras(file))
     assert ("torch" in packages) == (file.stem == "triton")
     assert ("ray" in packages) == (file.stem == "embedding")
+
+
+# What an image's programs import, now or when they come to it.
+PROGRAMS = {
+    "decoder": ["samserve.decoder.server", "samserve.core.spans"],
+    "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.core.spans"],
+    "triton": [
+        "samserve.cli",
+        "samserve.gate.console",
+        "samserve.models.download",
+        "samserve.models.engine",
+        "samserve.models.export",
+        "samserve.models.reference",
+        "samserve.models.triton.repository",
+        "onnxruntime.quantization",
+        "openvino",
+    ],
+}
+IMPORT = """
+import importlib, json, sys
+absent, modules = map(json.loads, sys.argv[1:])
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"no {name} in this image", name=name)
+sys.meta_path.insert(0, Absent())
+for module in modules:
+    importlib.import_module(module)
+"""
+
+
+@every_image
+def test_an_image_has_what_its_programs_import(file: Path) -> None:
+    """Tried with all other packages of this environment out of sight."""
+    there = installed_with(named_extras(file))
+    absent = [
+        module
+        for module, packages in packages_distributions().items()
+        if not there & {canonicalize_name(package) for package in packages}
+    ]
+    assert "pytest" in absent
+    command = [sys.executable, "-c", IMPORT, json.dumps(absent), json.dumps(PROGRAMS[file.stem])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @every_image

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import VALUE_FILES, Manifest, PodOf, of_kind, part, pods, rendered, selects
+from manifests import VALUE_FILES, Manifest, PodOf, environment, of_kind, part, pods, rendered, selects
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
@@ -73,3 +73,14 @@ def test_metrics_are_read_by_the_monitoring_alone(values: Path) -> None:
         readers = [peers for peers, ports in allowed(manifests, pod, "from") if pod.port(name) in ports]
         assert [list(peer) for peer in readers[0]] == [["namespaceSelector"]]
         assert len(readers) == 1
+
+
+def test_traces_may_leave_if_there_is_somewhere_to_send_them(values: Path) -> None:
+    manifests = rendered(values)
+    if not of_kind(manifests, "NetworkPolicy"):
+        return
+    for component in ("decoder", "embedding"):
+        pod = part(manifests, component)[-1]
+        endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")
+        ports = set().union(*(numbers for _, numbers in allowed(manifests, pod, "to")))
+        assert (4317 in ports) == bool(endpoint) == (values.stem == "everything")

@@ -109,3 +109,11 @@ def test_autoscalers_ask_for_metrics_that_the_adapter_is_told_to_make(values: Pa
             made |= {rule["seriesQuery"].partition("{")[0] for rule in rules["rules"]}
             made |= {rule["name"]["as"] for rule in rules["externalRules"]}
     assert wanted <= made
+
+
+def test_open_streams_are_not_taken_for_clicks(values: Path) -> None:
+    """A stream that rests is an RPC in progress too, and needs no decoder."""
+    for config in of_kind(rendered(values), "ConfigMap"):
+        if config["metadata"]["name"].endswith("-adapter-rules"):
+            (rule,) = yaml.safe_load(config["data"]["config.yaml"])["rules"]
+            assert 'method!="Interact"' in rule["metricsQuery"]

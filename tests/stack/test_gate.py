@@ -71,6 +71,10 @@ def test_a_bf16_variant_is_kept_when_it_passes(bundles: Path, images: Path) -> N
     assert nano.variant.facts["speed"]["milliseconds"] > 0
     assert nano.model_version in Store(bundles).load("nano").versions
     assert sorted(path.name for path in nano.path.iterdir() if path.is_dir()) == [VARIANTS]
+    again = run(bundles, images, "quantise", "nano", "--precision", "bf16")
+    assert again.returncode == 0, again.stderr
+    assert "there already: nano:cpu-bf16" in again.stderr
+    assert again.stdout == ""
 
 
 def test_a_precision_that_changes_nothing_leaves_nothing(bundles: Path, images: Path) -> None:

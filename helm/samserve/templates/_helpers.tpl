@@ -115,6 +115,13 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{/* Traces are off unless there is somewhere to send them. */}}
+{{- define "samserve.tracingEnv" -}}
+{{- with .Values.tracing.endpoint }}
+- { name: SAMSERVE_OTLP_ENDPOINT, value: {{ . | quote }} }
+{{- end }}
+{{- end }}
+
 {{/* SAMSERVE_MODELS: NAME or NAME:VARIANT, the first is the default. */}}
 {{- define "samserve.models" -}}
 {{- $models := list -}}
@@ -145,6 +152,9 @@ securityContext:
 {{- $names = append $names .name }}
 {{- if and .pull (not $store) }}
 {{- fail (printf "models[%d].pull: %s needs the store to lie in; set store.enabled" $index .name) }}
+{{- end }}
+{{- if and (hasPrefix "cpu-" .variant) (not $store) }}
+{{- fail (printf "models[%d].variant: %s of %s needs the store to lie in; set store.enabled" $index .variant .name) }}
 {{- end }}
 {{- if and (include "samserve.engine" (list $ .)) (not $store) }}
 {{- fail (printf "triton.engine.build: the engine of %s needs the store to lie in; set store.enabled" .name) }}

@@ -128,16 +128,27 @@ class Segmenter:
         return Segmented(image, [masks for _, masks in answers])
 
     async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
-        """The image, ready; it is embedded if it must be and the bytes are given."""
+        """The image, ready; it is embedded if it must be and the bytes are given. A version that is not known may be of
+        a variant that has come since the start: then the bundle is looked at again.
+        """
+        try:
+            return await self._find(order, clock)
+        except ModelVersionMismatch:
+            if not await self._models.learn(order.model):
+                raise
+        return await self._find(order, clock)
+
+    async def _find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         bundle = self._models.named(order.model).bundle
+        versions = self._models.versions(bundle.name)
         version = order.model_version or self._embeddings.version_served(bundle.name, bundle.model_version)
-        if version not in bundle.versions:
+        if version not in versions:
             raise ModelVersionMismatch(version, bundle.model_version)
         with clock.stage("hash"):
             name = await self._identify(order)
         with clock.stage("embedding"):
             key = CacheKey(order.tenant, version, name)
-            found = await self._embeddings.find(key, bundle.name, bundle.versions, order.data)
+            found = await self._embeddings.find(key, bundle.name, versions, order.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         return FoundImage(name, found.image, found.status)
 

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -19,10 +20,11 @@ from samserve.gate.pictures import Picture, pictures
 from samserve.gate.triton import OtherModel, asked, served
 from samserve.gate.variants import Reference, Tried, publish, refer, try_engine, try_variant, verify
 from samserve.local.process import StartFailed
-from samserve.models.bundle import Bundle
+from samserve.models.bundle import Bundle, variant_names
 from samserve.models.engine import Engine, published
 from samserve.models.engine import publish as publish_plan
-from samserve.models.quantise import AUTO, RECIPES, NothingToQuantise
+from samserve.models.lock import locked
+from samserve.models.quantise import AUTO, RECIPES, NothingToQuantise, variant_name
 from samserve.models.store import UnknownModel
 from samserve.models.variant import BrokenBundle
 
@@ -44,34 +46,44 @@ def verify_model(model: str, images: Path | None, triton: str, as_json: bool) ->
     _refuse_unless_passed(model, report)
 
 
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """kept: the name of the variant that serves now, if one does. tried: empty if it was there already. exported:
+    milliseconds of an image by the exported encoder.
+    """
+
+    kept: str | None
+    tried: list[Tried]
+    exported: float
+
+
 def quantise_model(name: str, precision: str, images: Path | None, as_json: bool) -> None:
-    """Make CPU variants, keep the fastest that passes the gate. Exit code 1: refused."""
-    wanted = list(RECIPES) if precision == AUTO else [precision]
+    """Make CPU variants, keep the fastest that passes the gate; of one precision, unless it is there already. Exit code
+    1: refused.
+    """
     with _failures():
         bundle = store().own(name)
-        shown = pictures(bundle.frame, images)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside, _progress() as steps:
-            reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
-            tried = _try_all(bundle, wanted, Path(aside), shown, reference, steps)
-            best = min((one for one in tried if one.report.passed), key=lambda one: one.milliseconds, default=None)
-            if best is not None and len(wanted) > 1 and best.milliseconds >= reference.milliseconds:
-                fail(1, f"no variant of {name} is faster here than the exported encoder", as_json)
-            variant = publish(bundle, best, reference) if best is not None else None
+        with locked(bundle.path, err.print):
+            there = variant_name(precision)
+            if there in variant_names(bundle.path):
+                done = Quantised(there, [], 0.0)
+            else:
+                done = _quantise(bundle, precision, images, as_json)
     if as_json:
         reports = [
             {"precision": one.precision, "milliseconds": one.milliseconds, "gate": one.report.as_json()}
-            for one in tried
+            for one in done.tried
         ]
-        print(json.dumps({"model": name, "variant": variant, "tried": reports}))
-    else:
-        for one in tried:
+        print(json.dumps({"model": name, "variant": done.kept, "tried": reports}))
+    elif done.tried:
+        for one in done.tried:
             out.print(_table(f"{name} in {one.precision}: {one.milliseconds:,.0f} ms an image", one.report))
-        out.print(f"the exported encoder: {reference.milliseconds:,.0f} ms an image", highlight=False)
-    if best is None:
-        for one in tried:
+        out.print(f"the exported encoder: {done.exported:,.0f} ms an image", highlight=False)
+    if done.kept is None:
+        for one in done.tried:
             _say(f"{name} in {one.precision}", one.report)
         raise typer.Exit(1)
-    err.print(f"kept as {name}:{variant}", highlight=False)
+    err.print(f"{'kept as' if done.tried else 'there already:'} {name}:{done.kept}", highlight=False)
 
 
 def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
@@ -85,6 +97,19 @@ def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
     err.print(_table(f"{engine.file.name}: {milliseconds:,.1f} ms an image", report))
     _refuse_unless_passed(engine.file.name, report)
     return publish_plan(bundle, engine, report).name
+
+
+def _quantise(bundle: Bundle, precision: str, images: Path | None, as_json: bool) -> Quantised:
+    wanted = list(RECIPES) if precision == AUTO else [precision]
+    shown = pictures(bundle.frame, images)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside, _progress() as steps:
+        reference = refer(bundle, shown, steps("the exported encoder", len(shown)))
+        tried = _try_all(bundle, wanted, Path(aside), shown, reference, steps)
+        best = min((one for one in tried if one.report.passed), key=lambda one: one.milliseconds, default=None)
+        if best is not None and len(wanted) > 1 and best.milliseconds >= reference.milliseconds:
+            fail(1, f"no variant of {bundle.name} is faster here than the exported encoder", as_json)
+        kept = publish(bundle, best, reference) if best is not None else None
+    return Quantised(kept, tried, reference.milliseconds)
 
 
 def _try_all(

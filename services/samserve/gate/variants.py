@@ -19,7 +19,7 @@ from samserve.gate.pictures import Picture
 from samserve.gate.triton import served
 from samserve.models.bundle import Bundle, load_bundle
 from samserve.models.engine import Engine
-from samserve.models.quantise import write
+from samserve.models.quantise import variant_name, write
 from samserve.models.variant import FACTS, TENSORRT, VARIANTS, Variant, load_variant, version_of
 
 Advance = Callable[[], object]
@@ -85,7 +85,7 @@ def try_variant(
     bundle: Bundle, precision: str, aside: Path, pictures: Sequence[Picture], reference: Reference, advance: Advance
 ) -> Tried:
     """Make a CPU variant under `aside`, and judge and time it. Raises NothingToQuantise, StartFailed, Unavailable."""
-    folder = aside / f"cpu-{precision}"
+    folder = aside / variant_name(precision)
     write(bundle, precision, folder)
     with served(replace(bundle, variant=load_variant(folder))) as encoder:
         report, milliseconds = verify(bundle, encoder, pictures, reference, advance)

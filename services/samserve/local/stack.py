@@ -171,12 +171,13 @@ class Stack:
         program = self._run("embedding", [sys.executable, "-m", "samserve.embedding.main"], self._environment(settings))
         program.wait_ready(lambda: _ray_serves(self.addresses.embedding), START_SECONDS)
 
-    def start_decoder(self, name: str, port: int, metrics_port: int) -> None:
-        """Start a decoder; any number may run beside each other."""
-        settings = {
+    def start_decoder(self, name: str, port: int, metrics_port: int, more: Mapping[str, object] | None = None) -> None:
+        """Start a decoder; any number may run beside each other. more: settings by their variables."""
+        settings: dict[str, object] = {
             "SAMSERVE_DECODER_PORT": port,
             "SAMSERVE_METRICS_PORT": metrics_port,
             "SAMSERVE_BUNDLES": self.options.bundles,
+            **(more or {}),
         }
         program = self._run(name, [sys.executable, "-m", "samserve.decoder.server"], self._environment(settings))
         program.wait_ready(lambda: _healthy(f"127.0.0.1:{port}"), START_SECONDS)

@@ -80,9 +80,9 @@ def environment(home: Path) -> dict[str, str]:
 
 def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, log: Path) -> Program:
     """Start a server on 127.0.0.1; it is ready when `ready` says so."""
-    server, environment = _server()
+    binary, environment = server()
     command = [
-        *server,
+        *binary,
         f"--model-repository={repository}",
         "--model-control-mode=explicit",  # a model may be unloaded and loaded again by name
         "--load-model=*",
@@ -98,7 +98,7 @@ def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, l
     return Program("Triton", command, environment, log)
 
 
-def _server() -> tuple[list[str], dict[str, str]]:
+def server() -> tuple[list[str], dict[str, str]]:
     """The command and environment of NVIDIA's own server, which its image brings with all backends, or the wheel's."""
     if (own := shutil.which("tritonserver")) is not None:
         return [own], dict(os.environ)

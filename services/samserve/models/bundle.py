@@ -43,7 +43,8 @@ FORMAT = 2
 class Bundle:
     """family: sam, sam2 or sam_hq; frame: what the encoder sees; mask_frame: what masks are scaled to on their way to
     the source's size; low_res: side of the low-res logits; embedding: shapes of the tensors; variant: how the encoder
-    is run, which settles the version; versions: of all variants, since the decoder is the same for them.
+    is run, which settles the version; versions: of all variants when it was read, since the decoder is the same for
+    them.
     """
 
     path: Path
@@ -81,7 +82,6 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
         raise BrokenBundle(f"{path / FACTS} is of format {facts.get('format')}; this samserve reads format {FORMAT}")
     check_files(path, facts["files"])
     exported = Variant(EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts)
-    versions = {read_facts(path / VARIANTS / name / VARIANT_FACTS)["model_version"] for name in variant_names(path)}
     if variant != EXPORTED and variant not in variant_names(path):
         known = ", ".join([EXPORTED, *variant_names(path)])
         raise BrokenBundle(f"the model {facts['name']} has no variant {variant!r}; it has: {known}")
@@ -96,7 +96,7 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
         low_res=facts["low_res"],
         embedding={name: tuple(shape) for name, shape in facts["embedding"].items()},
         variant=exported if variant == EXPORTED else load_variant(path / VARIANTS / variant),
-        versions=frozenset({exported.model_version, *versions}),
+        versions=variant_versions(path) | {exported.model_version},
         facts=facts,
     )
 
@@ -104,6 +104,11 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
 def variant_names(path: Path) -> list[str]:
     """A bundle's variants besides the exported one."""
     return sorted(file.parent.name for file in path.glob(f"{VARIANTS}/*/{VARIANT_FACTS}"))
+
+
+def variant_versions(path: Path) -> frozenset[str]:
+    """The model versions of a bundle's variants besides the exported one, as they are now."""
+    return frozenset(read_facts(path / VARIANTS / n / VARIANT_FACTS)["model_version"] for n in variant_names(path))
 
 
 def find_bundles(folder: Path) -> list[Path]:

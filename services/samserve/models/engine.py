@@ -6,13 +6,11 @@ They are kept in the bundle's folder under `engines/`, each with its facts besid
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from samserve.models.bundle import ENCODER, Bundle
 from samserve.models.compiler import STANDARD, Compiler, EngineRefused, count_types
+from samserve.models.lock import locked
 from samserve.models.precision import Half, mixed
 from samserve.models.target import Target
 from samserve.models.variant import FACTS, TENSORRT, VARIANTS, digest, read_facts, write_variant
@@ -93,7 +92,7 @@ def build(bundle: Bundle, recipe: Recipe, compiler: Compiler, say: Callable[[str
     folder.mkdir(exist_ok=True)
     onnx_digest = encoder_digest(bundle)
     file = folder / file_name(recipe, compiler, onnx_digest)
-    with _locked(folder, say):
+    with locked(folder, say):  # on one GPU two must not time kernels at once, either
         if not file.exists():
             with TemporaryDirectory(dir=folder) as aside:
                 say(f"writing the encoder's graph in {recipe.precision}")
@@ -198,15 +197,3 @@ def _compile(graph: Path, recipe: Recipe, compiler: Compiler, file: Path, onnx_d
 
 def _facts_of(file: Path) -> Path:
     return file.with_suffix(".json")
-
-
-@contextmanager
-def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a folder's lock: for two builders on one volume, and so that two do not time kernels on one GPU."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another builder")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -34,6 +34,11 @@ class Recipe:
     write: Callable[[Bundle, Path], None]
 
 
+def variant_name(precision: str) -> str:
+    """What the variant of a precision is called."""
+    return f"cpu-{precision}"
+
+
 def write(bundle: Bundle, precision: str, folder: Path) -> None:
     """Write a CPU variant's files and facts. precision: one of RECIPES. Raises NothingToQuantise."""
     recipe = RECIPES[precision]

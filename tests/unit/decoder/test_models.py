@@ -1,5 +1,8 @@
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from samserve.decoder.models import Models
 from samserve.decoder.segmenter import ImageOrder, Segmenter
 from samserve.decoder.transformer import PreparedImage
 from samserve.models.bundle import Bundle, load_bundle
+from samserve.models.variant import FACTS, VARIANTS
 
 NAME = "ab" * 32
 
@@ -82,7 +86,7 @@ async def test_an_image_is_looked_for_under_the_version_of_its_reference(
     finder = Finder()
     with ThreadPoolExecutor(1) as pool:
         found = await Segmenter(finder, models, pool, Admission(2, 8)).find(order(model, version), StageClock())
-    assert finder.asked == [(CacheKey("public", looked_for, NAME), of, models.named(of).bundle.versions)]
+    assert finder.asked == [(CacheKey("public", looked_for, NAME), of, models.versions(of))]
     assert found.ready.model_version == looked_for
 
 
@@ -95,6 +99,28 @@ async def test_a_reference_of_another_model_or_of_no_known_version_is_refused(
         await Segmenter(finder, models, pool, Admission(2, 8)).find(order(model, version), StageClock())
     assert caught.value.asked == version
     assert not finder.asked
+
+
+async def test_a_variant_that_comes_later_is_taken_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "nano"
+    shutil.copytree(BUNDLES / "nano", place)
+    models = Models([Decoder(load_bundle(place))])
+    with ThreadPoolExecutor(1) as pool:
+        segmenter = Segmenter(Finder(), models, pool, Admission(2, 8))
+        with pytest.raises(ModelVersionMismatch):
+            await segmenter.find(order("nano", "nano-later"), StageClock())
+        variant = place / VARIANTS / "fp16-sm89"
+        variant.mkdir(parents=True)
+        (variant / FACTS).write_text(json.dumps({"model_version": "nano-later"}))
+        assert not await models.learn("nano")  # it has just been looked at
+        monkeypatch.setattr("samserve.decoder.models.LEAST_BETWEEN", 0.0)
+        found = await segmenter.find(order("nano", "nano-later"), StageClock())
+        assert found.ready.model_version == "nano-later"
+        assert models.of_version("nano-later") is models.named("nano")
+        with pytest.raises(ModelVersionMismatch):
+            await segmenter.find(order("nano", "nano-never"), StageClock())
 
 
 def test_the_size_of_a_mask_to_refine_is_the_models_own(models: Models) -> None:

@@ -169,12 +169,12 @@ def run_of(ms: float, refused: int = 0, told_when: bool = True) -> list[Sample]:
 
 def test_figures_are_of_the_judged_part() -> None:
     scenario = Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2)
-    found = figures([*run_of(15, refused=4), sample(1, 5000, code="INTERNAL")], scenario, capacity=20)
+    found = figures([*run_of(15, refused=4), sample(1, 5000, code="INTERNAL")], scenario, ceiling=20)
     assert found["errors"] == 0  # it fell into the settling
     assert found["refused"] == 4
     assert found["refused_without_retry_info"] == 0
     assert found["goodput"] == pytest.approx(10)
-    assert found["goodput_over_capacity"] == pytest.approx(0.5)
+    assert found["goodput_over_ceiling"] == pytest.approx(0.5)
     assert found["goodput_share"] == pytest.approx(80 / 84)
     assert found["click_p99_over_decode"] == pytest.approx(3)
     assert found["recovery_seconds"] == pytest.approx(0.25)
@@ -210,7 +210,7 @@ def test_a_threshold_that_means_nothing_is_refused(wrong: dict[str, dict[str, fl
 
 @pytest.mark.parametrize("section", ["normal", "overload", "capacity", "smoke"])
 def test_the_thresholds_we_ship_can_be_judged(section: str) -> None:
-    found = figures(run_of(12), Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2), capacity=10)
+    found = figures(run_of(12), Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2), ceiling=10)
     judged = judge(found, read_thresholds(THRESHOLDS, section))
     assert judged
     assert all(one.holds for one in judged)

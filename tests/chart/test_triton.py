@@ -1,0 +1,57 @@
+"""What Triton's pods are told is what the programs in them understand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from manifests import VALUE_FILES, part, rendered
+from samserve.local import triton
+from samserve.models.commands import app
+from samserve.models.quantise import RECIPES, variant_name
+from typer.main import get_command
+
+pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
+
+
+@cache
+def known_flags() -> set[str]:
+    """As the server that samserve runs by itself names them."""
+    command, environment = triton.server()
+    told = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True, check=False)
+    return set(re.findall(r"--[a-z0-9-]+", told.stdout + told.stderr))
+
+
+def test_the_server_knows_its_arguments(values: Path) -> None:
+    (pod,) = part(rendered(values), "triton")
+    flags = {argument.partition("=")[0] for argument in pod.containers[0]["args"]}
+    assert len(flags) > 5
+    assert flags <= known_flags()
+
+
+def test_the_command_line_knows_what_init_containers_ask_of_it(values: Path) -> None:
+    (pod,) = part(rendered(values), "triton")
+    commands = get_command(app)
+    for container in pod.spec["initContainers"]:
+        program, group, name, *words = [*container["command"], *container.get("args", [])]
+        assert (program, group) == ("samserve", "models")
+        parsed = commands.commands[name].make_context(name, words)  # type: ignore[attr-defined]
+        assert parsed.params, name
+
+
+def test_a_variant_for_cpus_is_made_before_it_is_served(values: Path) -> None:
+    (pod,) = part(rendered(values), "triton")
+    steps = [each["name"] for each in pod.spec["initContainers"]]
+    models = (yaml.safe_load(values.read_text()) or {}).get("models", [])
+    for model in models:
+        if model["variant"].startswith("cpu-"):
+            step = f"quantise-{model['name']}"
+            assert steps.index(step) < steps.index("repository")
+            _, precision = pod.spec["initContainers"][steps.index(step)]["args"]
+            assert precision in RECIPES
+            assert variant_name(precision) == model["variant"]
+    assert any(step.startswith("quantise-") for step in steps) == (values.stem in ("cpu-only", "everything"))
