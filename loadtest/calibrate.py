@@ -186,7 +186,7 @@ def _pool(sample: Sample) -> float:
 
 
 def _pools(done: Run, kind: str) -> list[float]:
-    return [_pool(sample) for sample in done.samples if sample.kind == kind and sample.answered]
+    return sorted(_pool(sample) for sample in done.samples if sample.kind == kind and sample.answered)
 
 
 def _of_a_click(done: Run, value: Callable[[Sample], float]) -> float:

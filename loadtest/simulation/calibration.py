@@ -12,7 +12,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Decode:
     """Milliseconds of one kind of click in the decoder's pool, decoded and its mask written: with one thread, and
-    with all threads of the decoder, and the processor time that the latter takes.
+    with all threads of the decoder, both ascending, and the processor time that the latter takes.
     """
 
     one: list[float]

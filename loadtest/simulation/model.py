@@ -140,7 +140,7 @@ class _Click:
 
         def work(busy: int) -> Work:
             share = heat.share(heat.every if busy < threads else heat.one, pool.rested)
-            return decode_work(decode, draw, threads // busy, machine, share)
+            return decode_work(decode, draw, threads, machine, share)
 
         self._or_refused(pool.submit(work, self._write))
 
@@ -174,14 +174,16 @@ class _Click:
 
 
 def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, share: float = 1.0) -> Work:
-    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes;
+    """A decode by so many threads, if it has them to itself; draw: in [0, 1), which of the measured times it takes;
     share: of that time, by what `Heat` says.
     """
+    one = share * _pick(decode.one, draw) * MS
     if threads <= 1:
-        return Work(share * _pick(decode.one, draw) * MS)
+        return Work(one)
     wall = share * _pick(decode.every, draw) * MS
     cores = max(1.0, decode.every_cpu / float(np.mean(decode.every)))
-    return Work(wall * cores * machine.speed(cores), threads, most=cores)
+    work = wall * cores * machine.speed(cores)
+    return Work(work, threads, most=cores, narrow=work / one)
 
 
 def _pick(values: Sequence[float], draw: float) -> float:

@@ -158,13 +158,16 @@ PROGRAMS = {
     ],
 }
 IMPORT = """
-import importlib, json, sys
+import importlib, json, sys, sysconfig
+from importlib.machinery import PathFinder
 absent, modules = map(json.loads, sys.argv[1:])
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in absent:
-            raise ModuleNotFoundError(f"no {name} in this image", name=name)
-sys.meta_path.insert(0, Absent())
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if path is None and name in absent:  # unless another package brings a copy of its own, as ray does psutil's
+            path = [each for each in sys.path if each != sysconfig.get_path("purelib")]
+        return PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 for module in modules:
     importlib.import_module(module)
 """
