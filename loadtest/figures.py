@@ -51,15 +51,6 @@ def calibration(found: dict[str, Any]) -> str:
         (f"the same, {found['threads']} threads", median(found["first"]["every"]), "ms"),
         ("decode and mask, refining click, one thread", median(found["refine"]["one"]), "ms"),
         (f"the same, {found['threads']} threads", median(found["refine"]["every"]), "ms"),
-        *(
-            (f"right after another: {name}", found["heat"][key], "of 1")
-            for name, key in (
-                ("one thread", "one"),
-                (f"{found['threads']} threads", "every"),
-                ("generator", "generator"),
-            )
-        ),
-        ("rest after which 1/e of that is left", found["heat"]["cooling"], "ms"),
         ("speed of a core while all are busy", found["crowded"], "of 1"),
         ("processor time of the decoder besides, a click", found["decoder_rpc"], "ms"),
         ("processor time of the load's generator, a click", found["generator"], "ms"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,8 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True)
-class Heat:
-    """What work takes right after other such work, of 1, which is what it takes after a long rest: a decode of one
-    thread, one of all, the generator's part of a click. Caches and clocks cool down in a rest: after `cooling`
-    milliseconds of it 1/e of the difference is left.
-    """
-
-    one: float
-    every: float
-    generator: float
-    cooling: float
-
-    def share(self, hot: float, rested: float) -> float:
-        """Of 1, after so many seconds of rest; hot: one of the above."""
-        return 1 - (1 - hot) * math.exp(-1000 * rested / self.cooling)
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
-    """Milliseconds, unless it says otherwise; of clicks after a rest, which `heat` makes shorter.
+    """Milliseconds, unless it says otherwise; of clicks after a rest.
 
     cores: of the machine it was measured on; threads: of a decoder. crowded: the speed of a core while all are busy,
     of 1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's
@@ -53,7 +35,6 @@ class Calibration:
     crowded: float
     first: Decode
     refine: Decode
-    heat: Heat
     decoder_rpc: float
     generator: float
     on_path: float
@@ -79,7 +60,6 @@ def read_calibration(file: Path) -> Calibration:
             **values,
             "first": Decode(**values["first"]),
             "refine": Decode(**values["refine"]),
-            "heat": Heat(**values["heat"]),
             "encode": {int(batch): ms for batch, ms in values["encode"].items()},
         }
     )

@@ -36,38 +36,20 @@ class Clock:
 @dataclass(frozen=True, slots=True)
 class Work:
     """core_seconds: of a core that nobody else uses; threads: how many want a core; most: cores they can use at once,
-    less than `threads` when they wait for each other; narrow: core-seconds of this that a single thread gets done in a
-    second, more than one since it waits for nobody.
+    less than `threads` when they wait for each other.
     """
 
     core_seconds: float
     threads: int = 1
     most: float = 1.0
-    narrow: float = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class Task:
-    """Work that is being done; wide: by all its threads."""
-
+@dataclass(slots=True)
+class _Task:
     left: float
     work: Work
     then: Then
-    rate: float = 0.0  # cores
-    wide: bool = True
-
-    @property
-    def threads(self) -> int:
-        return self.work.threads if self.wide else 1
-
-    @property
-    def most(self) -> float:
-        return self.work.most if self.wide else 1.0
-
-    @property
-    def pace(self) -> float:
-        """Of its core-seconds, those it gets done in one."""
-        return self.rate * (1.0 if self.wide else self.work.narrow)
+    rate: float = 0.0
 
 
 class Machine:
@@ -79,7 +61,7 @@ class Machine:
     def __init__(self, clock: Clock, cores: float, crowded: float = 1.0) -> None:
         self.clock, self.cores, self.crowded = clock, cores, crowded
         self.used = 0.0  # core-seconds of busy cores so far
-        self._tasks: list[Task] = []
+        self._tasks: list[_Task] = []
         self._settled, self._plan = 0.0, 0
 
     def speed(self, busy: float) -> float:
@@ -88,19 +70,11 @@ class Machine:
             return 1.0
         return 1 - (1 - self.crowded) * max(0.0, busy - 1) / (self.cores - 1)
 
-    def run(self, work: Work, then: Then) -> Task:
+    def run(self, work: Work, then: Then) -> None:
         """Do the work beside whatever else is being done."""
         self._settle()
-        self._tasks.append(task := Task(work.core_seconds, work, then))
+        self._tasks.append(_Task(work.core_seconds, work, then))
         self._share()
-        return task
-
-    def fit(self, task: Task, wide: bool) -> None:
-        """Have it go on with all its threads, or with one."""
-        if task.wide != wide:
-            self._settle()
-            task.wide = wide
-            self._share()
 
     def _settle(self) -> None:
         passed, self._settled = self.clock.now - self._settled, self.clock.now
@@ -108,19 +82,19 @@ class Machine:
         self.used += passed * busy
         progress = passed * self.speed(busy)
         for task in self._tasks:
-            task.left -= progress * task.pace
+            task.left -= progress * task.rate
 
     def _share(self) -> None:
         """Give each task its cores: an even share a thread, and what some cannot use to the others."""
-        free, waiting = self.cores, sorted(self._tasks, key=lambda task: task.most / task.threads)
-        threads = sum(task.threads for task in waiting)
+        free, waiting = self.cores, sorted(self._tasks, key=lambda task: task.work.most / task.work.threads)
+        threads = sum(task.work.threads for task in waiting)
         for task in waiting:
-            task.rate = min(task.most, task.threads * free / threads)
-            free, threads = free - task.rate, threads - task.threads
+            task.rate = min(task.work.most, task.work.threads * free / threads)
+            free, threads = free - task.rate, threads - task.work.threads
         self._plan += 1
         if self._tasks:
             speed = self.speed(sum(task.rate for task in self._tasks))
-            first = min(max(task.left, 0.0) / task.pace for task in self._tasks) / speed
+            first = min(max(task.left, 0.0) / task.rate for task in self._tasks) / speed
             self.clock.after(first, lambda plan=self._plan: self._finish(plan))  # type: ignore[misc]
 
     def _finish(self, plan: int) -> None:
@@ -135,16 +109,12 @@ class Machine:
 
 
 class Pool:
-    """Threads of a machine that take work in the order it comes; what has them to itself uses all, else each task one.
-    queue: how much may wait; more is refused. rested: seconds for which none had work before the last to begin; 0 if
-    another was at work.
-    """
+    """Threads of a machine that take work in the order it comes. queue: how much may wait; more is refused."""
 
     def __init__(self, machine: Machine, threads: int = 1, queue: float = math.inf) -> None:
         self._machine, self.threads, self._queue = machine, threads, queue
         self._waiting: deque[tuple[Callable[[int], Work], Then]] = deque()
-        self.busy, self.rested, self._ended = 0, math.inf, -math.inf
-        self._tasks: list[Task] = []
+        self.busy = 0
 
     def submit(self, work: Callable[[int], Work], then: Then) -> bool:
         """Whether it was taken. `work` is asked when it begins, and told how many are at work then, it among them."""
@@ -157,22 +127,12 @@ class Pool:
         return True
 
     def _begin(self, work: Callable[[int], Work], then: Then) -> None:
-        self.rested = 0.0 if self.busy else self._machine.clock.now - self._ended
         self.busy += 1
 
         def done() -> None:
-            self.busy, self._ended = self.busy - 1, self._machine.clock.now
-            self._tasks.remove(task)
+            self.busy -= 1
             if self._waiting:
                 self._begin(*self._waiting.popleft())
-            else:
-                self._fit()
             then()
 
-        task = self._machine.run(work(self.busy), done)
-        self._tasks.append(task)
-        self._fit()
-
-    def _fit(self) -> None:
-        for task in self._tasks:
-            self._machine.fit(task, wide=len(self._tasks) == 1)
+        self._machine.run(work(self.busy), done)

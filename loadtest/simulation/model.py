@@ -136,13 +136,7 @@ class _Click:
         draw = float(self.rng.random())
         machine, pool = self.parts.beside[self.decoder], self.parts.decoders[self.decoder]
         threads = min(pool.threads, self.known.threads)
-        heat = self.known.heat
-
-        def work(busy: int) -> Work:
-            share = heat.share(heat.every if busy < threads else heat.one, pool.rested)
-            return decode_work(decode, draw, threads, machine, share)
-
-        self._or_refused(pool.submit(work, self._write))
+        self._or_refused(pool.submit(lambda busy: decode_work(decode, draw, threads // busy, machine), self._write))
 
     def _write(self) -> None:
         self._loop(self._receive)
@@ -162,9 +156,7 @@ class _Click:
         self._split(self.parts.loops[self.decoder], self.parts.beside[self.decoder], half, then)
 
     def _generate(self, then: Then) -> None:
-        pool, heat = self.parts.generator, self.known.heat
-        half = 0.5 * self.known.generator * heat.share(heat.generator, pool.rested)
-        self._split(pool, self.parts.generator_machine, half, then)
+        self._split(self.parts.generator, self.parts.generator_machine, 0.5 * self.known.generator, then)
 
     def _split(self, pool: Pool, machine: Machine, milliseconds: float, then: Then) -> None:
         """The part of the work that the caller waits for, and the rest beside it."""
@@ -173,17 +165,13 @@ class _Click:
             machine.run(Work((1 - self.known.on_path) * milliseconds * MS), lambda: None)
 
 
-def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, share: float = 1.0) -> Work:
-    """A decode by so many threads, if it has them to itself; draw: in [0, 1), which of the measured times it takes;
-    share: of that time, by what `Heat` says.
-    """
-    one = share * _pick(decode.one, draw) * MS
+def decode_work(decode: Decode, draw: float, threads: int, machine: Machine) -> Work:
+    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes."""
     if threads <= 1:
-        return Work(one)
-    wall = share * _pick(decode.every, draw) * MS
+        return Work(_pick(decode.one, draw) * MS)
+    wall = _pick(decode.every, draw) * MS
     cores = max(1.0, decode.every_cpu / float(np.mean(decode.every)))
-    work = wall * cores * machine.speed(cores)
-    return Work(work, threads, most=cores, narrow=work / one)
+    return Work(wall * cores * machine.speed(cores), threads, most=cores)
 
 
 def _pick(values: Sequence[float], draw: float) -> float:

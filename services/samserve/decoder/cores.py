@@ -48,40 +48,28 @@ class Workers:
             os.sched_setaffinity(thread, cores)
 
 
-def spans(cells: int, threads: int) -> list[tuple[int, int]]:
-    """Each thread's part of the cells, first and last: whole tiles."""
-    step = -(-cells // (TILE * threads)) * TILE
-    return [(first, min(first + step, cells)) for first in range(0, cells, step)]
-
-
 class Cores:
-    """The cores one call may use, which become fewer when others come, and more when they go. Without workers the
-    caller does it all. free: how many threads it may use now.
-    """
+    """The cores one call may use; without workers the caller does it all."""
 
-    def __init__(self, cells: int, workers: Workers | None = None, free: Callable[[], int] = lambda: 1) -> None:
-        self._cells, self._workers, self._free = cells, workers, free
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one now."""
-        return self._workers is not None and self._free() > 1
+    def __init__(self, cells: int, threads: int = 1, workers: Workers | None = None) -> None:
+        step = -(-cells // (TILE * threads)) * TILE
+        self.spans = [(first, min(first + step, cells)) for first in range(0, cells, step)]
+        self._workers = workers
 
     def each(self, work: Callable[[U], T], items: Iterable[U]) -> list[T]:
         """work(item) for every item."""
-        if self._workers is None or not self.several:
+        if self._workers is None:
             return [work(item) for item in items]
         self._workers.anywhere()
         return list(self._workers.pool.map(work, items))
 
     def split(self, work: Callable[[int, int], T]) -> list[T]:
         """work(first, last) on every span of cells; the caller takes one of them."""
-        if self._workers is None or not self.several:
-            return [work(0, self._cells)]
-        parts = spans(self._cells, self._free())
+        if self._workers is None:
+            return [work(*span) for span in self.spans]
         self._workers.beside_me()
-        others = [self._workers.pool.submit(work, *part) for part in parts[1:]]
-        own = work(*parts[0])
+        others = [self._workers.pool.submit(work, *span) for span in self.spans[1:]]
+        own = work(*self.spans[0])
         return [own, *(other.result() for other in others)]
 
 
@@ -95,14 +83,12 @@ class Threads:
 
     @contextmanager
     def share(self, cells: int) -> Iterator[Cores]:
-        """A call's share of the threads: all of them while no other is at work."""
+        """A call's share of the threads: all of them, unless other calls are at work."""
         with self._lock:
             self._busy += 1
+            threads = max(1, self.count // self._busy)
         try:
-            yield Cores(cells, self._workers, self._free)
+            yield Cores(cells, threads, self._workers if threads > 1 else None)
         finally:
             with self._lock:
                 self._busy -= 1
-
-    def _free(self) -> int:
-        return max(1, self.count // self._busy)

@@ -69,7 +69,7 @@ class MaskDecoder:
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         """Answer the prompts in their order: one with all free cores, several with a core each."""
         with self._threads.share(self._cells) as cores:
-            if len(prompts) == 1 or not cores.several:
+            if len(prompts) == 1 or len(cores.spans) == 1:
                 return [self._decode(image, prompt, cores) for prompt in prompts]
             alone = Cores(self._cells)
             return cores.each(lambda prompt: self._decode(image, prompt, alone), prompts)

@@ -1,16 +1,16 @@
 import threading
 
 import pytest
-from samserve.decoder.cores import Cores, Threads, Workers, spans
+from samserve.decoder.cores import Cores, Workers
 
 
 @pytest.mark.parametrize(("cells", "threads"), [(4096, 1), (4096, 2), (4096, 3), (64, 4), (128, 7)])
 def test_spans_cover_every_cell_once_and_hold_whole_tiles(cells: int, threads: int) -> None:
-    parts = spans(cells, threads)
-    assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
-    assert parts[-1][1] == cells
-    assert all(first % 64 == 0 and first < last for first, last in parts)
-    assert len(parts) <= threads
+    spans = Cores(cells, threads).spans
+    assert [first for first, _ in spans] == [0, *(last for _, last in spans[:-1])]
+    assert spans[-1][1] == cells
+    assert all(first % 64 == 0 and first < last for first, last in spans)
+    assert len(spans) <= threads
 
 
 def test_work_is_split_between_the_caller_and_the_workers() -> None:
@@ -20,12 +20,12 @@ def test_work_is_split_between_the_caller_and_the_workers() -> None:
         meeting.wait(10)
         return first, last, threading.current_thread() is threading.main_thread()
 
-    done = Cores(4096, Workers(2), lambda: 2).split(work)
+    done = Cores(4096, 2, Workers(2)).split(work)
     assert done == [(0, 2048, True), (2048, 4096, False)]
 
 
 def test_items_are_answered_in_their_order() -> None:
-    assert Cores(4096, Workers(2), lambda: 2).each(lambda item: item * item, range(20)) == [n * n for n in range(20)]
+    assert Cores(4096, 2, Workers(2)).each(lambda item: item * item, range(20)) == [n * n for n in range(20)]
 
 
 def test_a_worker_s_failure_reaches_the_caller() -> None:
@@ -34,14 +34,4 @@ def test_a_worker_s_failure_reaches_the_caller() -> None:
             raise ValueError("span")
 
     with pytest.raises(ValueError, match="span"):
-        Cores(4096, Workers(2), lambda: 2).split(work)
-
-
-def test_a_call_gives_up_its_workers_while_another_is_at_work() -> None:
-    threads = Threads(2)
-    with threads.share(4096) as first:
-        assert len(first.split(lambda *span: span)) == 2
-        with threads.share(4096) as second:
-            assert first.split(lambda *span: span) == second.split(lambda *span: span) == [(0, 4096)]
-            assert not first.several
-        assert len(first.split(lambda *span: span)) == 2
+        Cores(4096, 2, Workers(2)).split(work)

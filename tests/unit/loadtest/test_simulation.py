@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulation.batcher import Batcher, Curve
-from simulation.calibration import Calibration, Decode, Heat, read_calibration, write_calibration
+from simulation.calibration import Calibration, Decode, read_calibration, write_calibration
 from simulation.engine import Clock, Machine, Pool, Work
 from simulation.model import Demand, System, decode_work, simulate
 from simulator import Compared, rate_of_one, replicas
@@ -22,7 +22,6 @@ KNOWN = Calibration(
     crowded=1.0,
     first=Decode([10.0], [6.0], 9.0),
     refine=Decode([10.0], [6.0], 9.0),
-    heat=Heat(1.0, 1.0, 1.0, 10.0),
     decoder_rpc=1.0,
     generator=1.0,
     on_path=1.0,
