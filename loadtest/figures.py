@@ -51,7 +51,10 @@ def calibration(found: dict[str, Any]) -> str:
         (f"the same, {found['threads']} threads", median(found["first"]["every"]), "ms"),
         ("decode and mask, refining click, one thread", median(found["refine"]["one"]), "ms"),
         (f"the same, {found['threads']} threads", median(found["refine"]["every"]), "ms"),
-        ("speed of a core while all are busy", found["crowded"], "of 1"),
+        ("bare decode: one thread, 50 ms apart, without its mask", found["bare"], "ms"),
+        ("how much less a click takes right after another", found["heat"]["hot"], "of 1"),
+        ("cooling, by which that passes", found["heat"]["cooling"], "ms"),
+        ("speed of a core while all are busy, by the clicks of three users", found["crowded"], "of 1"),
         ("processor time of the decoder besides, a click", found["decoder_rpc"], "ms"),
         ("processor time of the load's generator, a click", found["generator"], "ms"),
         ("how much of these two a caller waits for", found["on_path"], "of 1"),
@@ -85,15 +88,15 @@ def capacity(found: dict[str, Any]) -> str:
 
 def check(found: dict[str, Any]) -> str:
     head = [
-        "| decoders | clicks/s | | measured ms | predicted ms | off |",
-        "| ---: | ---: | --- | ---: | ---: | ---: |",
+        "| decoders | clicks/s | | measured ms | bare decode | predicted ms | bare decode | off |",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     return "\n".join(
         [
             *head,
             *(
-                f"| {r['decoders']} | {r['rate']:.1f} | {r['percentile']} | {r['measured']:.1f} | {r['predicted']:.1f} "
-                f"| {100 * r['off']:+.1f}% |"
+                f"| {r['decoders']} | {r['rate']:.1f} | {r['percentile']} | {r['measured']:.1f} | {r['bare']:.1f} "
+                f"| {r['predicted']:.1f} | {r['calibrated']:.1f} | {100 * r['off']:+.1f}% |"
                 for r in found["rows"]
             ),
         ]

@@ -1,8 +1,9 @@
-"""What the simulation knows of the service: service times measured when nobody else is there."""
+"""What the simulation knows of the service: service times measured when nobody else is there, or few are."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,35 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Milliseconds, unless it says otherwise; of clicks after a rest.
+class Heat:
+    """A click soon after another of the same decoder is quicker: less by a share `hot` right after it, by 1/e of that
+    after `cooling` milliseconds.
+    """
 
-    cores: of the machine it was measured on; threads: of a decoder. crowded: the speed of a core while all are busy,
-    of 1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's
-    generator. on_path: how much of these two a caller waits for, of 1. wire: pure delay. prepare: an image made
-    ready; get: its entry read from Redis and unpacked; entry_bytes: its size. encode: by batch, with all cores.
+    hot: float
+    cooling: float
+
+    def factor(self, milliseconds: float) -> float:
+        """Of the time that a click takes after a long rest, when the last one ended so long before; 0: has not yet."""
+        return 1 - self.hot * math.exp(-milliseconds / self.cooling)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Milliseconds, unless it says otherwise; of clicks after a long rest.
+
+    cores: of the machine it was measured on; threads: of a decoder. bare: the decode of one thread that each load
+    measures before and after, by which a machine's speed is known. crowded: the speed of a core while all are busy, of
+    1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's generator.
+    on_path: how much of these two a caller waits for, of 1. wire: pure delay. prepare: an image made ready; get: its
+    entry read from Redis and unpacked; entry_bytes: its size. encode: by batch, with all cores.
     """
 
     machine: dict[str, Any]
     cores: int
     threads: int
+    bare: float
+    heat: Heat
     crowded: float
     first: Decode
     refine: Decode
@@ -58,6 +76,7 @@ def read_calibration(file: Path) -> Calibration:
     return Calibration(
         **{
             **values,
+            "heat": Heat(**values["heat"]),
             "first": Decode(**values["first"]),
             "refine": Decode(**values["refine"]),
             "encode": {int(batch): ms for batch, ms in values["encode"].items()},

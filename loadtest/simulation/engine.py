@@ -85,12 +85,20 @@ class Machine:
             task.left -= progress * task.rate
 
     def _share(self) -> None:
-        """Give each task its cores: an even share a thread, and what some cannot use to the others."""
-        free, waiting = self.cores, sorted(self._tasks, key=lambda task: task.work.most / task.work.threads)
-        threads = sum(task.work.threads for task in waiting)
-        for task in waiting:
-            task.rate = min(task.work.most, task.work.threads * free / threads)
-            free, threads = free - task.rate, threads - task.work.threads
+        """Give each task its cores. Threads that wait for each other go at the pace of the one whose core most others
+        want; what that leaves is shared evenly by the tasks of one thread.
+        """
+        gangs = [task for task in self._tasks if task.work.threads > 1]
+        singles = [task for task in self._tasks if task.work.threads == 1]
+        if gangs:
+            pace = 1 / math.ceil((self.cores + len(singles)) / self.cores)
+            room = self.cores - pace * min(len(singles), self.cores)
+            room = min(1.0, room / (pace * sum(task.work.most for task in gangs)))
+            for task in gangs:
+                task.rate = room * pace * task.work.most
+        free = self.cores - sum(task.rate for task in gangs)
+        for task in singles:
+            task.rate = min(1.0, free / len(singles))
         self._plan += 1
         if self._tasks:
             speed = self.speed(sum(task.rate for task in self._tasks))

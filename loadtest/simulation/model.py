@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
-from traffic.arrivals import poisson
+from traffic.arrivals import pause, poisson
 from traffic.samples import FIRST, REFINE, Sample, percentiles
 
 from simulation.batcher import Batcher, Curve
@@ -39,11 +40,15 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Clicks a second by a Poisson process; refining: the share that refines; resident, redis: shares whose image is
+    """Clicks a second by a Poisson process, or of `users` who wait for each answer and then think, for a lognormal time
+    of `think` seconds and `think_sigma`. refining: the share that refines; resident, redis: shares whose image is
     ready in the decoder, or in Redis; the rest is embedded anew.
     """
 
-    rate: float
+    rate: float = 0.0
+    users: int = 0
+    think: float = 0.0
+    think_sigma: float = 0.0
     seconds: float = 300.0
     settling: float = 20.0
     refining: float = 0.6
@@ -77,6 +82,8 @@ class _Parts:
     decoders: list[Pool]
     encoder: Batcher
     beside: list[Machine]  # where each decoder runs
+    inside: list[int]  # clicks in progress, of each decoder
+    ended: list[float]  # when its last one was
     generator_machine: Machine
     samples: list[Sample] = field(default_factory=list)
 
@@ -85,16 +92,24 @@ def simulate(system: System, demand: Demand, known: Calibration) -> Prediction:
     """What a load would come to. The same seed, the same answer."""
     rng = np.random.default_rng(demand.seed)
     parts = _build(system, known)
-    arrivals = poisson(demand.rate, demand.seconds, rng)
-    kinds = np.where(rng.random(len(arrivals)) < demand.refining, REFINE, FIRST)
-    places = rng.choice(
-        [RESIDENT, REDIS, MISS],
-        len(arrivals),
-        p=[demand.resident, demand.redis, max(0.0, 1 - demand.resident - demand.redis)],
-    )
-    for number, (arrival, kind, place) in enumerate(zip(arrivals, kinds, places, strict=True)):
-        click = _Click(parts, known, str(kind), str(place), number % system.decoders, float(arrival), rng)
-        parts.clock.at(float(arrival), click.send)
+    numbers = count()
+
+    def click(arrival: float, then: Then) -> None:
+        kind = REFINE if rng.random() < demand.refining else FIRST
+        drawn = rng.random()
+        ready = demand.resident, demand.resident + demand.redis
+        place = RESIDENT if drawn < ready[0] else REDIS if drawn < ready[1] else MISS
+        _Click(parts, known, kind, place, next(numbers) % system.decoders, arrival, rng, then).send()
+
+    def think() -> None:
+        until = parts.clock.now + pause(demand.think, demand.think_sigma, rng)
+        if until < demand.seconds:
+            parts.clock.at(until, lambda: click(until, think))
+
+    for arrival in poisson(demand.rate, demand.seconds, rng):
+        parts.clock.at(float(arrival), lambda arrival=float(arrival): click(arrival, lambda: None))  # type: ignore[misc]
+    for _ in range(demand.users):
+        think()
     parts.clock.run()
     judged = [s for s in parts.samples if s.intended >= demand.settling]
     return _prediction(judged, parts, system, demand)
@@ -111,8 +126,14 @@ class _Click:
     decoder: int
     arrival: float
     rng: np.random.Generator
+    then: Then
+    heat: float = 1.0
 
     def send(self) -> None:
+        parts, decoder = self.parts, self.decoder
+        rest = 0.0 if parts.inside[decoder] else parts.clock.now - parts.ended[decoder]
+        self.heat = self.known.heat.factor(rest / MS)
+        parts.inside[decoder] += 1
         self._generate(self._arrive)
 
     def _arrive(self) -> None:
@@ -136,7 +157,8 @@ class _Click:
         draw = float(self.rng.random())
         machine, pool = self.parts.beside[self.decoder], self.parts.decoders[self.decoder]
         threads = min(pool.threads, self.known.threads)
-        self._or_refused(pool.submit(lambda busy: decode_work(decode, draw, threads // busy, machine), self._write))
+        work = lambda busy: decode_work(decode, draw, threads // busy, machine, self.heat)  # noqa: E731
+        self._or_refused(pool.submit(work, self._write))
 
     def _write(self) -> None:
         self._loop(self._receive)
@@ -146,6 +168,9 @@ class _Click:
 
     def _end(self, code: str = "OK") -> None:
         self.parts.samples.append(Sample(self.kind, self.arrival, self.arrival, self.parts.clock.now, code))
+        self.parts.inside[self.decoder] -= 1
+        self.parts.ended[self.decoder] = self.parts.clock.now
+        self.then()
 
     def _or_refused(self, taken: bool) -> None:
         if not taken:
@@ -160,16 +185,19 @@ class _Click:
 
     def _split(self, pool: Pool, machine: Machine, milliseconds: float, then: Then) -> None:
         """The part of the work that the caller waits for, and the rest beside it."""
+        milliseconds *= self.heat
         pool.submit(_plain(self.known.on_path * milliseconds), then)
         if self.known.on_path < 1:
             machine.run(Work((1 - self.known.on_path) * milliseconds * MS), lambda: None)
 
 
-def decode_work(decode: Decode, draw: float, threads: int, machine: Machine) -> Work:
-    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes."""
+def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, heat: float = 1.0) -> Work:
+    """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes; heat:
+    how much of it.
+    """
     if threads <= 1:
-        return Work(_pick(decode.one, draw) * MS)
-    wall = _pick(decode.every, draw) * MS
+        return Work(heat * _pick(decode.one, draw) * MS)
+    wall = heat * _pick(decode.every, draw) * MS
     cores = max(1.0, decode.every_cpu / float(np.mean(decode.every)))
     return Work(wall * cores * machine.speed(cores), threads, most=cores)
 
@@ -203,6 +231,8 @@ def _build(system: System, known: Calibration) -> _Parts:
         decoders=[Pool(machine, system.threads, system.queue) for machine in machines],
         encoder=encoder,
         beside=machines,
+        inside=[0] * system.decoders,
+        ended=[-math.inf] * system.decoders,
         generator_machine=others,
     )
 

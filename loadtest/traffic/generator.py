@@ -28,6 +28,7 @@ from traffic.scenario import CLOSED  # noqa: E402
 from traffic.users import Annotator, Arrivals, BatchJob, Scene  # noqa: E402
 
 ALONE_CLICKS, ALONE_PAUSE = 100, 0.05  # a pause, in seconds, as a click's caches find it in a load, not in a loop
+# A machine's speed drifts by several percent in a minute: the bare decode is taken before the load and after it.
 PROBE_EVERY, PROBE_SECONDS = 0.25, 20.0
 TELL_EVERY = 5.0
 
@@ -49,18 +50,18 @@ class Generator:
     def run(self) -> None:
         scenario = self.scenario
         pictures = known_pictures(scenario.pictures, scenario.seed)
-        bare = tuple(filter(None, [self.order.bare]))
-        logits = warm_up((*self.order.decoders, *bare), self.order.embedding, pictures, 60.0)
+        decoders = (*self.order.decoders, *filter(None, [self.order.bare]))
+        logits = warm_up(decoders, self.order.embedding, pictures, 60.0)
         self.scene = Scene(scenario, self.caller, pictures, logits)
         self._click_alone(self.caller, ALONE)
-        if bare:
-            self._click_alone(Caller(bare, self.order.embedding, scenario.timeout, self._note), BARE)
+        self._decode_bare()
         before = self._used()
         self._load()
         cores = {name: (used - before[name]) / scenario.seconds for name, used in self._used().items()}
         self._probe()
         while self.caller.in_flight:  # each has a deadline
             gevent.sleep(0.05)
+        self._decode_bare()
         write_samples(self.samples, self.order.folder / SAMPLES)
         (self.order.folder / GENERATOR).write_text(json.dumps({"cores": cores}, indent=1) + "\n")
 
@@ -76,6 +77,12 @@ class Generator:
             picture, clicked = self.scene.any_click(rng)
             gevent.sleep(ALONE_PAUSE)
             caller.click(picture, clicked, caller.clock(), kind)
+
+    def _decode_bare(self) -> None:
+        order = self.order
+        if order.bare:
+            caller = Caller((order.bare,), order.embedding, self.scenario.timeout, self._note)
+            self._click_alone(caller, BARE)
 
     def _load(self) -> None:
         scenario, environment = self.scenario, self.environment

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from calibrate import service_times
+from calibrate import heat_of, rested, service_times
+from simulation.calibration import Heat
 from traffic.run import Run
 from traffic.samples import FIRST, REFINE, Sample
 from traffic.scenario import Scenario
@@ -47,3 +49,27 @@ def test_processor_time_after_the_answer_is_not_on_the_callers_path() -> None:
 def test_a_decode_never_uses_more_cores_than_it_has_threads() -> None:
     times = service_times(run_of(6, taken=5, decoder=60), run_of(10, taken=5, decoder=18), threads=2)
     assert times.first.every_cpu == pytest.approx(12)
+
+
+def user(heat: Heat, pauses: list[float]) -> Run:
+    """One user who clicks after each of these pauses, in milliseconds."""
+    clicks, now = [], 2.0
+    for number, pause in enumerate([1000.0, *pauses]):
+        kind, times = ((FIRST, 1), (REFINE, 2))[number % 2]
+        now += pause / 1000
+        decode = 10 * times * heat.factor(pause)
+        clicks.append(Sample(kind, now, now, now + 1.2 * decode / 1000, "OK", decode=0.9 * decode, masks=0.1 * decode))
+        now = clicks[-1].ended
+    return Run(Scenario(seconds=10, settling=1), clicks, {}, {"decoder": 0.5}, [])
+
+
+def test_the_heat_of_clicks_is_found_from_pauses_of_all_lengths_and_taken_out_again() -> None:
+    pauses = np.random.default_rng(1).lognormal(3.4, 1.2, 400).tolist()
+    done = user(Heat(0.15, 12.0), pauses)
+    found = heat_of([done])
+    assert found.hot == pytest.approx(0.15, abs=0.02)
+    assert found.cooling == pytest.approx(12, rel=0.25)
+    cold = rested(done, found)
+    assert [s.taken for s in cold.samples if s.kind == FIRST] == pytest.approx([12.0] * 200, rel=0.02)
+    assert [s.decode + s.masks for s in cold.samples if s.kind == REFINE] == pytest.approx([20.0] * 200, rel=0.02)
+    assert 0.5 < cold.cores["decoder"] < 0.6

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrate import crowding
 from simulation.batcher import Batcher, Curve
-from simulation.calibration import Calibration, Decode, read_calibration, write_calibration
+from simulation.calibration import Calibration, Decode, Heat, read_calibration, write_calibration
 from simulation.engine import Clock, Machine, Pool, Work
 from simulation.model import Demand, System, decode_work, simulate
 from simulator import Compared, rate_of_one, replicas
 from traffic.arrivals import poisson
+from traffic.run import Run
+from traffic.scenario import SINGLES, Scenario
 
 KNOWN = Calibration(
     machine={},
     cores=2,
     threads=2,
+    bare=9.0,
+    heat=Heat(0.0, 10.0),
     crowded=1.0,
     first=Decode([10.0], [6.0], 9.0),
     refine=Decode([10.0], [6.0], 9.0),
@@ -81,7 +86,7 @@ def test_tasks_share_a_core_evenly() -> None:
     assert ends == pytest.approx({"short": 2.0, "long": 3.0})
 
 
-def test_a_task_of_two_threads_has_two_shares_until_it_can_use_no_more() -> None:
+def test_threads_that_wait_for_each_other_go_at_the_pace_of_the_slowest() -> None:
     clock = Clock()
     machine = Machine(clock, 2)
     ends: list[float] = []
@@ -89,9 +94,9 @@ def test_a_task_of_two_threads_has_two_shares_until_it_can_use_no_more() -> None
     clock.run()
     assert ends == pytest.approx([2.0])
     machine.run(Work(4.0, threads=2, most=2.0), lambda: ends.append(clock.now))
-    machine.run(Work(1.0), lambda: ends.append(clock.now))  # 4/3 and 2/3 of a core
+    machine.run(Work(1.0), lambda: ends.append(clock.now))  # a core for it, half of each for those
     clock.run()
-    assert ends[1:] == pytest.approx([3.5, 4.5])
+    assert ends[1:] == pytest.approx([3.0, 4.5])
 
 
 def test_crowded_cores_are_slower_only_while_they_are_crowded() -> None:
@@ -193,5 +198,32 @@ def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_a_prediction_is_held_to_15_percent() -> None:
-    assert Compared(1, 10, "p50", measured=10, predicted=11.4).holds
-    assert not Compared(1, 10, "p50", measured=10, predicted=8.4).holds
+    assert Compared(1, 10, "p50", measured=10, bare=8, predicted=11.4, calibrated=8).holds
+    assert not Compared(1, 10, "p50", measured=10, bare=8, predicted=8.4, calibrated=8).holds
+
+
+def test_a_load_on_a_machine_that_became_slower_is_compared_in_its_own_decodes() -> None:
+    assert Compared(1, 10, "p50", measured=12, bare=9.6, predicted=10, calibrated=8).off == pytest.approx(0)
+
+
+def test_clicks_right_after_others_are_quicker_and_those_after_a_rest_are_not() -> None:
+    warm = replace(KNOWN, heat=Heat(0.2, 10.0))
+    soon, late = (
+        simulate(System(), Demand(users=1, think=think, seconds=100), warm).percentiles["p50"] for think in (0.001, 0.2)
+    )
+    assert late == pytest.approx(8.5)
+    assert soon == pytest.approx(0.5 + 8 * (1 - 0.2 * math.exp(-0.1)))
+
+
+def test_users_who_wait_for_each_answer_click_as_often_as_they_can() -> None:
+    found = simulate(System(), Demand(users=1, think=0.1, seconds=200), KNOWN)
+    assert found.answered == pytest.approx(1 / 0.1085, rel=0.01)
+    assert found.percentiles["p95"] == pytest.approx(8.5)
+
+
+def test_crowding_is_what_several_users_clicks_tell() -> None:
+    known, law = replace(KNOWN, crowded=0.8), {"users": 3, "think": 0.1, "think_sigma": 0.3}
+    took = simulate(System(), Demand(**law, seconds=200, refining=0.6), known).percentiles["mean"]
+    figures = {"decode_ms": 1.1 * KNOWN.bare, "click_mean_ms": 1.1 * took}
+    load = Run(Scenario(arrivals=SINGLES, seconds=60, **law), [], figures, {}, [])
+    assert crowding(KNOWN, [load, load]) == pytest.approx(0.8, abs=0.02)
