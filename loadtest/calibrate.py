@@ -42,7 +42,7 @@ FILE = Path("build/load/calibration.json")
 BATCHES, ROUNDS = (1, 2, 4, 8), 2
 QUIET = 0.4  # cores that others may use
 ALONE = Scenario(arrivals=SINGLES, users=1, seconds=40, settling=3, think=0.03, think_sigma=1.2)
-SEVERAL = replace(ALONE, users=3, seconds=60, think=0.1, think_sigma=0.3)
+SEVERAL = replace(ALONE, users=3, seconds=80, think=0.1, think_sigma=0.3)
 COOLINGS, LONGEST = tuple(np.geomspace(4, 60, 12).tolist()), 1.5  # milliseconds tried; of a click's median
 SLOWEST, STEPS = 0.5, 8  # of the search for the speed of crowded cores
 
@@ -71,9 +71,7 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
     rounds = clicks(folder, tell)
     heat = heat_of([each.every for each in rounds])
     times = mean_of([service_times(rested(each.every, heat), rested(each.one, heat), threads) for each in rounds])
-    if (
-        others := max(used_by_others(done) for each in rounds for done in (each.every, each.one, each.several))
-    ) > QUIET:
+    if (others := max(used_by_others(done) for each in rounds for done in each.runs)) > QUIET:
         tell(f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them.")
     tell("images and entries")
     with threadpool_limits(1, "blas"):
@@ -110,6 +108,10 @@ class Round:
     every: Run
     one: Run
     several: Run
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return self.every, self.one, self.several
 
 
 def clicks(folder: Path, tell: Callable[[str], None]) -> list[Round]:
@@ -281,8 +283,7 @@ def rested(done: Run, heat: Heat) -> Run:
 def one_after_another(done: Run) -> list[tuple[float, Sample]]:
     """Milliseconds since the click before, and the click; the first is left out."""
     clicks = sorted(
-        (s for s in of_kinds(done.samples, CLICK) if s.answered and s.intended >= done.scenario.settling),
-        key=lambda click: click.intended,
+        (sample for sample in of_kinds(done.samples, CLICK) if sample.answered), key=lambda click: click.intended
     )
     return [(1000 * (click.intended - before.ended), click) for before, click in pairwise(clicks)]
 
@@ -295,7 +296,7 @@ def crowding(known: Calibration, rounds: list[Run]) -> float:
     demand = Demand(
         users=load.users, think=load.think, think_sigma=load.think_sigma, refining=load.refining, seconds=250.0
     )
-    took = statistics.mean(done.figures["click_mean_ms"] / bare_decode(done) for done in rounds) * known.bare
+    took = known.bare * statistics.mean((done.figures["click_mean_ms"] or 0.0) / bare_decode(done) for done in rounds)
     low, high = SLOWEST, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2

@@ -62,8 +62,9 @@ def table(plans: list[Plan]) -> str:
         ),
         ("in from callers, GB/s", lambda p: f"{p.ingress / 1e9:,.2f}"),
         ("out to callers, GB/s", lambda p: f"{p.egress / 1e9:,.2f}"),
-        ("cost of a day, at the prices assumed", lambda p: f"{p.cost:,.0f}"),
-        ("the same per 1,000 images", lambda p: f"{1000 * p.cost / p.images:,.3f}"),
+        ("cost of a day, clicks affine, at the prices assumed", lambda p: f"{sum(p.cost.values()):,.0f}"),
+        *((f"of it {part}", lambda p, part=part: f"{p.cost[part]:,.0f}") for part in plans[0].cost),
+        ("the same per 1,000 images", lambda p: f"{1000 * sum(p.cost.values()) / p.images:,.3f}"),
     ]
     head = ["| images a day |" + "".join(f" {p.images:.0e} |" for p in plans), "| --- |" + " ---: |" * len(plans)]
     return "\n".join([*head, *(f"| {name} |" + "".join(f" {of(p)} |" for p in plans) for name, of in rows)])

@@ -31,7 +31,7 @@ class Limit:
 class Plan:
     """At the peak hour. decoders: with clicks taken in turn, and with those of an image going to the same one. Bytes
     are a second where they flow. ready_bytes: that a decoder needs to keep ready what is worked on, clicks affine.
-    cost: of a day.
+    cost: of a day, by what it is for.
     """
 
     images: float
@@ -51,7 +51,7 @@ class Plan:
     redis_out_affine: float
     ingress: float
     egress: float
-    cost: float
+    cost: dict[str, float]
     limits: list[Limit]
 
 
@@ -122,12 +122,21 @@ def _settled(clicks: float, share_ready: Callable[[int], float], rate_of_one: Ra
     return decoders, share_ready(decoders)
 
 
-def _cost(found: Mapping[str, Any], assumed: Assumptions) -> float:
-    """Of a day in which machines follow the load: the mean is 1/peak of the peak, but never less than one of each."""
-    prices, peak = assumed["prices"], assumed["demand"]["peak"]
-    gpus, cores = found["gpus"] / peak, found["decoders_affine"] * assumed["machines"]["decoder_cores"] / peak
-    memory = found["redis_bytes"] / GIB  # stays
-    return 24 * (max(gpus, 1) * prices["gpu"] + max(cores, 1) * prices["core"] + memory * prices["gib"])
+def _cost(found: Mapping[str, Any], assumed: Assumptions) -> dict[str, float]:
+    """Of a day in which machines follow the load: the mean is 1/peak of the peak, but never less than one of each. What
+    Redis keeps stays.
+    """
+    prices, sizes, machines = assumed["prices"], assumed["sizes"], assumed["machines"]
+    gpus, decoders, replicas = (
+        max(found[name] / assumed["demand"]["peak"], 1) for name in ("gpus", "decoders_affine", "replicas")
+    )
+    a_decoder = machines["decoder_cores"] * prices["core"] + sizes["resident"] / GIB * prices["gib"]
+    return {
+        "GPUs": 24 * gpus * prices["gpu"],
+        "decoders": 24 * decoders * a_decoder,
+        "embedding replicas": 24 * replicas * machines["replica_cores"] * prices["core"],
+        "Redis": 24 * found["redis_bytes"] / GIB * prices["gib"],
+    }
 
 
 def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> list[Limit]:

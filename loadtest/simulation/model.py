@@ -157,7 +157,10 @@ class _Click:
         draw = float(self.rng.random())
         machine, pool = self.parts.beside[self.decoder], self.parts.decoders[self.decoder]
         threads = min(pool.threads, self.known.threads)
-        work = lambda busy: decode_work(decode, draw, threads // busy, machine, self.heat)  # noqa: E731
+
+        def work(busy: int) -> Work:
+            return decode_work(decode, draw, threads // busy, machine, self.heat)
+
         self._or_refused(pool.submit(work, self._write))
 
     def _write(self) -> None:

@@ -53,14 +53,14 @@ def test_a_decode_never_uses_more_cores_than_it_has_threads() -> None:
 
 def user(heat: Heat, pauses: list[float]) -> Run:
     """One user who clicks after each of these pauses, in milliseconds."""
-    clicks, now = [], 2.0
+    clicks, now = [], 0.0
     for number, pause in enumerate([1000.0, *pauses]):
         kind, times = ((FIRST, 1), (REFINE, 2))[number % 2]
         now += pause / 1000
         decode = 10 * times * heat.factor(pause)
         clicks.append(Sample(kind, now, now, now + 1.2 * decode / 1000, "OK", decode=0.9 * decode, masks=0.1 * decode))
         now = clicks[-1].ended
-    return Run(Scenario(seconds=10, settling=1), clicks, {}, {"decoder": 0.5}, [])
+    return Run(Scenario(seconds=10, settling=5), clicks, {}, {"decoder": 0.5}, [])
 
 
 def test_the_heat_of_clicks_is_found_from_pauses_of_all_lengths_and_taken_out_again() -> None:
