@@ -16,6 +16,7 @@ from samserve.decoder.admission import Admission
 from samserve.decoder.cores import Threads
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.models import Models
+from samserve.decoder.parting import Parting
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import Patience, SegmentationServicer
 from samserve.models.bundle import load_bundle
@@ -53,9 +54,10 @@ async def service(decoder: MaskDecoder, patience: Patience) -> AsyncIterator[Ser
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
-    server = grpc.aio.server()
+    draining = asyncio.Event()
+    server = grpc.aio.server(interceptors=[Parting(draining)])
     with ThreadPoolExecutor(2) as pool:
-        held, draining = HeldDecoder(decoder), asyncio.Event()
+        held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, Models([held]), pool, Admission(2, QUEUE))
         servicer = SegmentationServicer(segmenter, draining, patience)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)

@@ -29,6 +29,7 @@ from samserve.decoder.cores import Threads
 from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
 from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.models import Models
+from samserve.decoder.parting import Parting
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.ready_image import ReadyImage
 from samserve.decoder.resident import Resident
@@ -62,8 +63,8 @@ async def serve(settings: DecoderSettings) -> None:
     embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare, admission)
     segmenter = Segmenter(embeddings, models, pool, admission)
 
-    server = grpc.aio.server(options=server_options(settings))
     draining = asyncio.Event()
+    server = grpc.aio.server(interceptors=[Parting(draining)], options=server_options(settings))
     servicer = SegmentationServicer(segmenter, draining, Patience(settings.slow_s, settings.max_stream_s))
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()

@@ -20,6 +20,7 @@ from samserve.core.rpc import stage_times, tenant_of, write_status
 from samserve.core.telemetry import StageClock, answering
 from samserve.core.tracing import Kind, continued, span
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
+from samserve.decoder.parting import linger
 from samserve.decoder.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
 from samserve.decoder.segmenter import (
@@ -66,8 +67,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             image, low_res, output = await self._open(context)
             interaction = Interaction(self._segmenter, image.ready, output, self._patience.slow)
             async with _beside(self._take_steps(interaction, low_res, context), self._end_in_time(interaction)):
-                async for answer in interaction.answers():
-                    await context.write(_step_response(answer, image.ready.size))
+                try:
+                    async for answer in interaction.answers():
+                        await context.write(_step_response(answer, image.ready.size))
+                finally:
+                    await linger(self._draining)
 
     async def _open(self, context: Context) -> tuple[FoundImage, int, Output]:
         request = await _next(context)
