@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,11 @@ def decoder_rate(assumed: Assumptions, known: Calibration) -> RateOfOne:
 
 def table(plans: list[Plan]) -> str:
     """A row a quantity, a column a size."""
-    rows = [
+
+    def cost_of(part: str) -> Callable[[Plan], str]:
+        return lambda p: f"{p.cost[part]:,.0f}"
+
+    rows: list[tuple[str, Callable[[Plan], str]]] = [
         ("new images a second at the peak", lambda p: f"{p.encodes:,.0f}"),
         ("clicks a second at the peak", lambda p: f"{p.clicks:,.0f}"),
         ("GPUs", lambda p: f"{p.gpus:,}"),
@@ -63,7 +68,7 @@ def table(plans: list[Plan]) -> str:
         ("in from callers, GB/s", lambda p: f"{p.ingress / 1e9:,.2f}"),
         ("out to callers, GB/s", lambda p: f"{p.egress / 1e9:,.2f}"),
         ("cost of a day, clicks affine, at the prices assumed", lambda p: f"{sum(p.cost.values()):,.0f}"),
-        *((f"of it {part}", lambda p, part=part: f"{p.cost[part]:,.0f}") for part in plans[0].cost),
+        *((f"of it {part}", cost_of(part)) for part in plans[0].cost),
         ("the same per 1,000 images", lambda p: f"{1000 * sum(p.cost.values()) / p.images:,.3f}"),
     ]
     head = ["| images a day |" + "".join(f" {p.images:.0e} |" for p in plans), "| --- |" + " ---: |" * len(plans)]

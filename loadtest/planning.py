@@ -57,7 +57,7 @@ class Plan:
 
 def ready_in_turn(clicks: float, decoders: int) -> float:
     """Share of an image's clicks that find it ready, when each click goes to any of the decoders."""
-    seen = decoders * (1 - (1 - 1 / decoders) ** clicks)
+    seen: float = decoders * (1 - (1 - 1 / decoders) ** clicks)
     return 1 - seen / clicks
 
 
@@ -92,7 +92,7 @@ def plan(images: float, assumed: Assumptions, rate_of_one: RateOfOne) -> Plan:
         for out in (out_in_turn, out_affine)
     )
     ingress = encodes * sizes["upload"] + clicks * sizes["request"]
-    found = {
+    found: dict[str, Any] = {
         "images": images,
         "encodes": encodes,
         "clicks": clicks,

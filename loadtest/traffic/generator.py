@@ -37,13 +37,19 @@ class Refused(Exception):
     """What locust is told of a call that was not answered."""
 
 
+class Surroundings(Environment):
+    """Locust's, with what our users share."""
+
+    scene: Scene
+
+
 class Generator:
     """Makes the load that an order asks for."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.scenario = order, order.scenario
         self.samples: list[Sample] = []
-        self.environment = Environment()
+        self.environment = Surroundings()
         self.environment.events.request.add_listener(self._heard)
         self.caller = Caller(order.decoders, order.embedding, self.scenario.timeout, self._note)
 

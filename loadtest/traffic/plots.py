@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ WIDTH, HEIGHT = 760, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 34, 40  # margins; the legend stands in the right one
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 
-Values = Sequence[float] | NDArray[np.float64]
+Values = Sequence[float] | NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
