@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -242,7 +243,7 @@ def encode_times(bundle: Bundle) -> dict[int, float]:
             "image": np.repeat(image.pixels[None], batch, 0),
             "valid": np.array([[image.valid.height, image.valid.width]] * batch, np.int32),
         }
-        found[batch] = statistics.median(milliseconds(lambda feed=feed: session.run(names, feed), 3))  # type: ignore[misc]
+        found[batch] = statistics.median(milliseconds(partial(session.run, names, feed), 3))
     return found
 
 

@@ -97,10 +97,8 @@ def main() -> None:
             print(f"capacity: {capacity:.1f} clicks a second")
 
             def judged(section: str, rate: float, minutes: float) -> Run:
-                scenario, folder = (
-                    Scenario(arrivals=CLICKS, rate=rate, seconds=60 * minutes),
-                    asked.out / f"{name}-{section}",
-                )
+                scenario = Scenario(arrivals=CLICKS, rate=rate, seconds=60 * minutes)
+                folder = asked.out / f"{name}-{section}"
                 print(f"{section}: {rate:.1f} clicks a second for {scenario.seconds:g} s")
                 done = run(scenario, target, folder, section, ceiling)
                 tell_verdict(done, folder)

@@ -5,8 +5,8 @@ the one that was measured, `--target-ms T` how many decoders with machines of th
 
 `--check` makes loads with 1 and 2 decoders, at 40, 80 and 120% of the capacity that loadtest/capacity.py has measured
 for each (or at the rates given), and compares p50 and p95; about twelve minutes. Machines do not stay equally fast for
-so long, so both are compared in bare decodes: of the calibration, and as measured just before each load. Writes
-build/load/check.json and ends with 1 if one is off by more than 15%.
+so long, so both are compared in bare decodes: of the calibration, and as measured before and after each load.
+Writes build/load/check.json and ends with 1 if one is off by more than 15%.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOWEST, FINEST, CLICKS_TRIED = 0.5, 1.03, 2000  # of the search for a decoder's 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One percentile of one load, in milliseconds. bare: the decode just before it, calibrated: the prediction's."""
+    """One percentile of one load, in milliseconds. bare: the decode around it, calibrated: the prediction's."""
 
     decoders: int
     rate: float
@@ -110,11 +110,11 @@ def compare(known: Calibration, target: Target, decoders: int, rate: float) -> l
 def predict_again(known: Calibration, rows: list[dict[str, Any]]) -> list[Compared]:
     """The last check's loads as they were measured, and as they are predicted now."""
     found = {load: predict(known, *load) for load in {(row["decoders"], row["rate"]) for row in rows}}
-    return [
-        Compared(d, rate, name, row["measured"], row["bare"], found[d, rate].percentiles[name], known.bare)
-        for row in rows
-        for d, rate, name in [(row["decoders"], row["rate"], row["percentile"])]
-    ]
+    compared = []
+    for row in rows:
+        load, name = (row["decoders"], row["rate"]), row["percentile"]
+        compared.append(Compared(*load, name, row["measured"], row["bare"], found[load].percentiles[name], known.bare))
+    return compared
 
 
 def predict(known: Calibration, decoders: int, rate: float) -> Prediction:

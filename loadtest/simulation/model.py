@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -107,7 +108,7 @@ def simulate(system: System, demand: Demand, known: Calibration) -> Prediction:
             parts.clock.at(until, lambda: click(until, think))
 
     for arrival in poisson(demand.rate, demand.seconds, rng):
-        parts.clock.at(float(arrival), lambda arrival=float(arrival): click(arrival, lambda: None))  # type: ignore[misc]
+        parts.clock.at(float(arrival), partial(click, float(arrival), _nothing))
     for _ in range(demand.users):
         think()
     parts.clock.run()
@@ -191,7 +192,7 @@ class _Click:
         milliseconds *= self.heat
         pool.submit(_plain(self.known.on_path * milliseconds), then)
         if self.known.on_path < 1:
-            machine.run(Work((1 - self.known.on_path) * milliseconds * MS), lambda: None)
+            machine.run(Work((1 - self.known.on_path) * milliseconds * MS), _nothing)
 
 
 def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, heat: float = 1.0) -> Work:
@@ -207,6 +208,10 @@ def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, hea
 
 def _pick(values: Sequence[float], draw: float) -> float:
     return values[int(draw * len(values))]
+
+
+def _nothing() -> None:
+    """What follows on work that nobody waits for."""
 
 
 def _plain(milliseconds: float) -> Callable[[int], Work]:

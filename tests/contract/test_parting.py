@@ -21,7 +21,7 @@ async def test_a_call_ends_a_moment_after_its_answer(service: Service) -> None:
             response_deserializer=pb.PredictResponse.FromString,
         )(request(prompt(FIRST)))
         await until(service.decoder.busy.is_set)
-        stop = await _stop(service)
+        stop = _stop(service)
         service.decoder.go.set()
         assert len((await call.read()).results[0].masks) == 3
         answered = time.monotonic()
@@ -37,7 +37,7 @@ async def test_a_stream_ends_a_moment_after_its_last_answer(service: Service) ->
         await call.write(message)
     assert (await call.read()).HasField("opened")
     await until(service.decoder.busy.is_set)
-    stop = await _stop(service)
+    stop = _stop(service)
     service.decoder.go.set()
     assert len((await call.read()).answer.masks) == 3
     answered = time.monotonic()
@@ -57,6 +57,6 @@ async def test_a_server_that_stays_does_not_wait(service: Service) -> None:
     assert min(times) < MOMENT
 
 
-async def _stop(service: Service) -> asyncio.Task[None]:
+def _stop(service: Service) -> asyncio.Task[None]:
     service.draining.set()
     return asyncio.create_task(service.server.stop(20))

@@ -20,7 +20,7 @@ MOMENT = 0.25  # seconds: a megabyte's way through a TCP connection that has res
 class Parting(grpc.aio.ServerInterceptor):
     """Sends a unary call's status after its message instead of with it; once `draining`, a moment after it.
 
-    On the wire that is the same call. It costs a call 0.1 ms.
+    On the wire that is the same call. It costs a call 0.15 ms.
     """
 
     def __init__(self, draining: asyncio.Event) -> None:
