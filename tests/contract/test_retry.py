@@ -1,4 +1,6 @@
-"""The client against an embedding service that fails in passing, as Ray Serve's proxy sends it: with a body."""
+"""The client against services that fail in passing: as Ray Serve's proxy sends it, with a body, and as a
+gRPC server does that begins to stop.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
-from samserve.client import Client, retry
+from samserve.client import Click, Client, retry
 from samserve.client.retry import patiently
 from samserve.core.errors import DETAILS_KEY, DeadlinePassed, InvalidInput, Overloaded, Unavailable, status_of
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
 PHOTO = bytes(2**20)  # more than gRPC keeps for retries of its own
@@ -35,6 +38,33 @@ class FailingService(rpc.EmbeddingServiceServicer):
         return pb.EmbedResponse(cache=types.CACHE_STATUS_COALESCED)
 
 
+class StoppingDecoder(segmentation_pb2_grpc.SegmentationServiceServicer):
+    """Cancels calls and streams `before` it takes one; a stream it has taken, at the first step."""
+
+    def __init__(self, before: int) -> None:
+        self._before = before
+
+    async def Predict(
+        self, request: segmentation_pb2.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> segmentation_pb2.PredictResponse:
+        await self._cancel_some(context)
+        return segmentation_pb2.PredictResponse(cache=types.CACHE_STATUS_HIT, results=[segmentation_pb2.PromptResult()])
+
+    async def Interact(
+        self, requests: AsyncIterator[segmentation_pb2.InteractRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[segmentation_pb2.InteractResponse]:
+        await self._cancel_some(context)
+        async for request in requests:
+            if request.HasField("step"):
+                await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+            yield segmentation_pb2.InteractResponse(opened=segmentation_pb2.InteractResponse.Opened())
+
+    async def _cancel_some(self, context: grpc.aio.ServicerContext) -> None:
+        if self._before:
+            self._before -= 1
+            await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
     monkeypatch.setattr(retry, "LONGEST", 0.01)
@@ -45,6 +75,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
 async def client(service: FailingService) -> AsyncIterator[Client]:
     server = grpc.aio.server()
     rpc.add_EmbeddingServiceServicer_to_server(service, server)
+    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(StoppingDecoder(before=2), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     with Client(address, address, timeout=10) as client:
@@ -87,3 +118,13 @@ async def test_a_callers_mistake_is_not_tried_again(client: Client, service: Fai
     with pytest.raises(InvalidInput):
         await asyncio.to_thread(client.embed, PHOTO)
     assert service.asked == 1
+
+
+async def test_a_click_that_reaches_a_stopping_decoder_is_tried_again(client: Client) -> None:
+    assert (await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])).cache == "HIT"
+
+
+async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(client: Client) -> None:
+    stream = await asyncio.to_thread(client.interact, PHOTO)
+    with pytest.raises(Unavailable, match="the decoder cancelled the call"):
+        await asyncio.to_thread(stream.step, [Click(1, 1)])

@@ -38,7 +38,8 @@ _RETRIES = {
                 "initialBackoff": "0.2s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                # CANCELLED: by a server that began to stop as the call came, docs/decisions/0021
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         },
         {"name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]},  # client/many.py does it itself

@@ -30,6 +30,7 @@ class Interaction(AbstractContextManager["Interaction"]):
     ) -> None:
         self._requests: SimpleQueue[pb.InteractRequest | None] = SimpleQueue()
         self._call, self._timeout, self._ids = start(iter(self._requests.get, None)), timeout, count(1)
+        self._late = False
         try:
             self._opened = self._ask(pb.InteractRequest(open=opening)).opened
         except BaseException:
@@ -88,14 +89,18 @@ class Interaction(AbstractContextManager["Interaction"]):
 
     def _receive(self) -> pb.InteractResponse | None:
         """The next answer, None at the stream's end. gRPC has no deadline for a part of a stream: hence the timer."""
-        alarm = Timer(self._timeout, self._call.cancel)
+        alarm = Timer(self._timeout, self._give_up)
         alarm.start()
         try:
             answer: pb.InteractResponse | None = next(self._call, None)
         except grpc.RpcError as problem:
-            if problem.code() is grpc.StatusCode.CANCELLED:
+            if self._late:
                 raise DeadlinePassed("the decoder") from problem
             raise error_of(problem, "the decoder") from problem
         finally:
             alarm.cancel()
         return answer
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._call.cancel()

@@ -183,6 +183,9 @@ def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stag
             return Unavailable(f"{stage} broke off the call: {message}", retry)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, retry)
+        # gRPC's word on a call that reached a server as it began to stop; a caller's own cancelling is "Locally".
+        case grpc.StatusCode.CANCELLED if not message.startswith("Locally cancelled"):
+            return Unavailable(f"{stage} cancelled the call: it is stopping", retry)
         case grpc.StatusCode.INTERNAL if not info.reason:  # not our word: Ray Serve's, for a replica that has died
             return Unavailable(f"{stage}: {message}", retry)
         case _:

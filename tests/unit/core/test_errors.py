@@ -52,6 +52,12 @@ def test_an_internal_error_that_is_not_ours_may_pass() -> None:
     assert type(error_of(ours, "the embedding service")) is SamserveError
 
 
+def test_a_call_cancelled_by_a_stopping_server_may_be_tried_elsewhere_and_the_callers_own_is_over() -> None:
+    for words, expected in (("CANCELLED", errors.Unavailable), ("Locally cancelled by application!", SamserveError)):
+        received = Received(grpc.StatusCode.CANCELLED, status_pb2.Status(message=words))
+        assert type(error_of(received, "the decoder")) is expected
+
+
 def test_every_error_of_the_tree_is_in_the_table() -> None:
     assert {type(error) for error, _ in EVERY} == set(SamserveError.__subclasses__())
 
