@@ -21,12 +21,12 @@ PHOTO = bytes(2**20)  # more than gRPC keeps for retries of its own
 
 
 class FailingService(rpc.EmbeddingServiceServicer):
-    """Answers with each of `codes` in turn, then well."""
+    """Answers with each of `codes` in turn, then well, or with `hangs` not at all."""
 
     def __init__(self) -> None:
         self.codes: list[grpc.StatusCode] = []
         self.asked = 0
-        self.says_when = False
+        self.says_when = self.hangs = False
 
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
         self.asked += 1
@@ -35,6 +35,8 @@ class FailingService(rpc.EmbeddingServiceServicer):
             context.set_details("in passing")
             if self.says_when:
                 context.set_trailing_metadata([(DETAILS_KEY, status_of(Overloaded("it")).SerializeToString())])
+        elif self.hangs:
+            await asyncio.sleep(60)
         return pb.EmbedResponse(cache=types.CACHE_STATUS_COALESCED)
 
 
@@ -108,9 +110,19 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
 
 async def test_and_no_longer_than_the_caller_has_time(service: FailingService, client: Client) -> None:
     service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
-    with pytest.raises((Unavailable, DeadlinePassed)):
+    with pytest.raises(Unavailable):
         await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
     assert 4 < service.asked < 10_000
+
+
+async def test_where_the_time_runs_out_in_a_later_attempt_the_reason_for_it_is_told(
+    service: FailingService, client: Client
+) -> None:
+    service.hangs = True
+    for codes, error in (([grpc.StatusCode.UNAVAILABLE], Unavailable), ([], DeadlinePassed)):
+        service.codes = codes
+        with pytest.raises(error):
+            await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
 
 
 async def test_a_callers_mistake_is_not_tried_again(client: Client, service: FailingService) -> None:

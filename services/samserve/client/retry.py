@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable, error_of
+from samserve.core.errors import DETAILS_KEY, DeadlinePassed, Overloaded, SamserveError, Unavailable, error_of
 from samserve.core.rpc import call_options
 
 ATTEMPTS = 4  # where nobody answers; a service that says when to come back is asked until the time is up
@@ -25,16 +25,19 @@ def patiently(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[
     """The answer to a unary gRPC call, all attempts within `timeout` seconds. Raises as error_of does; stage: as there.
 
     Pauses are what the service asks for, doubled with each attempt, and of random length, so that callers who failed
-    together do not come again together.
+    together do not come again together. If the time runs out in a later attempt, what the one before it failed with is
+    raised, since that says why.
     """
     give_up = time.monotonic() + timeout
+    said: SamserveError | None = None
     for attempt in count(1):
         try:
             return call(request, **call_options(give_up - time.monotonic(), metadata))
         except grpc.RpcError as problem:
             error = error_of(problem, stage)
             if not isinstance(error, (Unavailable, Overloaded)):
-                raise error from problem
+                raise said if said and isinstance(error, DeadlinePassed) else error from problem
+            said = error
             pause = min(error.retry_after * 2 ** (attempt - 1), LONGEST) * SystemRandom().uniform(0.5, 1)
             told_when = any(sent.key == DETAILS_KEY for sent in problem.trailing_metadata() or ())
             if (attempt >= ATTEMPTS and not told_when) or time.monotonic() + pause >= give_up:
