@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 import numpy as np
+from google.rpc.status_pb2 import Status
 from structlog.contextvars import bound_contextvars
 
 from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
@@ -237,13 +238,14 @@ def _ring(ring: Ring) -> pb.Ring:
 async def _answering(
     method: str, context: Context, clock: StageClock | None = None, slow: float = math.inf
 ) -> AsyncIterator[None]:
-    """Count, time and log the call as `answering` does, under its id, as part of its caller's trace; end it with the
-    table's status if it fails.
+    """Count, time and log the call as `answering` does, under its id, as part of its caller's trace; then end it with
+    the table's status if it has failed.
     """
     metadata = context.invocation_metadata() or ()
     request_id = request_id_of(metadata)
     trailer = (REQUEST_ID_KEY, request_id)
     context.set_trailing_metadata((trailer,))
+    failed: tuple[grpc.StatusCode, Status] | None = None
     with (
         bound_contextvars(request_id=request_id),
         continued(metadata),
@@ -252,9 +254,11 @@ async def _answering(
         try:
             yield
         except Exception as error:
-            code, status = code_of(error), status_of(error)
+            failed = code, status = code_of(error), status_of(error)
             outcome.code, outcome.reason = code.name, status.message
-            await context.abort(code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString())))
+    if failed:  # who reads a failure finds it counted and logged
+        code, status = failed
+        await context.abort(code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString())))
 
 
 @asynccontextmanager
