@@ -9,18 +9,18 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
+from samserve.bundles.bundle import Bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage
 from samserve.core.runs import dense
-from samserve.decoder.cores import Cores
-from samserve.decoder.masks import outline, stability_score
+from samserve.decoder.masks.outline import outline, stability_score
 from samserve.decoder.prompt import Prompt, tokens
-from samserve.decoder.ready_image import ReadyImage
-from samserve.decoder.transformer import Transformer
-from samserve.models.bundle import Bundle
-from samserve.models.training.prompts import FOREGROUND
-from samserve.models.training.prompts import prompt as object_prompt
+from samserve.decoder.sam.kernel_decoder import KernelDecoder
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.decoder.sam.threads import Cores
+from samserve.training.prompts import FOREGROUND
+from samserve.training.prompts import prompt as object_prompt
 
 FRAME, SIDE = Frame(1024), 64
 Floats = NDArray[np.float32]
@@ -74,7 +74,7 @@ def draw_prompts(rng: np.random.Generator, labels: NDArray[np.integer], count: i
     return drawn
 
 
-def sample(transformer: Transformer, labels: NDArray[np.integer], embedding: Floats, seed: int, count: int) -> Sample:
+def sample(transformer: KernelDecoder, labels: NDArray[np.integer], embedding: Floats, seed: int, count: int) -> Sample:
     prompts = draw_prompts(np.random.default_rng(seed), labels, count)
     size = Size(labels.shape[1], labels.shape[0])
     logits, ious = zip(*answers(transformer, size, embedding, prompts), strict=True)
@@ -86,7 +86,7 @@ def sample(transformer: Transformer, labels: NDArray[np.integer], embedding: Flo
 
 
 def answers(
-    transformer: Transformer, size: Size, embedding: NDArray[np.floating], prompts: list[Prompt]
+    transformer: KernelDecoder, size: Size, embedding: NDArray[np.floating], prompts: list[Prompt]
 ) -> list[tuple[Floats, Floats]]:
     """Of each prompt low-res logits and predicted IoUs, in the model's order: a change of rank is no change of mask."""
     cores = Cores(SIDE**2)
@@ -105,7 +105,7 @@ def cut(logits: Floats, size: Size) -> Masks:
     return [dense(outline(each, size, FRAME)) for each in logits]
 
 
-def overlaps(transformer: Transformer, one: Sample, coded: NDArray[np.floating]) -> list[list[float]]:
+def overlaps(transformer: KernelDecoder, one: Sample, coded: NDArray[np.floating]) -> list[list[float]]:
     """Of each prompt the IoU of each mask from `coded` with the sample's; two empty ones agree."""
     pairs = zip(one.masks, answers(transformer, one.size, coded, one.prompts), strict=True)
     return [[_iou(a, b) for a, b in zip(wanted, cut(got, one.size), strict=True)] for wanted, (got, _) in pairs]

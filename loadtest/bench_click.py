@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from report import Row, medians, report
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.client import Click, Client
-from samserve.core.config import BUNDLES
 from samserve.core.image import Limits, frame_image
-from samserve.decoder.masks import stability_score
+from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
 
 PHOTO = Path("examples/coins.png")
 CLICK = (213.0, 193.0)

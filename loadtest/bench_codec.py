@@ -22,17 +22,18 @@ from redis.asyncio import Redis
 from report import Row, medians, report
 from rich.console import Console
 from safetensors.numpy import load_file
-from samserve.core.cache import CacheKey, CacheOptions, EmbeddingCache
-from samserve.core.config import BUNDLES
-from samserve.core.embedding import Embedding, pack, unpack
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.codec.packed import pack, unpack
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.transformer import Transformer
-from samserve.models.bundle import load_bundle
-from samserve.models.training import scenes
-from samserve.models.training.coins import coins
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, Nano
-from samserve.models.training.train import SCENE, VALIDATION_SEED
+from samserve.decoder.sam.kernel_decoder import KernelDecoder
+from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
+from samserve.training import scenes
+from samserve.training.coins import coins
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, Nano
+from samserve.training.train import SCENE, VALIDATION_SEED
 from threadpoolctl import threadpool_limits
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
@@ -54,7 +55,7 @@ def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
     return frame_image(out.getvalue(), Frame(1024), Limits()), labels
 
 
-def of_nano() -> tuple[Transformer, list[Sample]]:
+def of_nano() -> tuple[KernelDecoder, list[Sample]]:
     bundle = load_bundle(BUNDLES / "nano")
     encoder = PlainEncoder(bundle)
     weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
@@ -62,7 +63,7 @@ def of_nano() -> tuple[Transformer, list[Sample]]:
 
 
 @torch.no_grad()
-def of_random_weights() -> tuple[Transformer, list[Sample]]:
+def of_random_weights() -> tuple[KernelDecoder, list[Sample]]:
     """ViT-B's encoder and SAM's decoder as a training begins, with noise on what begins as a constant."""
     torch.manual_seed(0)
     model = Nano().eval()
@@ -91,8 +92,8 @@ def of_random_weights() -> tuple[Transformer, list[Sample]]:
 
 def samples(
     weights: dict[str, NDArray[np.float32]], embed: Callable[[FramedImage], NDArray[np.float32]], images: int
-) -> tuple[Transformer, list[Sample]]:
-    transformer = Transformer(weights, SIDE)
+) -> tuple[KernelDecoder, list[Sample]]:
+    transformer = KernelDecoder(weights, SIDE)
     drawn = []
     for number in range(images):
         image, labels = framed(number)
@@ -104,7 +105,7 @@ def halves(one: Sample) -> Embedding:
     return Embedding("bench", one.size, {"embedding": one.embedding.astype(np.float16)})
 
 
-def bench_masks(name: str, transformer: Transformer, drawn: list[Sample]) -> list[Row]:
+def bench_masks(name: str, transformer: KernelDecoder, drawn: list[Sample]) -> list[Row]:
     entries = [pack(halves(one)) for one in drawn]
     every, first, plain = [], [], []
     for one, entry in zip(drawn, entries, strict=True):

@@ -19,20 +19,20 @@ import torch
 from PIL import Image
 from report import FOLDER, Row, Work, medians, report, throughput
 from rich.console import Console
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.client import Click, Client
 from samserve.client import Prompt as Asked
-from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.masks import stability_score
+from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
-from samserve.models.training.network import graph_weights
+from samserve.training.network import graph_weights
 from threadpoolctl import threadpool_limits
 from transformers import SamConfig, SamModel
 

@@ -29,15 +29,15 @@ import skimage.data
 from PIL import Image
 from report import IDLE, Row, medians, report, throughput
 from rich.console import Console
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.core.image import Limits, frame_image
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.local.process import Program, answers, free_port
 from samserve.local.stack import Stack, StackOptions, running
-from samserve.models.bundle import load_bundle
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.metadata import message_limits
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 ROUNDS = 21

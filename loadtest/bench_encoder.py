@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from report import Row, medians, report
 from rich.console import Console
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.variant import OPENVINO, Variant, load_variant
 from samserve.core.image import FramedImage
-from samserve.gate.judge import Encoder, cosine
-from samserve.gate.pictures import pictures
-from samserve.gate.triton import served
-from samserve.models.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
-from samserve.models.export import EncoderGraph, export_encoder, round_to_half
-from samserve.models.graph_vit import VitEncoder
-from samserve.models.quantise import RECIPES, NothingToQuantise, write
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
-from samserve.models.variant import OPENVINO, Variant, load_variant
+from samserve.export.graphs.vit import VitEncoder
+from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.variants.gate.images import pictures
+from samserve.variants.gate.judge import Encoder, cosine
+from samserve.variants.gate.triton import served
+from samserve.variants.quantise import RECIPES, NothingToQuantise, write
 from torch import nn
 from transformers import SamConfig, SamModel
 

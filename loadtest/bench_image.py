@@ -16,12 +16,12 @@ from bench_decoder import clicks, embed_framed
 from numpy.typing import NDArray
 from PIL import Image
 from report import Row, medians, report
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.models.bundle import Bundle, load_bundle
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 
 FRAME, ROUNDS, CLICKS = Frame(1024), 9, 24
 MEGAPIXELS = (1, 3, 12, 24)

@@ -22,14 +22,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from redis import Redis
-from samserve.core.config import BUNDLES, DecoderSettings, read
-from samserve.core.embedding import Embedding, pack, unpack
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.codec.packed import pack, unpack
+from samserve.core.embedding import Embedding
 from samserve.core.image import Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
 from simulation.calibration import Calibration, Decode, Heat, write_calibration
 from simulation.model import Demand, System, simulate
 from threadpoolctl import threadpool_limits
@@ -69,7 +71,7 @@ def main() -> None:
 
 def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
-    threads = read(DecoderSettings).decode_threads
+    threads = load_settings(DecoderSettings).decode_threads
     rounds = clicks(folder, tell)
     heat = heat_of([each.every for each in rounds])
     times = mean_of([service_times(rested(each.every, heat), rested(each.one, heat), threads) for each in rounds])

@@ -23,10 +23,10 @@ from rich.progress import track
 from rich.table import Table
 from samserve.client import Box, Click, Client, Mask, Prompt
 from samserve.local.stack import StackOptions, running
-from samserve.models.training import scenes
-from samserve.models.training.coins import coins
-from samserve.models.training.prompts import deepest, loose_box
-from samserve.models.training.train import SCENE, SMALLEST, VALIDATION_SEED
+from samserve.training import scenes
+from samserve.training.coins import coins
+from samserve.training.prompts import deepest, loose_box
+from samserve.training.train import SCENE, SMALLEST, VALIDATION_SEED
 
 SHOWN = 12  # pictures of the best answers, and as many of the worst
 TILE = 240  # pixels of a picture's side

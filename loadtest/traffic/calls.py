@@ -12,11 +12,11 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-from samserve.core.errors import DETAILS_KEY
-from samserve.core.rpc import call_options, message_limits
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import call_options, message_limits
+from samserve.wire.status import DETAILS_KEY
 
 from traffic.pictures import HEIGHT, WIDTH, Picture
 from traffic.samples import BULK, FIRST, NEW, REFINE, Sample

@@ -18,7 +18,7 @@ import yaml
 from manifests import CHART, METRICS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from samserve.core.config import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -143,16 +143,16 @@ def test_packages_are_those_that_are_pinned(file: Path) -> None:
 
 # What an image's programs import, now or when they come to it.
 PROGRAMS = {
-    "decoder": ["samserve.decoder.server", "samserve.core.spans"],
-    "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.core.spans"],
+    "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
+    "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
     "triton": [
-        "samserve.cli",
-        "samserve.gate.console",
-        "samserve.models.download",
-        "samserve.models.engine",
-        "samserve.models.export",
-        "samserve.models.reference",
-        "samserve.models.triton.repository",
+        "samserve.cli.main",
+        "samserve.cli.variants",
+        "samserve.export.download",
+        "samserve.variants.engine",
+        "samserve.export.onnx_files",
+        "samserve.export.reference",
+        "samserve.bundles.triton_repository",
         "onnxruntime.quantization",
         "openvino",
     ],

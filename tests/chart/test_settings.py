@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import METRICS, VALUE_FILES, containers, environment, found, of_kind, part, rendered
-from samserve.core.config import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 

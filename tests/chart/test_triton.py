@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import VALUE_FILES, part, rendered
+from samserve.cli.models import app
 from samserve.local import triton
-from samserve.models.commands import app
-from samserve.models.quantise import RECIPES, variant_name
+from samserve.variants.quantise import RECIPES, variant_name
 from typer.main import get_command
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)

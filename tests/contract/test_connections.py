@@ -13,14 +13,15 @@ from contract.test_interact import FIRST, ID, Stream, prompt, refused, step, unt
 from fake_triton import FakeTriton
 from google.rpc import error_details_pb2 as details
 from samserve.client import Client
-from samserve.core.config import DecoderSettings
-from samserve.core.embedding import Embedding, pack
+from samserve.codec.packed import pack
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.embeddings import RemoteEmbedder
+from samserve.decoder.image_source import RemoteEmbedder
 from samserve.decoder.server import server_options
-from samserve.decoder.servicer import Patience
+from samserve.decoder.servicer import TimeLimits
 from samserve.embedding import encoder as encoder_module
 from samserve.embedding.encoder import TritonEncoder
+from samserve.infra.settings import DecoderSettings
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
@@ -125,8 +126,8 @@ def test_a_connection_outlives_the_longest_stream_and_call() -> None:
 
 class TestAStream:
     @pytest.fixture
-    def patience(self) -> Patience:
-        return Patience(slow=60, stream=1)
+    def patience(self) -> TimeLimits:
+        return TimeLimits(slow=60, stream=1)
 
     async def test_of_its_longest_life_ends_between_two_steps(self, service: Service) -> None:
         service.embeddings.known.add(ID)

@@ -11,21 +11,15 @@ from threading import Event
 
 import grpc
 import pytest
-from samserve.client import Client, ManyAnswer, many
-from samserve.client.embed_stream import MESSAGE_BYTES
-from samserve.core.errors import (
-    EmbeddingNotCached,
-    InvalidInput,
-    ModelNotFound,
-    SamserveError,
-    Unavailable,
-    status_of,
-)
+from samserve.client import BulkResult, Client, bulk
+from samserve.client.bulk_stream import MESSAGE_BYTES
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, SamserveError, Unavailable
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import message_limits
+from samserve.wire.status import status_of
 
 BAD = b"bad"
 
@@ -115,14 +109,14 @@ def client(address: str) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samserve.client.many.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("samserve.client.bulk.LONGEST_WAIT", 0.05)
 
 
 def photos(count: int) -> list[bytes]:
     return [b"photo %d" % n for n in range(count)]
 
 
-def caches(answers: Iterable[ManyAnswer]) -> dict[bytes, str]:
+def caches(answers: Iterable[BulkResult]) -> dict[bytes, str]:
     return {a.image: a.answer.cache if a.answer else "FAILED" for a in answers if isinstance(a.image, bytes)}
 
 
@@ -254,8 +248,8 @@ def test_no_more_images_are_taken_than_may_be_ahead(client: Client) -> None:
 def test_no_more_files_are_read_than_may_be_in_flight(
     client: Client, service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[many.Image] = []
-    monkeypatch.setattr(many, "_bytes", lambda image: read.append(image) or image.read_bytes())
+    read: list[bulk.Image] = []
+    monkeypatch.setattr(bulk, "_bytes", lambda image: read.append(image) or image.read_bytes())
     for number, photo in enumerate(photos(20)):
         (tmp_path / f"{number}.png").write_bytes(photo)
     service.go_on.clear()

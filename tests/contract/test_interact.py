@@ -12,18 +12,12 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client, Interaction
-from samserve.core.errors import (
-    DETAILS_KEY,
-    DeadlinePassed,
-    EmbeddingNotCached,
-    InvalidInput,
-    ModelNotFound,
-    Unavailable,
-)
+from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelNotFound, Unavailable
 from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 FIRST = [(100, 50, True)]

@@ -8,10 +8,10 @@ import structlog
 from contract.conftest import Service
 from contract.test_interact import FIRST, ID, OUTSIDE, Stream, prompt, step
 from samserve.core.errors import Overloaded, Unavailable
-from samserve.core.request_id import REQUEST_ID_KEY
-from samserve.decoder.servicer import Patience
+from samserve.decoder.servicer import TimeLimits
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.request_id import REQUEST_ID_KEY
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -95,8 +95,8 @@ async def test_a_bugs_line_can_be_found_by_the_calls_id(service: Service, lines:
 
 class TestOfASlowDecoder:
     @pytest.fixture
-    def patience(self) -> Patience:
-        return Patience(slow=0, stream=60)
+    def patience(self) -> TimeLimits:
+        return TimeLimits(slow=0, stream=60)
 
     async def test_calls_and_steps_are_logged_with_their_stages(self, service: Service, lines: list[EventDict]) -> None:
         service.embeddings.known.add(ID)

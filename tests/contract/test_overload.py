@@ -11,9 +11,10 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client
-from samserve.core.errors import DETAILS_KEY, Overloaded
+from samserve.core.errors import Overloaded
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 THREADS = 2
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 from samserve.client import Click, Client, retry
-from samserve.client.retry import patiently
-from samserve.core.errors import DETAILS_KEY, DeadlinePassed, InvalidInput, Overloaded, Unavailable, status_of
+from samserve.client.retry import call_with_retry
+from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY, status_of
 
 PHOTO = bytes(2**20)  # more than gRPC keeps for retries of its own
 
@@ -111,7 +112,7 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
 async def test_and_no_longer_than_the_caller_has_time(service: FailingService, client: Client) -> None:
     service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
     with pytest.raises(Unavailable):
-        await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+        await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it")
     assert 4 < service.asked < 10_000
 
 
@@ -122,7 +123,7 @@ async def test_where_the_time_runs_out_in_a_later_attempt_the_reason_for_it_is_t
     for codes, error in (([grpc.StatusCode.UNAVAILABLE], Unavailable), ([], DeadlinePassed)):
         service.codes = codes
         with pytest.raises(error):
-            await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+            await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it")
 
 
 async def test_a_callers_mistake_is_not_tried_again(client: Client, service: FailingService) -> None:

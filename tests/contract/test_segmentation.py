@@ -11,11 +11,12 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from PIL import Image
 from samserve.client import Click, Client, Prompt
-from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable
+from samserve.core.errors import Overloaded, Unavailable
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 CLICK = pb.Prompt(points=[types.Point(x=100, y=50)])

@@ -20,24 +20,24 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 from samserve.client import Click, Client
-from samserve.core import tracing
-from samserve.core.cache import CacheOptions, EmbeddingCache
-from samserve.core.config import EmbeddingSettings
 from samserve.core.embedding import Embedding
-from samserve.core.errors import DETAILS_KEY
 from samserve.core.image_id import image_id
-from samserve.core.request_id import REQUEST_ID_KEY
-from samserve.decoder.admission import Admission
-from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
-from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
-from samserve.decoder.models import Models
-from samserve.decoder.resident import Resident
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.image_lru import ImageLru
+from samserve.decoder.image_source import ImageSource, RemoteEmbedder
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import MaskDecoder, ReadyImage
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import Patience, SegmentationServicer
+from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
+from samserve.infra import tracing
+from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.settings import EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.request_id import REQUEST_ID_KEY
+from samserve.wire.status import DETAILS_KEY
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
@@ -64,7 +64,7 @@ def exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """What is traced; nothing is, once the test has ended."""
-    monkeypatch.setattr(tracing, "_spans", None)
+    monkeypatch.setattr(tracing, "_tracer", None)
     exporter.clear()
     return exporter
 
@@ -102,10 +102,10 @@ async def path(
         async def prepare(embedding: Embedding) -> ReadyImage:
             return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
 
-        admission, remote = Admission(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = Embeddings(Resident(2**30), cache, remote, prepare, admission)
-        segmenter = Segmenter(embeddings, Models([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), Patience(slow=60, stream=60))
+        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
+        embeddings = ImageSource(ImageLru(2**30), cache, remote, prepare, admission)
+        segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
         segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()

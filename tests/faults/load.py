@@ -17,10 +17,11 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from numpy.typing import NDArray
 from samserve.client import Answer, Click, Client
-from samserve.core.errors import DETAILS_KEY, SamserveError
+from samserve.core.errors import SamserveError
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.status import DETAILS_KEY
 
 SAME = 0.97  # IoU of masks from a cached embedding, which is coarser, and from one just made
 ALLOWED = {"OK", "NOT_FOUND", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}

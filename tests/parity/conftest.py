@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from samserve.core.config import BUNDLES
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.models.bundle import Bundle, load_bundle
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
 from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"

@@ -11,17 +11,17 @@ import skimage.data
 import torch
 from parity.conftest import Reference
 from PIL import Image
+from samserve.bundles.bundle import DECODER, Bundle, load_bundle, write_facts
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.runs import dense
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.masks import outline
+from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt, tokens
-from samserve.models.bundle import DECODER, Bundle, load_bundle, write_facts
-from samserve.models.export import export_decoder, round_to_half
-from samserve.models.training.network import Nano
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.export.onnx_files import export_decoder, round_to_half
+from samserve.training.network import Nano
 
 SIZES = [(1024, 1024), (640, 427), (427, 640), (2130, 1960), (2145, 1960), (37, 900), (1, 1)]
 KINDS = ["point", "points", "box", "box and point", "refined", "mask"]

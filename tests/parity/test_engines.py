@@ -11,21 +11,21 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from samserve.cli import app
-from samserve.core.config import BUNDLES
-from samserve.models.bundle import ENCODER, Bundle, load_bundle, write_facts
-from samserve.models.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
-from samserve.models.engine import ENGINES, Engine, Recipe, build
-from samserve.models.export import EncoderGraph, export_encoder
-from samserve.models.graph_vit import VitEncoder
-from samserve.models.precision import Half
-from samserve.models.target import Target
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.bundles.bundle import ENCODER, Bundle, load_bundle, write_facts
+from samserve.bundles.gpu import Gpu
+from samserve.bundles.names import BUNDLES
+from samserve.cli.main import app
+from samserve.export.graphs.vit import VitEncoder
+from samserve.export.onnx_files import EncoderGraph, export_encoder
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
+from samserve.variants.engine import ENGINES, Engine, Recipe, build
+from samserve.variants.precision import Half
 from transformers import SamConfig, SamModel
 from typer.testing import CliRunner
 
 LAYERS = 12  # ViT-B's
-ADA, AMPERE = Target(89), Target(86)
+ADA, AMPERE = Gpu(89), Gpu(86)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def test_what_a_killed_builder_left_is_no_engine(nano: Bundle, compiler: Compile
 
 
 def test_of_two_builders_at_once_one_compiles(nano: Bundle) -> None:
-    command = [sys.executable, "-m", "samserve.cli", "models", "engine", "nano", "--target", "L4", "--json"]
+    command = [sys.executable, "-m", "samserve.cli.main", "models", "engine", "nano", "--target", "L4", "--json"]
     environment = {**os.environ, "SAMSERVE_BUNDLES": str(nano.path.parent)}
     builders = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [json.loads(builder.communicate(timeout=120)[0])[0] for builder in builders]
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Comp
 
 def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(nano: Bundle, compiler: Compiler) -> None:
     with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\), only for sm75, .*sm89"):
-        build(nano, Recipe(Target(90)), compiler)
+        build(nano, Recipe(Gpu(90)), compiler)
 
 
 @pytest.mark.parametrize(

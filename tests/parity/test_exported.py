@@ -10,17 +10,17 @@ import onnxruntime
 import pytest
 import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
+from samserve.bundles.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
-from samserve.models.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
-from samserve.models.check import differences, picture
-from samserve.models.checkpoints.checkpoint import Checkpoint
-from samserve.models.checkpoints.read import read_checkpoint
-from samserve.models.convert import convert, export
-from samserve.models.reference import Reference
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.export.checkpoints.checkpoint import Checkpoint
+from samserve.export.checkpoints.read import read_checkpoint
+from samserve.export.compare import differences, picture
+from samserve.export.convert import convert, export
+from samserve.export.reference import Reference
 
 TOLERANCE = 1e-4
 PARTS = ("vision_encoder.", "prompt_encoder.", "mask_decoder.")

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from samserve.local.stack import Stack
 
-SAMSERVE = [sys.executable, "-m", "samserve.cli"]
+SAMSERVE = [sys.executable, "-m", "samserve.cli.main"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 from pycocotools import mask as coco
-from samserve.models.training.coins import coins as truth
+from samserve.training.coins import coins as truth
 
 
 def test_the_demo_leaves_a_picture_and_a_result(tmp_path: Path, coins: Path) -> None:

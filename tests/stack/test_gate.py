@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import broken_encoders
 import onnx
 import pytest
-import spoil
-from samserve.core.config import BUNDLES
-from samserve.gate.pictures import draw, png
+from samserve.bundles.bundle import ENCODER
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.store import Store
+from samserve.bundles.variant import ONNXRUNTIME, VARIANTS, write_variant
 from samserve.local.stack import Stack
-from samserve.models.bundle import ENCODER
-from samserve.models.store import Store
-from samserve.models.variant import ONNXRUNTIME, VARIANTS, write_variant
+from samserve.variants.gate.images import draw, png
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(bundles: Path, images: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "samserve.cli", "models", *words, "--images", str(images)]
+    command = [sys.executable, "-m", "samserve.cli.main", "models", *words, "--images", str(images)]
     environment = {**os.environ, "SAMSERVE_BUNDLES": str(bundles), "COLUMNS": "120"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -53,7 +53,7 @@ def test_a_spoilt_variant_is_refused_and_the_reason_said(bundles: Path, images: 
     nano = Store(bundles).load("nano")
     folder = nano.path / VARIANTS / "spoilt"
     folder.mkdir(parents=True)
-    onnx.save(spoil.takes_bgr(), str(folder / ENCODER))
+    onnx.save(broken_encoders.takes_bgr(), str(folder / ENCODER))
     facts = {"backend": ONNXRUNTIME, "model": ENCODER, "precision": "fp32"}
     write_variant(folder, nano.name, nano.facts["preprocessing"], facts)
     done = run(bundles, images, "verify", "nano:spoilt")

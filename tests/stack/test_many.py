@@ -16,14 +16,15 @@ import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from samserve.client import Client
-from samserve.core.embedding import unpack
-from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, InvalidInput, ModelNotFound, error_in
+from samserve.codec.packed import unpack
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import message_limits
+from samserve.wire.status import DETAILS_KEY, error_in
 from triton_api import Encoded
 
 Photos = Callable[..., bytes]

@@ -17,17 +17,17 @@ import pytest
 import triton_api
 from onnx import numpy_helper
 from redis import Redis
+from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_facts
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.store import Store
 from samserve.client import Click, Client
-from samserve.core.config import BUNDLES
-from samserve.core.embedding import HEAD
+from samserve.codec.packed import HEAD
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 from samserve.local.stack import Stack, StackOptions, remember
-from samserve.models.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_facts
-from samserve.models.store import Store
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
@@ -220,7 +220,7 @@ def test_the_command_line_names_a_model_and_status_lists_them(
     remember(stack.addresses)
 
     def run(*words: object) -> dict[str, object]:
-        command = [sys.executable, "-m", "samserve.cli", *map(str, words), "--json"]
+        command = [sys.executable, "-m", "samserve.cli.main", *map(str, words), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=os.environ)
         told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
         return told

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
-from samserve.core.rpc import read_status
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.metadata import cache_status_from_proto
 
 Corners = NDArray[np.float32]
 
@@ -103,7 +103,7 @@ def read_embed_answer(answer: embedding_pb2.EmbedResponse | pb.InteractResponse.
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=Size(answer.image.width, answer.image.height),
-        cache=read_status(answer.cache).name,
+        cache=cache_status_from_proto(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
     )
 
@@ -115,7 +115,7 @@ def read_answer(answer: pb.PredictResponse) -> Answer:
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=size,
-        cache=read_status(answer.cache).name,
+        cache=cache_status_from_proto(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
         results=[[_mask(mask, size) for mask in result.masks] for result in answer.results],
     )

@@ -13,8 +13,9 @@ import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable, error_in, error_of
+from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.status import error_in, error_of
 
 
 class Interaction(AbstractContextManager["Interaction"]):

@@ -14,14 +14,15 @@ from typing import Any
 
 import grpc
 
-from samserve.core.errors import DETAILS_KEY, DeadlinePassed, Overloaded, SamserveError, Unavailable, error_of
-from samserve.core.rpc import call_options
+from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unavailable
+from samserve.wire.metadata import call_options
+from samserve.wire.status import DETAILS_KEY, error_of
 
 ATTEMPTS = 4  # where nobody answers; a service that says when to come back is asked until the time is up
 LONGEST = 5.0  # seconds between two attempts
 
 
-def patiently(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str) -> Any:
+def call_with_retry(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str) -> Any:
     """The answer to a unary gRPC call, all attempts within `timeout` seconds. Raises as error_of does; stage: as there.
 
     Pauses are what the service asks for, doubled with each attempt, and of random length, so that callers who failed

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from samserve.core.errors import InvalidInput, Overloaded, code_of
-from samserve.core.telemetry import StageClock, answering
-from samserve.core.tracing import Kind, span
+from samserve.core.errors import InvalidInput, Overloaded
 from samserve.decoder.prompt import Floats, Prompt, check_prompt
-from samserve.decoder.ready_image import ReadyImage
+from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
+from samserve.infra.stages import StageClock
+from samserve.infra.tracing import Kind, span
+from samserve.wire.call import observe_call
+from samserve.wire.status import code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Interaction:
         if step.reset:
             self._former = None
         clock = StageClock()
-        with answering("Interact.step", clock, self._slow) as outcome:
+        with observe_call("Interact.step", clock, self._slow) as outcome:
             try:
                 with span("Interact.step", Kind.SERVER):
                     masks = await self._masks(self._refining(step), clock)

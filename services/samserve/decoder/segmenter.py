@@ -14,21 +14,23 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from samserve.core import runs
-from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput, ModelVersionMismatch
 from samserve.core.geometry import Frame, Size
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
-from samserve.core.telemetry import DECODED, StageClock, about_image
-from samserve.decoder import masks
-from samserve.decoder.admission import Admission
-from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates
-from samserve.decoder.models import Models
-from samserve.decoder.polygons import Polygon, polygons
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.image_source import Found
+from samserve.decoder.masks import outline as masks
+from samserve.decoder.masks.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
-from samserve.decoder.ready_image import ReadyImage
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import Candidates
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.infra.cache import CacheKey
+from samserve.infra.logs import bind_image_id
+from samserve.infra.metrics import DECODED
+from samserve.infra.stages import StageClock
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class Finder(Protocol):
 class Segmenter:
     """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
 
-    def __init__(self, embeddings: Finder, models: Models, pool: Executor, admission: Admission) -> None:
+    def __init__(self, embeddings: Finder, models: ModelRegistry, pool: Executor, admission: DecodeQueue) -> None:
         self._embeddings, self._models, self._pool, self._admission = embeddings, models, pool, admission
 
     def low_res(self, model: str) -> int:
@@ -194,7 +196,7 @@ class Segmenter:
             data = order.data
             with self._admission.place():
                 name = await self._in_pool(lambda: image_id(data))
-        about_image(name)
+        bind_image_id(name)
         check_expected(name, order.expected_image_id)
         return name
 

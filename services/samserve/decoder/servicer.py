@@ -14,15 +14,11 @@ import numpy as np
 from google.rpc.status_pb2 import Status
 from structlog.contextvars import bound_contextvars
 
-from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
+from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Size
-from samserve.core.request_id import REQUEST_ID_KEY, request_id_of
-from samserve.core.rpc import stage_times, tenant_of, write_status
-from samserve.core.telemetry import StageClock, answering
-from samserve.core.tracing import Kind, continued, span
+from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
-from samserve.decoder.parting import linger
-from samserve.decoder.polygons import Ring
+from samserve.decoder.masks.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
 from samserve.decoder.segmenter import (
     FoundImage,
@@ -34,15 +30,21 @@ from samserve.decoder.segmenter import (
     SegmentOrder,
     check_output,
 )
+from samserve.infra.stages import StageClock
+from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.call import observe_call
+from samserve.wire.metadata import cache_status_to_proto, stage_times, tenant_of
+from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
+from samserve.wire.status import DETAILS_KEY, code_of, status_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class TimeLimits:
     """In seconds. slow: an answer that takes longer is logged; stream: the longest life of an Interact stream."""
 
     slow: float
@@ -52,7 +54,7 @@ class Patience:
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, patience: Patience) -> None:
+    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, patience: TimeLimits) -> None:
         self._segmenter, self._draining, self._patience = segmenter, draining, patience
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
@@ -72,7 +74,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                     async for answer in interaction.answers():
                         await context.write(_step_response(answer, image.ready.size))
                 finally:
-                    await linger(self._draining)
+                    await delay_if_draining(self._draining)
 
     async def _open(self, context: Context) -> tuple[FoundImage, int, Output]:
         request = await _next(context)
@@ -176,7 +178,7 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
     size = done.image.ready.size
     return pb.PredictResponse(
         image=_image_ref(done.image),
-        cache=write_status(done.image.status),
+        cache=cache_status_to_proto(done.image.status),
         results=[pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results],
         timings=stage_times(clock.milliseconds),
     )
@@ -185,7 +187,7 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
 def _opened_response(image: FoundImage, clock: StageClock) -> pb.InteractResponse:
     return pb.InteractResponse(
         opened=pb.InteractResponse.Opened(
-            image=_image_ref(image), cache=write_status(image.status), timings=stage_times(clock.milliseconds)
+            image=_image_ref(image), cache=cache_status_to_proto(image.status), timings=stage_times(clock.milliseconds)
         )
     )
 
@@ -248,8 +250,8 @@ async def _answering(
     failed: tuple[grpc.StatusCode, Status] | None = None
     with (
         bound_contextvars(request_id=request_id),
-        continued(metadata),
-        answering(method, clock, slow) as outcome,
+        continue_trace(metadata),
+        observe_call(method, clock, slow) as outcome,
     ):
         try:
             yield

@@ -11,7 +11,7 @@ from enum import IntEnum
 from itertools import count
 
 from samserve.core.errors import Overloaded
-from samserve.core.telemetry import WAITING
+from samserve.infra.metrics import WAITING
 
 SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
 
@@ -23,7 +23,7 @@ class Priority(IntEnum):
     BULK = 2
 
 
-class Admission:
+class EncodeSlots:
     """Slots for the images being decoded and encoded; who finds none waits, the interactive ones in front.
 
     Waiting here and not in Triton's queue, a caller who goes away takes the work along. For one event loop.

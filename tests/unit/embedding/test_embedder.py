@@ -9,10 +9,10 @@ import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
 from prometheus_client import REGISTRY
-from samserve.core.cache import CacheKey
+from samserve.codec.packed import HEAD
+from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
-from samserve.core.codec import Coding
-from samserve.core.embedding import HEAD, Embedding, Head
+from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
@@ -25,10 +25,11 @@ from samserve.core.errors import (
 from samserve.core.geometry import Size
 from samserve.core.image import Limits
 from samserve.core.image_id import image_id
-from samserve.core.telemetry import StageClock
-from samserve.embedding.admission import Admission, Priority
+from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.embedder import Embedder, EmbedOrder
-from samserve.embedding.turns import Turns
+from samserve.embedding.single_flight import SingleFlight
+from samserve.infra.cache import CacheKey
+from samserve.infra.stages import StageClock
 
 
 def picture(shade: int) -> bytes:
@@ -57,7 +58,7 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 
 
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
-    turns, admission = Turns(cache, patience=5), Admission(slots=2, queue=2)
+    turns, admission = SingleFlight(cache, patience=5), EncodeSlots(slots=2, queue=2)
     return Embedder(cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding)
 
 
@@ -66,7 +67,7 @@ async def test_same_image_sent_twice_is_encoded_once(embedder: Embedder, encoder
     second = await embedder.embed(order(picture(9)), StageClock())
     assert (first.status, second.status, encoder.encoded) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     assert first.image_id == second.image_id == image_id(picture(9))
-    assert second.found == Head("nano-test", Size(30, 20))
+    assert second.found == EmbeddingHeader("nano-test", Size(30, 20))
 
 
 async def test_an_image_can_be_asked_for_by_id_alone_once_it_is_known(embedder: Embedder) -> None:

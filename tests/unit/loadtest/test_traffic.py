@@ -9,7 +9,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-from samserve.core.errors import DETAILS_KEY, InvalidInput, Overloaded, status_of
+from samserve.core.errors import InvalidInput, Overloaded
+from samserve.wire.status import DETAILS_KEY, status_of
 from traffic.arrivals import at_least_one, maybe_none, pause, poisson, zipf
 from traffic.calls import retry_after, target
 from traffic.order import Order, read_order, write_order
