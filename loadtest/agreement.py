@@ -47,14 +47,20 @@ class PlainEncoder:
         model = onnx.load(str(bundle.encoder))
         rounding = model.graph.node.pop()
         if rounding.op_type != "Cast":
-            raise ValueError(f"{bundle.encoder} does not end with a cast to fp16 but with {rounding.op_type}")
+            raise ValueError(
+                f"{bundle.encoder} does not end with a cast to fp16 but with {rounding.op_type}"
+            )
         model.graph.output[0].name = rounding.input[0]
         model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
 
     def embed(self, image: FramedImage) -> Floats:
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
-        tensor: Floats = self._session.run(None, {"image": image.pixels[None], "valid": valid})[0][0]
+        tensor: Floats = self._session.run(None, {"image": image.pixels[None], "valid": valid})[0][
+            0
+        ]
         return tensor
 
 
@@ -70,16 +76,31 @@ def draw_prompts(rng: np.random.Generator, labels: NDArray[np.integer], count: i
         asked = object_prompt(rng, mask, clicks=(1, 3, 0, 1, 1)[kind], box=kind in (2, 3))
         clicks = asked.labels == FOREGROUND
         box = asked.points[~clicks].reshape(4) if kind in (2, 3) else None
-        drawn.append(Prompt(asked.points[clicks], asked.labels[clicks], box, None, multimask=kind != 4))
+        drawn.append(
+            Prompt(asked.points[clicks], asked.labels[clicks], box, None, multimask=kind != 4)
+        )
     return drawn
 
 
-def sample(transformer: KernelDecoder, labels: NDArray[np.integer], embedding: Floats, seed: int, count: int) -> Sample:
+def sample(
+    transformer: KernelDecoder,
+    labels: NDArray[np.integer],
+    embedding: Floats,
+    seed: int,
+    count: int,
+) -> Sample:
     prompts = draw_prompts(np.random.default_rng(seed), labels, count)
     size = Size(labels.shape[1], labels.shape[0])
     logits, ious = zip(*answers(transformer, size, embedding, prompts), strict=True)
     first = [
-        int(np.argmax([iou * stability_score(each, size, FRAME) for iou, each in zip(*answer, strict=True)]))
+        int(
+            np.argmax(
+                [
+                    iou * stability_score(each, size, FRAME)
+                    for iou, each in zip(*answer, strict=True)
+                ]
+            )
+        )
         for answer in zip(ious, logits, strict=True)
     ]
     return Sample(size, embedding, prompts, [cut(each, size) for each in logits], first)
@@ -90,7 +111,9 @@ def answers(
 ) -> list[tuple[Floats, Floats]]:
     """Of each prompt low-res logits and predicted IoUs, in the model's order: a change of rank is no change of mask."""
     cores = Cores(SIDE**2)
-    embedded = Embedding("agreement", size, {"embedding": np.ascontiguousarray(embedding, np.float32)})
+    embedded = Embedding(
+        "agreement", size, {"embedding": np.ascontiguousarray(embedding, np.float32)}
+    )
     image = ReadyImage(embedded, transformer.prepare(embedded, cores))
     given = []
     for prompt in prompts:
@@ -105,10 +128,15 @@ def cut(logits: Floats, size: Size) -> Masks:
     return [dense(outline(each, size, FRAME)) for each in logits]
 
 
-def overlaps(transformer: KernelDecoder, one: Sample, coded: NDArray[np.floating]) -> list[list[float]]:
+def overlaps(
+    transformer: KernelDecoder, one: Sample, coded: NDArray[np.floating]
+) -> list[list[float]]:
     """Of each prompt the IoU of each mask from `coded` with the sample's; two empty ones agree."""
     pairs = zip(one.masks, answers(transformer, one.size, coded, one.prompts), strict=True)
-    return [[_iou(a, b) for a, b in zip(wanted, cut(got, one.size), strict=True)] for wanted, (got, _) in pairs]
+    return [
+        [_iou(a, b) for a, b in zip(wanted, cut(got, one.size), strict=True)]
+        for wanted, (got, _) in pairs
+    ]
 
 
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -58,7 +58,9 @@ def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
 def of_nano() -> tuple[KernelDecoder, list[Sample]]:
     bundle = load_bundle(BUNDLES / "nano")
     encoder = PlainEncoder(bundle)
-    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+    weights = {
+        name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
+    }
     return samples(weights, encoder.embed, NANO_IMAGES)
 
 
@@ -84,14 +86,18 @@ def of_random_weights() -> tuple[KernelDecoder, list[Sample]]:
         padded = np.zeros_like(normal)
         inside = slice(image.valid.height), slice(image.valid.width)
         padded[inside] = normal[inside]
-        tensor: NDArray[np.float32] = encoder(torch.from_numpy(padded).permute(2, 0, 1)[None]).last_hidden_state.numpy()
+        tensor: NDArray[np.float32] = encoder(
+            torch.from_numpy(padded).permute(2, 0, 1)[None]
+        ).last_hidden_state.numpy()
         return tensor[0]
 
     return samples(weights, embed, RANDOM_IMAGES)
 
 
 def samples(
-    weights: dict[str, NDArray[np.float32]], embed: Callable[[FramedImage], NDArray[np.float32]], images: int
+    weights: dict[str, NDArray[np.float32]],
+    embed: Callable[[FramedImage], NDArray[np.float32]],
+    images: int,
 ) -> tuple[KernelDecoder, list[Sample]]:
     transformer = KernelDecoder(weights, SIDE)
     drawn = []
@@ -117,14 +123,49 @@ def bench_masks(name: str, transformer: KernelDecoder, drawn: list[Sample]) -> l
     whole = halves(drawn[0]).nbytes / 2**20
     return [
         Row(
-            f"{name}: bytes, mean of {len(drawn)} images", mean(sizes), "MiB", "fp16", whole, f"<= {MOST_MIB / whole:g}"
+            f"{name}: bytes, mean of {len(drawn)} images",
+            mean(sizes),
+            "MiB",
+            "fp16",
+            whole,
+            f"<= {MOST_MIB / whole:g}",
         ),
         Row(f"{name}: bytes, largest", max(sizes), "MiB", "fp16", whole),
-        Row(f"{name}: IoU of {len(first)} masks ranked first, mean", mean(first), "", FP32, 1.0, ">= 0.995"),
-        Row(f"{name}: IoU of {len(first)} masks ranked first, worst", min(first), "", FP32, 1.0, ">= 0.97"),
-        Row(f"{name}: IoU of all {len(every)} candidates, mean", mean(every), "", FP32, 1.0, ">= 0.995"),
-        Row(f"{name}: IoU of all {len(every)} candidates, worst", min(every), "", FP32, 1.0, ">= 0.97"),
-        Row(f"{name}: candidates below 0.97", 100 * mean(np.array(every) < 0.97), "%", "all", 100.0),
+        Row(
+            f"{name}: IoU of {len(first)} masks ranked first, mean",
+            mean(first),
+            "",
+            FP32,
+            1.0,
+            ">= 0.995",
+        ),
+        Row(
+            f"{name}: IoU of {len(first)} masks ranked first, worst",
+            min(first),
+            "",
+            FP32,
+            1.0,
+            ">= 0.97",
+        ),
+        Row(
+            f"{name}: IoU of all {len(every)} candidates, mean",
+            mean(every),
+            "",
+            FP32,
+            1.0,
+            ">= 0.995",
+        ),
+        Row(
+            f"{name}: IoU of all {len(every)} candidates, worst",
+            min(every),
+            "",
+            FP32,
+            1.0,
+            ">= 0.97",
+        ),
+        Row(
+            f"{name}: candidates below 0.97", 100 * mean(np.array(every) < 0.97), "%", "all", 100.0
+        ),
         Row(f"{name}: IoU of candidates from plain fp16, mean", mean(plain), "", FP32, 1.0),
         Row(f"{name}: IoU of candidates from plain fp16, worst", min(plain), "", FP32, 1.0),
     ]
@@ -138,13 +179,17 @@ def bench_times(one: Sample) -> list[Row]:
     embedding = halves(one)
     entry = pack(embedding)
     # the same values in one row, which the codec leaves as fp16
-    flat = replace(embedding, tensors={name: tensor.ravel() for name, tensor in embedding.tensors.items()})
+    flat = replace(
+        embedding, tensors={name: tensor.ravel() for name, tensor in embedding.tensors.items()}
+    )
     key, plain_key = (CacheKey("bench", "bench", digit * 64) for digit in "01")
     with ValkeyServer() as server, asyncio.Runner() as runner:
         url = f"redis://127.0.0.1:{server.port}"
         cache = EmbeddingCache(CacheOptions(url, timeout=5))
         # as the cache asks, but for what is kept
-        redis = Redis.from_url(url, socket_read_size=2**18, socket_timeout=5, socket_connect_timeout=5)
+        redis = Redis.from_url(
+            url, socket_read_size=2**18, socket_timeout=5, socket_connect_timeout=5
+        )
         runner.run(cache.put(key, embedding))
         runner.run(cache.put(plain_key, flat))
         runner.run(redis.set("bare", embedding.tensors["embedding"].tobytes()))

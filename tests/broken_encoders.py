@@ -30,7 +30,9 @@ def norm_in_fp16(scale: float = 1, shift: float = 0) -> onnx.ModelProto:
         "last": np.array([-1]),
         "same": np.zeros(4, np.int64),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), f"spoilt.{k}") for k, v in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), f"spoilt.{k}") for k, v in constants.items()
+    )
     nodes = [
         _node("Mul", [x, "scale"], "scaled"),
         _node("Add", ["scaled", "shift"], "shifted"),
@@ -90,11 +92,17 @@ def _node(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeP
     """Of names that are ours, but for those that the graph has."""
     graph = ("image", "vision_encoder", "permute", "layer_norm")
     named = [name if name.startswith(graph) else f"spoilt.{name}" for name in inputs]
-    return helper.make_node(kind, named, [output if output.startswith(graph) else f"spoilt.{output}"], **attributes)
+    return helper.make_node(
+        kind, named, [output if output.startswith(graph) else f"spoilt.{output}"], **attributes
+    )
 
 
 def _with(model: onnx.ModelProto, old: NodeProto, new: list[NodeProto]) -> onnx.ModelProto:
-    nodes = [each for node in model.graph.node for each in (new if node is old or node == old else [node])]
+    nodes = [
+        each
+        for node in model.graph.node
+        for each in (new if node is old or node == old else [node])
+    ]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.checker.check_model(model)

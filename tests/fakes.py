@@ -113,11 +113,15 @@ class FakeEmbeddings:
     def version_served(self, model: str, expected: str) -> str:
         return expected
 
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found:
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0})
+        return Found(
+            self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0}
+        )

@@ -53,7 +53,9 @@ def patience() -> TimeLimits:
 async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
-    embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
+    embeddings = FakeEmbeddings(
+        decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
+    )
     draining = asyncio.Event()
     server = grpc.aio.server(interceptors=[DelayedStatus(draining)])
     with ThreadPoolExecutor(2) as pool:

@@ -36,10 +36,14 @@ class CountingService(rpc.EmbeddingServiceServicer):
 
     peers: list[str] = field(default_factory=list)
 
-    async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
+    async def Embed(
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EmbedResponse:
         self.peers.append(context.peer())
         packed = pack(Embedding("v1", Size(4, 3), {"embedding": np.zeros((1, 2, 2), np.float16)}))
-        answer = pb.EmbedResponse(cache=types.CACHE_STATUS_HIT, embedding=types.PackedEmbedding(data=packed))
+        answer = pb.EmbedResponse(
+            cache=types.CACHE_STATUS_HIT, embedding=types.PackedEmbedding(data=packed)
+        )
         answer.image.model_version = "v1"
         return answer
 
@@ -86,10 +90,15 @@ async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair)
     await embedder.close()
 
 
-async def test_the_encoder_asks_every_triton_behind_a_name(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_encoder_asks_every_triton_behind_a_name(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
     for triton in pair.tritons:
-        triton.ready = {"nano": True, "twin": True}  # each time three calls, so that the first is another's turn
+        triton.ready = {
+            "nano": True,
+            "twin": True,
+        }  # each time three calls, so that the first is another's turn
     encoder, end = TritonEncoder(pair.name, 5, "nano"), time.monotonic() + ENDS
     while not all(triton.asked for triton in pair.tritons):
         assert time.monotonic() < end
@@ -99,13 +108,18 @@ async def test_the_encoder_asks_every_triton_behind_a_name(pair: Pair, monkeypat
 
 async def test_a_dns_name_is_an_address(service: Service) -> None:
     def use() -> str:
-        with Client(f"dns:///localhost:{service.address.split(':')[1]}") as client, client.interact(b"photo") as photo:
+        with (
+            Client(f"dns:///localhost:{service.address.split(':')[1]}") as client,
+            client.interact(b"photo") as photo,
+        ):
             return photo.image.cache
 
     assert await asyncio.to_thread(use) == "MISS"
 
 
-async def test_a_connection_ends_with_age_and_no_call_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_ends_with_age_and_no_call_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SAMSERVE_MAX_CONNECTION_AGE_S", "0.2")
     counting, server = CountingService(), grpc.aio.server(options=server_options(DecoderSettings()))
     rpc.add_EmbeddingServiceServicer_to_server(counting, server)
@@ -139,7 +153,9 @@ class TestAStream:
         idle = Stream(service)
         await idle.open()
         retry = details.RetryInfo()
-        assert await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE  # the other one is as old
+        assert (
+            await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE
+        )  # the other one is as old
         service.decoder.go.set()
         assert len((await stream.call.read()).answer.masks) == 3
         assert await refused(stream.call, retry) is grpc.StatusCode.UNAVAILABLE

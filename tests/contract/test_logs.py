@@ -28,7 +28,9 @@ def request(clicks: list[tuple[float, float, bool]] = FIRST) -> pb.PredictReques
     return pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[prompt(clicks)])
 
 
-async def test_a_quick_click_is_not_logged_and_its_id_comes_back(service: Service, lines: list[EventDict]) -> None:
+async def test_a_quick_click_is_not_logged_and_its_id_comes_back(
+    service: Service, lines: list[EventDict]
+) -> None:
     service.embeddings.known.add(ID)
     call = service.stub.Predict(request(), metadata=OURS)
     await call
@@ -83,7 +85,9 @@ async def test_asking_for_a_new_image_by_its_id_is_no_news_and_neither_is_a_refu
     assert [line["log_level"] for line in lines] == ["debug"]
 
 
-async def test_a_bugs_line_can_be_found_by_the_calls_id(service: Service, lines: list[EventDict]) -> None:
+async def test_a_bugs_line_can_be_found_by_the_calls_id(
+    service: Service, lines: list[EventDict]
+) -> None:
     service.embeddings.failure = RuntimeError("secret")
     with pytest.raises(grpc.aio.AioRpcError):
         await service.stub.Predict(request(), metadata=OURS)
@@ -98,7 +102,9 @@ class TestOfASlowDecoder:
     def patience(self) -> TimeLimits:
         return TimeLimits(slow=0, stream=60)
 
-    async def test_calls_and_steps_are_logged_with_their_stages(self, service: Service, lines: list[EventDict]) -> None:
+    async def test_calls_and_steps_are_logged_with_their_stages(
+        self, service: Service, lines: list[EventDict]
+    ) -> None:
         service.embeddings.known.add(ID)
         await service.stub.Predict(request())
         stream = Stream(service)

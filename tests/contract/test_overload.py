@@ -88,7 +88,9 @@ async def test_who_goes_away_while_waiting_is_not_decoded_and_leaves_the_place(
     if not deadline:
         gone.cancel()
     await until(lambda: waiting() == QUEUE - 1)
-    assert await gone.code() is (grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED)
+    assert await gone.code() is (
+        grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED
+    )
     service.decoder.go.set()
     await asyncio.gather(*line)
     assert len(service.decoder.decoded) == len(line)

@@ -46,7 +46,9 @@ class Log:
     """What came of the calls; seconds are since the load began."""
 
     began: float = field(default_factory=time.monotonic)
-    answered: list[tuple[float, str]] = field(default_factory=list)  # when, and HIT, MISS or COALESCED
+    answered: list[tuple[float, str]] = field(
+        default_factory=list
+    )  # when, and HIT, MISS or COALESCED
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     longest: float = 0.0
@@ -67,8 +69,13 @@ def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
     """Clicks on known and new photos through the client library, and new photos straight to the embedding service."""
     log, stop = Log(), threading.Event()
     with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
-        callers = [threading.Thread(target=_click, args=(client, samples, share, log, stop)) for share in (0, 0, 0.3)]
-        callers.append(threading.Thread(target=_probe, args=(stack.addresses.embedding, samples, log, stop)))
+        callers = [
+            threading.Thread(target=_click, args=(client, samples, share, log, stop))
+            for share in (0, 0, 0.3)
+        ]
+        callers.append(
+            threading.Thread(target=_probe, args=(stack.addresses.embedding, samples, log, stop))
+        )
         for caller in callers:
             caller.start()
         try:
@@ -79,7 +86,9 @@ def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
                 caller.join()
 
 
-def _click(client: Client, samples: list[Sample], new: float, log: Log, stop: threading.Event) -> None:
+def _click(
+    client: Client, samples: list[Sample], new: float, log: Log, stop: threading.Event
+) -> None:
     """Clicks with the client's own retries, a share of them on photos that are new to the service."""
     choose = random.Random(new)
     while not stop.is_set():
@@ -115,10 +124,15 @@ def _probe(address: str, samples: list[Sample], log: Log, stop: threading.Event)
 
 
 def _says_when(refusal: grpc.Call) -> bool:
-    packed = next((value for key, value in refusal.trailing_metadata() or () if key == DETAILS_KEY), None)
+    packed = next(
+        (value for key, value in refusal.trailing_metadata() or () if key == DETAILS_KEY), None
+    )
     if packed is None:
         return False
-    return any(any_.Is(details.RetryInfo.DESCRIPTOR) for any_ in status_pb2.Status.FromString(packed).details)
+    return any(
+        any_.Is(details.RetryInfo.DESCRIPTOR)
+        for any_ in status_pb2.Status.FromString(packed).details
+    )
 
 
 def overlap(answer: Answer, mask: Mask) -> float:

@@ -17,7 +17,13 @@ from transformers import Sam2Config, Sam2Model, Sam2VisionConfig, SamConfig, Sam
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
 
 SIDE = 64
-STUMP = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32, "num_pos_feats": 128}
+STUMP = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "mlp_dim": 32,
+    "num_pos_feats": 128,
+}
 STUMP_2 = Sam2VisionConfig(
     backbone_config=Sam2HieraDetConfig(
         hidden_size=8,
@@ -49,7 +55,9 @@ def _drawn(model: torch.nn.Module, seed: int) -> torch.nn.Module:
                 weight.copy_(noise)
             elif weight.dim() == 1:
                 weight.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
-            elif "_token" in name.split(".")[0] or ("embed" in name.split(".")[0] and weight.dim() == 2):
+            elif "_token" in name.split(".")[0] or (
+                "embed" in name.split(".")[0] and weight.dim() == 2
+            ):
                 weight.copy_(noise / 2)
             else:
                 inputs = len(weight) if name.startswith("upscale") else weight[0].numel()
@@ -69,13 +77,19 @@ def bundle_of(model: torch.nn.Module, family: str, path: Path) -> Bundle:
     save_file(tensors, path / WEIGHTS)
     shapes = {name: tensor.shape for name, tensor in image_of(family, 0).items()}
     nano = replace(load_bundle(BUNDLES / "nano"), path=path, family=family, embedding=shapes)
-    return replace(nano, frame=Frame(1024, True), mask_frame=Frame(256, True)) if family == "sam2" else nano
+    return (
+        replace(nano, frame=Frame(1024, True), mask_frame=Frame(256, True))
+        if family == "sam2"
+        else nano
+    )
 
 
 def image_of(family: str, seed: int) -> dict[str, np.ndarray]:
     """Random maps of the shapes that the family's encoders make, fp16."""
     random = np.random.default_rng(seed)
-    tensors = {"embedding": random.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)}
+    tensors = {
+        "embedding": random.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)
+    }
     if family == "sam2":
         tensors["fine_1"] = random.normal(size=(64, 2 * SIDE, 2 * SIDE)).astype(np.float16)
         tensors["fine_0"] = random.normal(size=(32, 4 * SIDE, 4 * SIDE)).astype(np.float16)

@@ -25,7 +25,9 @@ def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, picture: str) -> 
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
     image = frame_image(photo.getvalue(), bundle.frame, Limits())
-    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+    weights = {
+        name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
+    }
     transformer = KernelDecoder(weights, SIDE)
     wanted = sample(transformer, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
     packed = pack(Embedding("m", image.size, {"embedding": wanted.embedding.astype(np.float16)}))

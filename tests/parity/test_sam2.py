@@ -94,14 +94,19 @@ def check(got: Candidates, logits: np.ndarray, ious: np.ndarray) -> float:
     return float(np.abs(got.logits - logits[order]).max() / np.abs(logits).max())
 
 
-@pytest.mark.parametrize("kind", ["points", "box", "points, box", "points, mask", "box, mask", "mask"])
+@pytest.mark.parametrize(
+    "kind", ["points", "box", "points, box", "points, mask", "box, mask", "mask"]
+)
 def test_prompts_of_all_kinds_are_answered_as_sam_2_does(
     kind: str, model: Sam2Model, decoder: MaskDecoder, embedding: Embedding, image: ReadyImage
 ) -> None:
     random = np.random.default_rng(len(kind))
     asked = [random_prompt(random, kind, bool(number % 2)) for number in range(17)]
     answers = decoder.decode(image, asked)
-    shares = [check(got, *reference(model, embedding, each)) for got, each in zip(answers, asked, strict=True)]
+    shares = [
+        check(got, *reference(model, embedding, each))
+        for got, each in zip(answers, asked, strict=True)
+    ]
     assert max(shares) <= TOLERANCE
 
 
@@ -120,7 +125,10 @@ def test_the_single_mask_is_sometimes_the_stable_one_and_sometimes_the_best(
     single = [random_prompt(random, "points", multimask=False) for _ in range(20)]
     three = [Prompt(p.points, p.labels, None, None, multimask=True) for p in single]
     ones, others = decoder.decode(image, single), decoder.decode(image, three)
-    best = [one.predicted_iou[0] == max(other.predicted_iou) for one, other in zip(ones, others, strict=True)]
+    best = [
+        one.predicted_iou[0] == max(other.predicted_iou)
+        for one, other in zip(ones, others, strict=True)
+    ]
     assert 0 < sum(best) < len(best)
 
 
@@ -130,7 +138,11 @@ def test_the_norms_have_sam_2s_epsilons(model: Sam2Model) -> None:
         FAMILIES["sam2"].epsilon
     }
     assert model.mask_decoder.transformer.layer_norm_final_attn.eps == LAST_EPSILON
-    assert model.mask_decoder.upscale_layer_norm.eps == model.prompt_encoder.mask_embed.layer_norm1.eps == EPSILON
+    assert (
+        model.mask_decoder.upscale_layer_norm.eps
+        == model.prompt_encoder.mask_embed.layer_norm1.eps
+        == EPSILON
+    )
 
 
 @pytest.fixture

@@ -28,7 +28,9 @@ Counter = Callable[[], Encoded]
 CLICK = [Click(100, 80)]
 
 
-def test_same_bytes_sent_twice_are_encoded_once(client: Client, encoded: Counter, new_photo: Photos) -> None:
+def test_same_bytes_sent_twice_are_encoded_once(
+    client: Client, encoded: Counter, new_photo: Photos
+) -> None:
     photo, before = new_photo(), encoded()
     first, second = client.segment(photo, CLICK), client.segment(photo, CLICK)
     assert (first.cache, second.cache) == ("MISS", "HIT")
@@ -40,7 +42,9 @@ def test_same_bytes_sent_twice_are_encoded_once(client: Client, encoded: Counter
         assert np.array_equal(one.array(), other.array())
 
 
-def test_eight_images_at_once_are_encoded_in_batches(client: Client, encoded: Counter, new_photo: Photos) -> None:
+def test_eight_images_at_once_are_encoded_in_batches(
+    client: Client, encoded: Counter, new_photo: Photos
+) -> None:
     photos, before = [new_photo() for _ in range(8)], encoded()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(client.embed, photos))
@@ -77,7 +81,9 @@ def test_a_decoder_that_never_saw_the_image_answers_from_redis(
     assert np.array_equal(answer.masks[0].array(), known.masks[0].array())
 
 
-def test_without_redis_callers_who_send_bytes_are_answered(stack: Stack, client: Client, new_photo: Photos) -> None:
+def test_without_redis_callers_who_send_bytes_are_answered(
+    stack: Stack, client: Client, new_photo: Photos
+) -> None:
     old, new = new_photo(), new_photo()
     before = client.segment(old, CLICK)
     port = free_port()
@@ -134,7 +140,9 @@ def test_all_kinds_of_prompt_are_answered_in_one_call(client: Client, coins: Pat
     assert np.array_equal(answer.masks[0].array(), first.masks[0].array())
 
 
-def test_clicks_of_one_stream_refine_each_other(client: Client, encoded: Counter, new_photo: Photos) -> None:
+def test_clicks_of_one_stream_refine_each_other(
+    client: Client, encoded: Counter, new_photo: Photos
+) -> None:
     photo, before, clicks = new_photo(), encoded(), [*CLICK, Click(20, 20, on=False)]
     with client.interact(photo) as shown:
         assert shown.image.cache == "MISS"
@@ -143,7 +151,9 @@ def test_clicks_of_one_stream_refine_each_other(client: Client, encoded: Counter
         first, second = shown.step(CLICK), shown.step(clicks)
     assert (encoded() - before).images == 1
     alone = client.segment(photo, CLICK, low_res_logits=True)
-    refined = client.segment(photo, clicks, mask_input=alone.masks[0].low_res_logits, multimask=False)
+    refined = client.segment(
+        photo, clicks, mask_input=alone.masks[0].low_res_logits, multimask=False
+    )
     assert (len(first.masks), len(second.masks)) == (3, 1)
     for one, other in zip(first.masks + second.masks, alone.masks + refined.masks, strict=True):
         assert np.array_equal(one.array(), other.array())
@@ -154,11 +164,16 @@ def metrics_of(address: str) -> str:
         return str(answer.read().decode())
 
 
-def test_health_reflection_and_metrics_tell_of_the_decoder(stack: Stack, client: Client, coins: Path) -> None:
+def test_health_reflection_and_metrics_tell_of_the_decoder(
+    stack: Stack, client: Client, coins: Path
+) -> None:
     client.segment(coins, CLICK)
     with grpc.insecure_channel(stack.addresses.decoder) as channel:
         check = health_pb2.HealthCheckRequest(service="samserve.v1.SegmentationService")
-        assert health_pb2_grpc.HealthStub(channel).Check(check).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            health_pb2_grpc.HealthStub(channel).Check(check).status
+            == health_pb2.HealthCheckResponse.SERVING
+        )
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked)
         names = {service.name for service in listed.list_services_response.service}
@@ -173,7 +188,10 @@ def test_sigterm_lets_a_decoder_finish_what_it_has_begun(stack: Stack, coins: Pa
     port, metrics_port = free_port(), free_port()
     stack.start_decoder("leaving decoder", port, metrics_port)
     leaving = stack.programs.pop("leaving decoder")
-    with Client(f"127.0.0.1:{port}", stack.addresses.embedding) as client, ThreadPoolExecutor(1) as pool:
+    with (
+        Client(f"127.0.0.1:{port}", stack.addresses.embedding) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         client.segment(coins, CLICK)
         many = [Prompt([Click(10 + n, 10 + n)]) for n in range(200)]
         call = pool.submit(client.predict, coins, many)
@@ -186,7 +204,10 @@ def test_sigterm_lets_a_decoder_finish_what_it_has_begun(stack: Stack, coins: Pa
 
 BAD_IMAGES = {
     "empty": (b"", "empty"),
-    "not an image": (b"GIF89a, but no more than that", "header cannot be read|known format|damaged"),
+    "not an image": (
+        b"GIF89a, but no more than that",
+        "header cannot be read|known format|damaged",
+    ),
     "text": (b"hello", "known format"),
 }
 
@@ -215,7 +236,9 @@ def test_a_truncated_photo_is_refused_by_both_services_alike(
 
 
 @pytest.mark.parametrize("megabytes", [33, 40])
-def test_an_oversized_image_is_refused_in_a_sentence(client: Client, coins: Path, megabytes: int) -> None:
+def test_an_oversized_image_is_refused_in_a_sentence(
+    client: Client, coins: Path, megabytes: int
+) -> None:
     oversized = bytes(megabytes * 2**20)
     for call in (lambda: client.embed(oversized), lambda: client.segment(oversized, CLICK)):
         with pytest.raises(InvalidInput, match=r"more than|larger than") as caught:
@@ -225,7 +248,9 @@ def test_an_oversized_image_is_refused_in_a_sentence(client: Client, coins: Path
 
 
 @pytest.mark.parametrize("service", ["embedding", "segmentation"])
-def test_an_unknown_model_is_refused_by_both_services_alike(stack: Stack, coins: Path, service: str) -> None:
+def test_an_unknown_model_is_refused_by_both_services_alike(
+    stack: Stack, coins: Path, service: str
+) -> None:
     info = details.ErrorInfo()
     data = coins.read_bytes()
     assert _refusal(stack, service, info, data=data, model="sam9") is grpc.StatusCode.NOT_FOUND
@@ -296,7 +321,9 @@ def _refusal(
     return caught.value.code()
 
 
-def test_an_image_that_a_person_waits_for_overtakes_a_data_set(stack: Stack, new_photo: Photos) -> None:
+def test_an_image_that_a_person_waits_for_overtakes_a_data_set(
+    stack: Stack, new_photo: Photos
+) -> None:
     done: list[int] = []
 
     def embed(priority: int) -> None:
@@ -304,7 +331,10 @@ def test_an_image_that_a_person_waits_for_overtakes_a_data_set(stack: Stack, new
         done.append(priority)
 
     bulk, interactive = embedding_pb2.PRIORITY_BULK, embedding_pb2.PRIORITY_INTERACTIVE
-    with grpc.insecure_channel(stack.addresses.embedding) as channel, ThreadPoolExecutor(64) as pool:
+    with (
+        grpc.insecure_channel(stack.addresses.embedding) as channel,
+        ThreadPoolExecutor(64) as pool,
+    ):
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         calls = [pool.submit(embed, bulk) for _ in range(48)]
         time.sleep(0.3)
@@ -314,7 +344,9 @@ def test_an_image_that_a_person_waits_for_overtakes_a_data_set(stack: Stack, new
     assert done.index(interactive) < 36  # of 48; without priorities it would be the last
 
 
-def test_more_new_images_than_a_replica_takes_are_told_when_to_come_back(stack: Stack, new_photo: Photos) -> None:
+def test_more_new_images_than_a_replica_takes_are_told_when_to_come_back(
+    stack: Stack, new_photo: Photos
+) -> None:
     def embed() -> grpc.RpcError | None:
         try:
             stub.Embed(embedding_pb2.EmbedRequest(data=new_photo()), timeout=60)
@@ -322,9 +354,14 @@ def test_more_new_images_than_a_replica_takes_are_told_when_to_come_back(stack: 
             return refusal
         return None
 
-    with grpc.insecure_channel(stack.addresses.embedding) as channel, ThreadPoolExecutor(99) as pool:
+    with (
+        grpc.insecure_channel(stack.addresses.embedding) as channel,
+        ThreadPoolExecutor(99) as pool,
+    ):
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        refusals = [refusal for refusal in pool.map(lambda _: embed(), range(99)) if refusal is not None]
+        refusals = [
+            refusal for refusal in pool.map(lambda _: embed(), range(99)) if refusal is not None
+        ]
     assert refusals  # 24 slots and 64 that wait
     for refusal in refusals:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -29,7 +29,9 @@ LARGE = {
     "sam-vit-l": lambda path: meta_sam(path / "l.pth", "l"),
     "sam2.1-tiny": lambda path: hf_folder(path / "tiny", "sam2", "tiny"),
 }
-WANTED = os.environ.get("SAMSERVE_LARGE", "").split(",")  # names; each takes minutes, and ViT-L most of 24 GB
+WANTED = os.environ.get("SAMSERVE_LARGE", "").split(
+    ","
+)  # names; each takes minutes, and ViT-L most of 24 GB
 SERVED = {name: LARGE[name] for name in WANTED if name in LARGE} or MADE
 
 
@@ -64,7 +66,11 @@ def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: s
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
     x, y, box = 0.5 * side, 0.4 * side, [0.2 * side, 0.25 * side, 0.8 * side, 0.7 * side]
-    prompts = [Prompt([Click(x, y)]), Prompt(box=Box(*box)), Prompt([Click(x, y, on=False)], Box(*box))]
+    prompts = [
+        Prompt([Click(x, y)]),
+        Prompt(box=Box(*box)),
+        Prompt([Click(x, y, on=False)], Box(*box)),
+    ]
     points = {"input_points": torch.tensor([[[[x, y]]]]), "input_labels": torch.tensor([[[1]]])}
     boxes = {"input_boxes": torch.tensor([[box]])}
     beside = {**points, "input_labels": torch.tensor([[[0]]])}
@@ -77,5 +83,7 @@ def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: s
         order = np.argsort([-mask.predicted_iou for mask in got])
         assert np.allclose([got[k].predicted_iou for k in order], ious[1:], atol=TOLERANCE)
         for k, wanted in zip(order, logits[1:], strict=True):
-            sent = np.frombuffer(got[k].low_res_logits, "<f2").astype(np.float32).reshape(wanted.shape)
+            sent = (
+                np.frombuffer(got[k].low_res_logits, "<f2").astype(np.float32).reshape(wanted.shape)
+            )
             assert np.abs(sent - wanted).max() <= TOLERANCE * np.abs(logits).max()

@@ -37,7 +37,9 @@ def images(tmp_path: Path) -> Path:
 def run(bundles: Path, images: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "samserve.cli.main", "models", *words, "--images", str(images)]
     environment = {**os.environ, "SAMSERVE_BUNDLES": str(bundles), "COLUMNS": "120"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_what_the_stack_serves_is_verified(stack: Stack, bundles: Path, images: Path) -> None:
@@ -84,9 +86,13 @@ def test_a_precision_that_changes_nothing_leaves_nothing(bundles: Path, images: 
     assert not (bundles / "nano" / VARIANTS).exists()
 
 
-def test_a_triton_that_serves_something_else_is_named(stack: Stack, bundles: Path, images: Path) -> None:
+def test_a_triton_that_serves_something_else_is_named(
+    stack: Stack, bundles: Path, images: Path
+) -> None:
     facts = json.loads((bundles / "nano" / "model.json").read_text())
-    (bundles / "nano" / "model.json").write_text(json.dumps({**facts, "model_version": "nano-other"}))
+    (bundles / "nano" / "model.json").write_text(
+        json.dumps({**facts, "model_version": "nano-other"})
+    )
     done = run(bundles, images, "verify", "nano", "--triton", stack.addresses.triton)
     assert done.returncode == 2
     assert "not nano-other" in done.stderr

@@ -72,14 +72,18 @@ def claim_of(client: Client, photo: bytes, known: bytes) -> str:
     return f"{CacheKey(DEFAULT_TENANT, client.embed(known).model_version, image_id(photo))}:claim"
 
 
-def test_64_callers_over_two_replicas_are_one_encode(stack: Stack, encoded: Counted, new_photo: Photos) -> None:
+def test_64_callers_over_two_replicas_are_one_encode(
+    stack: Stack, encoded: Counted, new_photo: Photos
+) -> None:
     photo, before = new_photo(), encoded()
     with (
         grpc.insecure_channel(stack.addresses.embedding, message_limits(2**25)) as channel,
         ThreadPoolExecutor(CALLERS) as pool,
     ):
         embed = rpc.EmbeddingServiceStub(channel).Embed
-        request = pb.EmbedRequest(data=photo, include_embedding=True, expected_image_id=image_id(photo))
+        request = pb.EmbedRequest(
+            data=photo, include_embedding=True, expected_image_id=image_id(photo)
+        )
         with stopped(stack, "triton"):
             calls = [pool.submit(embed, request, timeout=60) for _ in range(CALLERS)]
             time.sleep(2)  # all are there
@@ -156,7 +160,9 @@ def test_while_redis_stands_still_answers_are_right_and_come_in_time(
         assert np.array_equal(answer.masks[0].array(), again.masks[0].array())
     for spent in (answer.timings_ms for answer in answers if answer.cache == "MISS"):
         waited = sum(spent[f"embedding.{stage}"] for stage in ("lookup", "turn", "store"))
-        assert waited < 3000  # three operations, at most two timeouts of 300 ms each, and a busy machine
+        assert (
+            waited < 3000
+        )  # three operations, at most two timeouts of 300 ms each, and a busy machine
     give_up = time.monotonic() + 30
     while client.embed(photos[0]).cache != "HIT":
         assert time.monotonic() < give_up
@@ -173,7 +179,10 @@ def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services
     ):
         for call, request in (
             (rpc.EmbeddingServiceStub(embedding).Embed, pb.EmbedRequest),
-            (segmentation_pb2_grpc.SegmentationServiceStub(decoder).Predict, segmentation_pb2.PredictRequest),
+            (
+                segmentation_pb2_grpc.SegmentationServiceStub(decoder).Predict,
+                segmentation_pb2.PredictRequest,
+            ),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 call(request(data=photo, expected_image_id=wrong), timeout=30)
@@ -182,11 +191,17 @@ def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services
     assert (encoded() - before).images == 0
 
 
-def test_metrics_count_the_answers_of_all_replicas_on_one_port(stack: Stack, client: Client, new_photo: Photos) -> None:
+def test_metrics_count_the_answers_of_all_replicas_on_one_port(
+    stack: Stack, client: Client, new_photo: Photos
+) -> None:
     def counted(cache: str) -> float:
-        with urllib.request.urlopen(f"http://{stack.addresses.embedding_metrics}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(
+            f"http://{stack.addresses.embedding_metrics}/metrics", timeout=5
+        ) as page:
             text = page.read().decode()
-        values = re.findall(rf'^samserve_embedded_total{{cache="{cache}",model="nano"}} (\S+)$', text, re.MULTILINE)
+        values = re.findall(
+            rf'^samserve_embedded_total{{cache="{cache}",model="nano"}} (\S+)$', text, re.MULTILINE
+        )
         assert re.search(r'^samserve_requests_total{code="OK",method="Embed"} ', text, re.MULTILINE)
         return float(values[0]) if values else 0.0
 

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "services" / "samserve"
-BUILDERS = ("export/", "training/", "variants/", "bundles/triton_model.py")  # run in no service but Triton
+BUILDERS = (
+    "export/",
+    "training/",
+    "variants/",
+    "bundles/triton_model.py",
+)  # run in no service but Triton
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,8 @@ def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
     ],
 )
 def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:
-    code = f"import sys, {module}; print(*[name for name in {absent.split()} if name in sys.modules])"
+    code = (
+        f"import sys, {module}; print(*[name for name in {absent.split()} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

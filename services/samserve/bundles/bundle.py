@@ -79,9 +79,13 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
     """Read a bundle, to be run as `variant`, and check its files. Raises BrokenBundle."""
     facts = read_facts(path / FACTS)
     if facts.get("format") != FORMAT:
-        raise BrokenBundle(f"{path / FACTS} is of format {facts.get('format')}; this samserve reads format {FORMAT}")
+        raise BrokenBundle(
+            f"{path / FACTS} is of format {facts.get('format')}; this samserve reads format {FORMAT}"
+        )
     check_files(path, facts["files"])
-    exported = Variant(EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts)
+    exported = Variant(
+        EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts
+    )
     if variant != EXPORTED and variant not in variant_names(path):
         known = ", ".join([EXPORTED, *variant_names(path)])
         raise BrokenBundle(f"the model {facts['name']} has no variant {variant!r}; it has: {known}")
@@ -108,7 +112,10 @@ def variant_names(path: Path) -> list[str]:
 
 def variant_versions(path: Path) -> frozenset[str]:
     """The model versions of a bundle's variants besides the exported one, as they are now."""
-    return frozenset(read_facts(path / VARIANTS / n / VARIANT_FACTS)["model_version"] for n in variant_names(path))
+    return frozenset(
+        read_facts(path / VARIANTS / n / VARIANT_FACTS)["model_version"]
+        for n in variant_names(path)
+    )
 
 
 def find_bundles(folder: Path) -> list[Path]:
@@ -119,6 +126,14 @@ def find_bundles(folder: Path) -> list[Path]:
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Complete `facts` with format, digests and model version, and write them: the last step of an export."""
     files = files_of(path, {FACTS, CARD})
-    version = version_of(facts["name"], model_digest(files, ENCODER), facts["preprocessing"], facts["precision"])
-    whole = {"format": FORMAT, "name": facts["name"], "model_version": version, **facts, "files": files}
+    version = version_of(
+        facts["name"], model_digest(files, ENCODER), facts["preprocessing"], facts["precision"]
+    )
+    whole = {
+        "format": FORMAT,
+        "name": facts["name"],
+        "model_version": version,
+        **facts,
+        "files": files,
+    }
     (path / FACTS).write_text(json.dumps(whole, indent=1) + "\n")

@@ -58,7 +58,9 @@ def parse_gpu(text: str) -> Gpu:
     for capability, names in GPUS.items():
         if text.lower() in map(str.lower, names):
             return Gpu(capability)
-    raise UnknownGpu(f"{text!r} is no GPU that engines are made for: name one of {known_gpus()}, or {HERE!r}")
+    raise UnknownGpu(
+        f"{text!r} is no GPU that engines are made for: name one of {known_gpus()}, or {HERE!r}"
+    )
 
 
 def known_gpus() -> str:

@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 BUNDLES = Path(__file__).resolve().parent  # the shipped ones
-STORE = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "samserve" / "bundles"
+STORE = (
+    Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    / "samserve"
+    / "bundles"
+)
 
 
 def model_name(model: str) -> str:

@@ -27,7 +27,9 @@ class Store:
 
     def paths(self) -> dict[str, Path]:
         """Every bundle's folder by its name."""
-        return {path.name: path for folder in (BUNDLES, self.folder) for path in find_bundles(folder)}
+        return {
+            path.name: path for folder in (BUNDLES, self.folder) for path in find_bundles(folder)
+        }
 
     def load(self, model: str) -> Bundle:
         """`NAME`, `NAME:VARIANT`, or `NAME:here`: the engine for this machine's GPU.
@@ -38,7 +40,9 @@ class Store:
         known = self.paths()
         if name not in known:
             raise UnknownModel(f"there is no model {name!r}; there is: {', '.join(sorted(known))}")
-        return load_bundle(known[name], _engine_here(known[name]) if variant == HERE else variant or EXPORTED)
+        return load_bundle(
+            known[name], _engine_here(known[name]) if variant == HERE else variant or EXPORTED
+        )
 
     def load_all(self, models: Iterable[str]) -> list[Bundle]:
         """As `load`, for each."""
@@ -56,16 +60,22 @@ class Store:
     def place_for(self, name: str) -> Path:
         """Where a new bundle of this name goes. Raises BrokenBundle for what is no name."""
         if not NAME.fullmatch(name):
-            raise BrokenBundle(f"{name!r} is no name for a model: use lower-case letters, digits, '.', '_' and '-'")
+            raise BrokenBundle(
+                f"{name!r} is no name for a model: use lower-case letters, digits, '.', '_' and '-'"
+            )
         return self.folder / name
 
 
 def _engine_here(path: Path) -> str:
     """The name of the published engine for this machine's GPU. Raises BrokenBundle."""
     if (gpu := gpu_here()) is None:
-        raise BrokenBundle(f"{path.name}:{HERE} needs an NVIDIA GPU, and there is none on this machine: name a variant")
+        raise BrokenBundle(
+            f"{path.name}:{HERE} needs an NVIDIA GPU, and there is none on this machine: name a variant"
+        )
     for name in variant_names(path):
         facts = read_facts(path / VARIANTS / name / FACTS)
         if facts["backend"] == TENSORRT and facts["target"] == gpu.slug:
             return name
-    raise BrokenBundle(f"{path.name} has no engine for {gpu}: `samserve models engine {path.name} --target {HERE}`")
+    raise BrokenBundle(
+        f"{path.name} has no engine for {gpu}: `samserve models engine {path.name} --target {HERE}`"
+    )

@@ -30,7 +30,11 @@ def _openvino(encoder: str, outputs: list[str], threads: int, precision: str) ->
     import openvino
 
     hint = {"bf16": "bf16", "fp32": "f32"}[precision]
-    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
     model = openvino.Core().compile_model(encoder, "CPU", settings)
 
     def run(batch: dict[str, Any]) -> list[Any]:
@@ -53,18 +57,32 @@ class TritonPythonModel:
         load = RUNTIMES[parameters["backend"]]
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
-        self._run = load(parameters["encoder"], self._outputs, int(parameters["threads"]), parameters["precision"])
+        self._run = load(
+            parameters["encoder"],
+            self._outputs,
+            int(parameters["threads"]),
+            parameters["precision"],
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of one batch."""
-        rows = [[np.from_dlpack(pb_utils.get_input_tensor_by_name(r, name)) for name in self._inputs] for r in requests]
-        batch = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*rows, strict=True)]
+        rows = [
+            [np.from_dlpack(pb_utils.get_input_tensor_by_name(r, name)) for name in self._inputs]
+            for r in requests
+        ]
+        batch = [
+            np.concatenate(parts) if len(parts) > 1 else parts[0]
+            for parts in zip(*rows, strict=True)
+        ]
         answers = self._run(dict(zip(self._inputs, batch, strict=True)))
         cuts = np.cumsum([len(row[0]) for row in rows])[:-1]
         shares = zip(*(np.split(answer, cuts) for answer in answers), strict=True)
         return [
             pb_utils.InferenceResponse(
-                [pb_utils.Tensor.from_dlpack(name, part) for name, part in zip(self._outputs, share, strict=True)]
+                [
+                    pb_utils.Tensor.from_dlpack(name, part)
+                    for name, part in zip(self._outputs, share, strict=True)
+                ]
             )
             for share in shares
         ]

@@ -82,7 +82,9 @@ def check_passed(bundle: Bundle) -> None:
     if bundle.variant.name != EXPORTED and gate.get("passed") is not True:
         model = f"{bundle.name}:{bundle.variant.name}"
         reasons = "; ".join(gate.get("reasons", [])) or "it has not been through it"
-        raise UnprovenVariant(f"{model} has not passed the gate: {reasons}; try `samserve models verify {model}`")
+        raise UnprovenVariant(
+            f"{model} has not passed the gate: {reasons}; try `samserve models verify {model}`"
+        )
 
 
 def write_model(bundle: Bundle, folder: Path, options: TritonOptions) -> None:
@@ -116,7 +118,15 @@ def _cpu_config(bundle: Bundle, options: TritonOptions) -> str:
         "encoder": str(bundle.variant.model.resolve()),  # read in place, with the weights beside it
         "threads": str(options.threads),
     }
-    return _config(bundle, options, 'backend: "python"', "count: 1 kind: KIND_CPU", options.max_batch, {1}, runs)
+    return _config(
+        bundle,
+        options,
+        'backend: "python"',
+        "count: 1 kind: KIND_CPU",
+        options.max_batch,
+        {1},
+        runs,
+    )
 
 
 def _config(
@@ -146,14 +156,16 @@ def _config(
         max_batch=max_batch,
         frame=frame,
         outputs=",\n".join(
-            _OUTPUT.format(name=name, dims=", ".join(map(str, shape))) for name, shape in bundle.embedding.items()
+            _OUTPUT.format(name=name, dims=", ".join(map(str, shape)))
+            for name, shape in bundle.embedding.items()
         ),
         instances=instances,
         delay=options.delay_us,
         queue=options.queue,
         warmups=",\n".join(_WARMUP.format(batch=batch, frame=frame) for batch in sorted(warm)),
         parameters="\n".join(
-            _PARAMETER.format(key=json.dumps(key), value=json.dumps(value)) for key, value in facts.items()
+            _PARAMETER.format(key=json.dumps(key), value=json.dumps(value))
+            for key, value in facts.items()
         ),
     )
 

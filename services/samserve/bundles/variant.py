@@ -49,13 +49,19 @@ def load_variant(path: Path) -> Variant:
     )
 
 
-def write_variant(path: Path, name: str, preprocessing: dict[str, Any], facts: dict[str, Any]) -> None:
+def write_variant(
+    path: Path, name: str, preprocessing: dict[str, Any], facts: dict[str, Any]
+) -> None:
     """Complete the facts of a variant of bundle `name` (backend, model, precision, gate...) and write them: the last
     step of making one.
     """
     files = files_of(path, {FACTS})
-    version = version_of(name, model_digest(files, facts["model"]), preprocessing, facts["precision"])
-    (path / FACTS).write_text(json.dumps({**facts, "model_version": version, "files": files}, indent=1) + "\n")
+    version = version_of(
+        name, model_digest(files, facts["model"]), preprocessing, facts["precision"]
+    )
+    (path / FACTS).write_text(
+        json.dumps({**facts, "model_version": version, "files": files}, indent=1) + "\n"
+    )
 
 
 def version_of(name: str, digest: str, preprocessing: dict[str, Any], precision: str) -> str:
@@ -66,7 +72,9 @@ def version_of(name: str, digest: str, preprocessing: dict[str, Any], precision:
 
 def model_digest(files: dict[str, dict[str, Any]], model: str) -> str:
     """Of a model's file and, where its weights are in another one, of that too."""
-    digests: list[str] = [files[name]["sha256"] for name in (model, f"{model}.data") if name in files]
+    digests: list[str] = [
+        files[name]["sha256"] for name in (model, f"{model}.data") if name in files
+    ]
     return "".join(digests)
 
 
@@ -94,9 +102,13 @@ def check_files(path: Path, files: dict[str, dict[str, Any]], whole: bool = Fals
         if not file.is_file():
             raise BrokenBundle(f"{path} lacks {name}")
         if (size := file.stat().st_size) != expected["bytes"]:
-            raise BrokenBundle(f"{file} is damaged: it has {size:,} bytes, not {expected['bytes']:,}")
+            raise BrokenBundle(
+                f"{file} is damaged: it has {size:,} bytes, not {expected['bytes']:,}"
+            )
         if (whole or size <= SMALL) and (found := digest(file)) != expected["sha256"]:
-            raise BrokenBundle(f"{file} is damaged: its SHA-256 is {found}, not {expected['sha256']}")
+            raise BrokenBundle(
+                f"{file} is damaged: its SHA-256 is {found}, not {expected['sha256']}"
+            )
 
 
 def digest(file: Path) -> str:

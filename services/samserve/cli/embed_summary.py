@@ -44,8 +44,16 @@ class EmbedSummary:
     def summary(self) -> list[str]:
         """Lines for people."""
         counts = self.outcomes
-        kinds = {"embedded": "MISS", "known already": "HIT", "coalesced": "COALESCED", "failed": "FAILED"}
-        lines = [f"{self.total} images: " + ", ".join(f"{counts[kind]} {name}" for name, kind in kinds.items())]
+        kinds = {
+            "embedded": "MISS",
+            "known already": "HIT",
+            "coalesced": "COALESCED",
+            "failed": "FAILED",
+        }
+        lines = [
+            f"{self.total} images: "
+            + ", ".join(f"{counts[kind]} {name}" for name, kind in kinds.items())
+        ]
         lines += self.reasons
         if self.failed > len(self.reasons):
             lines.append(f"and {self.failed - len(self.reasons)} more; --json prints them all")

@@ -37,7 +37,10 @@ from samserve.client import Box, Click, Client
 from samserve.codec.tensors import Coding
 from samserve.core.errors import SamserveError
 
-app = typer.Typer(help="Serve the Segment Anything family: click on a photo, get the object.", no_args_is_help=True)
+app = typer.Typer(
+    help="Serve the Segment Anything family: click on a photo, get the object.",
+    no_args_is_help=True,
+)
 app.add_typer(models_app, name="models")
 
 Model = Annotated[str, typer.Option(help="A model's name; empty: the stack's default.")]
@@ -47,16 +50,28 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".g
 @app.command()
 def up(
     model: Annotated[
-        list[str] | None, typer.Option(help="A model to serve, NAME or NAME:VARIANT; the first given is the default.")
+        list[str] | None,
+        typer.Option(
+            help="A model to serve, NAME or NAME:VARIANT; the first given is the default."
+        ),
     ] = None,
-    embedding_port: Annotated[int, typer.Option(help="Port of the embedding service; 0: any free one.")] = 8500,
+    embedding_port: Annotated[
+        int, typer.Option(help="Port of the embedding service; 0: any free one.")
+    ] = 8500,
     decoder_port: Annotated[int, typer.Option(help="Port of the decoder; 0: any free one.")] = 8501,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
     cache_coding: Annotated[
-        Coding, typer.Option(envvar="SAMSERVE_CACHE_CODING", help="Embeddings in Redis: lossy and small, or exact.")
+        Coding,
+        typer.Option(
+            envvar="SAMSERVE_CACHE_CODING", help="Embeddings in Redis: lossy and small, or exact."
+        ),
     ] = "small",
-    redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already.")] = "",
-    triton_url: Annotated[str, typer.Option(envvar="TRITON_URL", help="A Triton that runs already, host:port.")] = "",
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="A Redis that runs already.")
+    ] = "",
+    triton_url: Annotated[
+        str, typer.Option(envvar="TRITON_URL", help="A Triton that runs already, host:port.")
+    ] = "",
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C: Triton, Redis, Ray Serve, decoder."""
     from samserve.local import stack
@@ -96,7 +111,8 @@ def up(
 
 @app.command()
 def status(
-    wait: Annotated[float, typer.Option(help="Seconds to wait for it to be ready.")] = 0, as_json: Json = False
+    wait: Annotated[float, typer.Option(help="Seconds to wait for it to be ready.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Whether the stack of this machine is ready, and where its parts are."""
     from samserve.local import stack
@@ -124,10 +140,16 @@ def status(
 @app.command()
 def segment(
     image: Path,
-    point: Annotated[list[str] | None, typer.Option(help="X,Y or X,Y,1 on the object; X,Y,0 beside it.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="X,Y or X,Y,1 on the object; X,Y,0 beside it.")
+    ] = None,
     box: Annotated[str, typer.Option(help="X0,Y0,X1,Y1 around the object.")] = "",
-    multimask: Annotated[bool, typer.Option(help="Three candidates, or one mask for a clear prompt.")] = True,
-    overlay_file: Annotated[Path | None, typer.Option("--out", help="Write a PNG of the photo with the mask.")] = None,
+    multimask: Annotated[
+        bool, typer.Option(help="Three candidates, or one mask for a clear prompt.")
+    ] = True,
+    overlay_file: Annotated[
+        Path | None, typer.Option("--out", help="Write a PNG of the photo with the mask.")
+    ] = None,
     model: Model = "",
     as_json: Json = False,
 ) -> None:
@@ -143,7 +165,14 @@ def segment(
     if as_json:
         print(json.dumps(answer.as_json()))
         return
-    table = Table("mask", "predicted IoU", "stability", "area, px", "box", title=f"{image.name}: {answer.cache}")
+    table = Table(
+        "mask",
+        "predicted IoU",
+        "stability",
+        "area, px",
+        "box",
+        title=f"{image.name}: {answer.cache}",
+    )
     for rank, mask in enumerate(answer.masks, 1):
         scores = (f"{mask.predicted_iou:.3f}", f"{mask.stability_score:.3f}")
         table.add_row(str(rank), *scores, f"{mask.area:,}", " ".join(map(str, mask.bbox)))
@@ -153,7 +182,9 @@ def segment(
 @app.command()
 def embed(
     paths: list[Path],
-    in_flight: Annotated[int, typer.Option(min=1, help="Images in memory, or on their way, at once.")] = 16,
+    in_flight: Annotated[
+        int, typer.Option(min=1, help="Images in memory, or on their way, at once.")
+    ] = 16,
     model: Model = "",
     as_json: Json = False,
 ) -> None:
@@ -169,7 +200,13 @@ def embed(
     if not files:
         fail(2, "there is no image in " + ", ".join(map(str, paths)), as_json)
     tally = EmbedSummary()
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with _client(model) as client:
         try:
             with Progress(*columns, console=err, transient=True) as progress:
@@ -181,11 +218,17 @@ def embed(
                         print(json.dumps(line_of(done)), flush=True)
         except KeyboardInterrupt:
             _report(tally, as_json)
-            fail(130, f"interrupted, {len(files) - tally.total} images left: the same command goes on from here")
+            fail(
+                130,
+                f"interrupted, {len(files) - tally.total} images left: the same command goes on from here",
+            )
         except SamserveError as problem:
             _report(tally, as_json)
             code = 2 if isinstance(problem, CALLERS_MISTAKES) else 1
-            fail(code, f"{problem}; {len(files) - tally.total} images left: the same command goes on from here")
+            fail(
+                code,
+                f"{problem}; {len(files) - tally.total} images left: the same command goes on from here",
+            )
     _report(tally, as_json)
     raise typer.Exit(tally.exit_code)
 
@@ -211,7 +254,10 @@ def _client(model: str) -> Iterator[Client]:
     decoder = os.environ.get("DECODER_URL") or (here.decoder if here else None)
     embedding = os.environ.get("EMBEDDING_URL") or (here.embedding if here else None)
     if decoder is None and embedding is None:
-        fail(1, "no stack runs on this machine: start one with `samserve up`, or set DECODER_URL and EMBEDDING_URL")
+        fail(
+            1,
+            "no stack runs on this machine: start one with `samserve up`, or set DECODER_URL and EMBEDDING_URL",
+        )
     try:
         with Client(decoder, embedding, model) as client:
             yield client

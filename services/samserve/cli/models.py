@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
@@ -21,7 +28,9 @@ from samserve.variants.quantise import AUTO, RECIPES
 
 app = typer.Typer(help="Model bundles.", no_args_is_help=True)
 
-Images = Annotated[Path | None, typer.Option(help="A folder of pictures to judge by; without it, drawn ones.")]
+Images = Annotated[
+    Path | None, typer.Option(help="A folder of pictures to judge by; without it, drawn ones.")
+]
 
 
 @app.command("list")
@@ -29,14 +38,23 @@ def list_models(as_json: Json = False) -> None:
     """The bundles that can be served."""
     bundles = [_load(name) for name in store().paths()]
     if as_json:
-        print(json.dumps([{"name": b.name, "model_version": b.model_version, "path": str(b.path)} for b in bundles]))
+        print(
+            json.dumps(
+                [
+                    {"name": b.name, "model_version": b.model_version, "path": str(b.path)}
+                    for b in bundles
+                ]
+            )
+        )
         return
     table = Table("name", "version", "family", "frame, px", "size, MiB", "variants", "licence")
     for bundle in bundles:
         size = sum(file["bytes"] for file in bundle.facts["files"].values()) / 2**20
         variants = ", ".join([EXPORTED, *variant_names(bundle.path)])
         side, licence = str(bundle.frame.side), bundle.facts["licence"]
-        table.add_row(bundle.name, bundle.model_version, bundle.family, side, f"{size:.1f}", variants, licence)
+        table.add_row(
+            bundle.name, bundle.model_version, bundle.family, side, f"{size:.1f}", variants, licence
+        )
     out.print(table)
 
 
@@ -50,9 +68,15 @@ def show_model(name: str) -> None:
 @app.command("engine")
 def build_engines(
     name: str,
-    target: Annotated[list[str], typer.Option(help="sm89, 8.9, L4, or here: this machine's GPU; give several.")],
-    precision: Annotated[Literal["fp16", "bf16"], typer.Option(help="Of the products; the rest is fp32.")] = "fp16",
-    batch: Annotated[str, typer.Option(help="Least, optimum and most images in a batch.")] = "1,4,8",
+    target: Annotated[
+        list[str], typer.Option(help="sm89, 8.9, L4, or here: this machine's GPU; give several.")
+    ],
+    precision: Annotated[
+        Literal["fp16", "bf16"], typer.Option(help="Of the products; the rest is fp32.")
+    ] = "fp16",
+    batch: Annotated[
+        str, typer.Option(help="Least, optimum and most images in a batch.")
+    ] = "1,4,8",
     images: Images = None,
     as_json: Json = False,
 ) -> None:
@@ -81,28 +105,48 @@ def build_engines(
     except (NoCompiler, OSError) as problem:
         fail(1, str(problem), as_json)
     gpu = gpu_here()
-    mine = [one for one in engines if compiler.serves and gpu is not None and one.facts["target"] == gpu.slug]
+    mine = [
+        one
+        for one in engines
+        if compiler.serves and gpu is not None and one.facts["target"] == gpu.slug
+    ]
     if mine:
         from samserve.cli import variants
     kept = {one.file: variants.publish_engine(bundle, one, images) for one in mine}
     if as_json:
-        answers = [{"file": str(one.file), "built": one.built, "variant": kept.get(one.file)} for one in engines]
-        print(json.dumps([{**answer, **one.facts} for answer, one in zip(answers, engines, strict=True)]))
+        answers = [
+            {"file": str(one.file), "built": one.built, "variant": kept.get(one.file)}
+            for one in engines
+        ]
+        print(
+            json.dumps(
+                [{**answer, **one.facts} for answer, one in zip(answers, engines, strict=True)]
+            )
+        )
         return
     table = Table("target", "size, MiB", "activations, MiB", "seconds", "")
     for engine in engines:
         facts = engine.facts
         sizes = [f"{facts[key] / 2**20:,.0f}" for key in ("bytes", "activation_bytes")]
-        table.add_row(facts["target"], *sizes, str(facts["seconds"]), "built" if engine.built else "there already")
+        table.add_row(
+            facts["target"],
+            *sizes,
+            str(facts["seconds"]),
+            "built" if engine.built else "there already",
+        )
     out.print(table)
     what = "engines" if compiler.serves else "checks, which Triton does not run,"
-    out.print(f"{what} of {bundle.name} in {precision}, for batches of {batch}, by {compiler.kind} {compiler.version}")
+    out.print(
+        f"{what} of {bundle.name} in {precision}, for batches of {batch}, by {compiler.kind} {compiler.version}"
+    )
     out.print(f"in {engines[0].file.parent}", highlight=False, soft_wrap=True)
 
 
 @app.command("export")
 def export_model(
-    checkpoint: Annotated[Path, typer.Option(help="SAM's, SAM-HQ's or SAM 2's file, or a folder of transformers.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="SAM's, SAM-HQ's or SAM 2's file, or a folder of transformers.")
+    ],
     name: Annotated[str, typer.Option(help="What the bundle will be called.")],
     as_json: Json = False,
 ) -> None:
@@ -117,7 +161,11 @@ def export_model(
     try:
         place = store().place_for(name)
         if place.exists():
-            fail(2, f"there is a model {name!r} already, in {place}: delete that folder, or take another name", as_json)
+            fail(
+                2,
+                f"there is a model {name!r} already, in {place}: delete that folder, or take another name",
+                as_json,
+            )
         with err.status("") as status:
 
             def say(doing: str) -> None:
@@ -132,10 +180,20 @@ def export_model(
         fail(1, str(problem), as_json)
     bundle = _load(name)
     if as_json:
-        facts = {"name": name, "model_version": bundle.model_version, "path": str(place), "differences": largest}
+        facts = {
+            "name": name,
+            "model_version": bundle.model_version,
+            "path": str(place),
+            "differences": largest,
+        }
         print(json.dumps(facts))
         return
-    out.print(f"{name} is ready: {bundle.model_version}, in {place}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"{name} is ready: {bundle.model_version}, in {place}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     table = Table("output", "largest difference from PyTorch, share of the largest value")
     for output, difference in largest.items():
         table.add_row(output, f"{difference:.1e}")
@@ -146,7 +204,9 @@ def export_model(
 def verify_model(
     model: Annotated[str, typer.Argument(help="NAME or NAME:VARIANT.")],
     images: Images = None,
-    triton: Annotated[str, typer.Option(help="A Triton that serves it, host:port; without it, one is started.")] = "",
+    triton: Annotated[
+        str, typer.Option(help="A Triton that serves it, host:port; without it, one is started.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Compare an encoder, as Triton serves it, with the exported one: embeddings and masks.
@@ -161,7 +221,9 @@ def verify_model(
 @app.command("quantise")
 def quantise_model(
     name: str,
-    precision: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}, or {AUTO}: the fastest that passes.")] = AUTO,
+    precision: Annotated[
+        str, typer.Option(help=f"{', '.join(RECIPES)}, or {AUTO}: the fastest that passes.")
+    ] = AUTO,
     images: Images = None,
     as_json: Json = False,
 ) -> None:
@@ -178,9 +240,12 @@ def quantise_model(
 
 @app.command("repository")
 def write_models(
-    model: Annotated[list[str], typer.Option(help="NAME, NAME:VARIANT or NAME:here; give several.")],
+    model: Annotated[
+        list[str], typer.Option(help="NAME, NAME:VARIANT or NAME:here; give several.")
+    ],
     folder: Annotated[Path, typer.Option("--out", help="Triton's --model-repository.")],
-    threads: Annotated[int, typer.Option(min=1, help="Of one encoder on the CPU.")] = os.cpu_count() or 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of one encoder on the CPU.")] = os.cpu_count()
+    or 1,
     instances: Annotated[int, typer.Option(min=1, help="Of one engine, on each GPU.")] = 1,
 ) -> None:
     """Write the model repository that a Triton serves from."""
@@ -192,14 +257,20 @@ def write_models(
     except UnprovenVariant as problem:
         fail(1, str(problem))
     for bundle in bundles:
-        out.print(f"{bundle.name} {bundle.model_version} {bundle.variant.backend}", markup=False, highlight=False)
+        out.print(
+            f"{bundle.name} {bundle.model_version} {bundle.variant.backend}",
+            markup=False,
+            highlight=False,
+        )
 
 
 @app.command("pull")
 def pull_model(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(PUBLISHED)}.")],
     url: Annotated[str, typer.Option(help="A mirror of the same file.")] = "",
-    sha256: Annotated[str, typer.Option(help="The file's sum, if it is not the published one.")] = "",
+    sha256: Annotated[
+        str, typer.Option(help="The file's sum, if it is not the published one.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Download a published checkpoint from Meta, check it, and make a bundle of it; what is there is not fetched again.
@@ -209,13 +280,23 @@ def pull_model(
     from samserve.export.download import DownloadFailed, download
 
     if name not in PUBLISHED:
-        fail(2, f"{name!r} is not published: there is {', '.join(PUBLISHED)}; export any other from its file", as_json)
+        fail(
+            2,
+            f"{name!r} is not published: there is {', '.join(PUBLISHED)}; export any other from its file",
+            as_json,
+        )
     if name in store().paths():
         _tell_of(name, as_json)
         return
     one = PUBLISHED[name]
     file = store().folder / ".checkpoints" / one.file
-    columns = (TextColumn(one.file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(one.file),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     try:
         with Progress(*columns, console=err, transient=True) as progress:
             bar = progress.add_task("", total=None)
@@ -232,9 +313,17 @@ def pull_model(
 def _tell_of(name: str, as_json: bool) -> None:
     bundle = _load(name)
     if as_json:
-        print(json.dumps({"name": name, "model_version": bundle.model_version, "path": str(bundle.path)}))
+        print(
+            json.dumps(
+                {"name": name, "model_version": bundle.model_version, "path": str(bundle.path)}
+            )
+        )
     else:
-        out.print(f"{name} is there: {bundle.model_version}, in {bundle.path}", markup=False, highlight=False)
+        out.print(
+            f"{name} is there: {bundle.model_version}, in {bundle.path}",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _load(model: str) -> Bundle:

@@ -24,7 +24,15 @@ from samserve.variants.engine import Engine, published
 from samserve.variants.engine import publish as publish_plan
 from samserve.variants.gate.images import Picture, pictures
 from samserve.variants.gate.judge import Report
-from samserve.variants.gate.trial import Reference, Trial, encode_reference, publish, try_engine, try_variant, verify
+from samserve.variants.gate.trial import (
+    Reference,
+    Trial,
+    encode_reference,
+    publish,
+    try_engine,
+    try_variant,
+    verify,
+)
 from samserve.variants.gate.triton import WrongModelServed, connect_encoder, start_encoder
 from samserve.variants.quantise import AUTO, RECIPES, NothingToQuantise, variant_name
 
@@ -37,10 +45,21 @@ def verify_model(model: str, images: Path | None, triton: str, as_json: bool) ->
         with _progress() as steps:
             reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
             with connect_encoder(bundle, triton) if triton else start_encoder(bundle) as encoder:
-                report, milliseconds = verify(bundle, encoder, shown, reference, steps(model, len(shown)))
+                report, milliseconds = verify(
+                    bundle, encoder, shown, reference, steps(model, len(shown))
+                )
     speed = {"milliseconds": milliseconds, "exported_milliseconds": reference.milliseconds}
     if as_json:
-        print(json.dumps({"model": model, "model_version": bundle.model_version, **report.as_json(), "speed": speed}))
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "model_version": bundle.model_version,
+                    **report.as_json(),
+                    "speed": speed,
+                }
+            )
+        )
     else:
         out.print(_table(model, report))
     _refuse_unless_passed(model, report)
@@ -71,19 +90,29 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
                 done = _quantise(bundle, precision, images, as_json)
     if as_json:
         reports = [
-            {"precision": one.precision, "milliseconds": one.milliseconds, "gate": one.report.as_json()}
+            {
+                "precision": one.precision,
+                "milliseconds": one.milliseconds,
+                "gate": one.report.as_json(),
+            }
             for one in done.tried
         ]
         print(json.dumps({"model": name, "variant": done.kept, "tried": reports}))
     elif done.tried:
         for one in done.tried:
-            out.print(_table(f"{name} in {one.precision}: {one.milliseconds:,.0f} ms an image", one.report))
+            out.print(
+                _table(
+                    f"{name} in {one.precision}: {one.milliseconds:,.0f} ms an image", one.report
+                )
+            )
         out.print(f"the exported encoder: {done.exported:,.0f} ms an image", highlight=False)
     if done.kept is None:
         for one in done.tried:
             _say(f"{name} in {one.precision}", one.report)
         raise typer.Exit(1)
-    err.print(f"{'kept as' if done.tried else 'there already:'} {name}:{done.kept}", highlight=False)
+    err.print(
+        f"{'kept as' if done.tried else 'there already:'} {name}:{done.kept}", highlight=False
+    )
 
 
 def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
@@ -93,7 +122,9 @@ def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
     with _failures(), _progress() as steps:
         shown = pictures(bundle.frame, images)
         reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
-        report, milliseconds = try_engine(bundle, engine, shown, reference, steps(engine.file.name, len(shown)))
+        report, milliseconds = try_engine(
+            bundle, engine, shown, reference, steps(engine.file.name, len(shown))
+        )
     err.print(_table(f"{engine.file.name}: {milliseconds:,.1f} ms an image", report))
     _refuse_unless_passed(engine.file.name, report)
     return publish_plan(bundle, engine, report).name
@@ -102,12 +133,21 @@ def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
 def _quantise(bundle: Bundle, precision: str, images: Path | None, as_json: bool) -> Quantised:
     wanted = list(RECIPES) if precision == AUTO else [precision]
     shown = pictures(bundle.frame, images)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside, _progress() as steps:
+    with (
+        tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside,
+        _progress() as steps,
+    ):
         reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
         tried = _try_all(bundle, wanted, Path(aside), shown, reference, steps)
-        best = min((one for one in tried if one.report.passed), key=lambda one: one.milliseconds, default=None)
+        best = min(
+            (one for one in tried if one.report.passed),
+            key=lambda one: one.milliseconds,
+            default=None,
+        )
         if best is not None and len(wanted) > 1 and best.milliseconds >= reference.milliseconds:
-            fail(1, f"no variant of {bundle.name} is faster here than the exported encoder", as_json)
+            fail(
+                1, f"no variant of {bundle.name} is faster here than the exported encoder", as_json
+            )
         kept = publish(bundle, best, reference) if best is not None else None
     return Quantised(kept, tried, reference.milliseconds)
 
@@ -135,7 +175,13 @@ def _table(title: str, report: Report) -> Table:
     table = Table("picture", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
     for one in report.pictures:
         low = min(one.cosine.values())
-        row = (f"{low:.6f}", str(one.masks), str(one.too_small), f"{one.mean_iou:.4f}", f"{one.worst_iou:.4f}")
+        row = (
+            f"{low:.6f}",
+            str(one.masks),
+            str(one.too_small),
+            f"{one.mean_iou:.4f}",
+            f"{one.worst_iou:.4f}",
+        )
         table.add_row(one.picture, *row)
     table.add_section()
     whole = (f"{report.cosine:.6f}", str(report.masks), str(report.too_small))
@@ -157,7 +203,12 @@ def _say(title: str, report: Report) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
     """Gives bars: of a name and a length, each a function that moves it on by one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
 
         def steps(what: str, total: int) -> Callable[[], None]:

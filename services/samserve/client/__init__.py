@@ -13,4 +13,15 @@ from samserve.client.client import Client
 from samserve.client.interaction import Interaction
 from samserve.client.prompt import Box, Click, Prompt
 
-__all__ = ["Answer", "Box", "BulkResult", "Click", "Client", "EmbedAnswer", "Interaction", "Mask", "Polygon", "Prompt"]
+__all__ = [
+    "Answer",
+    "Box",
+    "BulkResult",
+    "Click",
+    "Client",
+    "EmbedAnswer",
+    "Interaction",
+    "Mask",
+    "Polygon",
+    "Prompt",
+]

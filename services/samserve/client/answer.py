@@ -49,7 +49,10 @@ class Mask:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "rle": {"size": [self.size.height, self.size.width], "counts": self.rle.decode("ascii")},
+            "rle": {
+                "size": [self.size.height, self.size.width],
+                "counts": self.rle.decode("ascii"),
+            },
             "predicted_iou": self.predicted_iou,
             "stability_score": self.stability_score,
             "area": self.area,
@@ -97,7 +100,9 @@ class Answer:
         }
 
 
-def read_embed_answer(answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened) -> EmbedAnswer:
+def read_embed_answer(
+    answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened,
+) -> EmbedAnswer:
     """Translate from the wire."""
     return EmbedAnswer(
         image_id=answer.image.image_id,
@@ -132,7 +137,10 @@ def _mask(mask: pb.Mask, size: Size) -> Mask:
         bbox=(int(box.x0), int(box.y0), int(box.x1), int(box.y1)),
         low_res_logits=mask.low_res_logits,
         png=mask.png,
-        polygons=[Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes]) for p in mask.polygons],
+        polygons=[
+            Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes])
+            for p in mask.polygons
+        ],
         bits=mask.bits,
     )
 

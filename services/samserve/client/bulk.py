@@ -73,8 +73,15 @@ EmbedAlone: TypeAlias = Callable[[bytes], EmbedAnswer]
 class BulkEmbedding:
     """One run over a data set. All its state belongs to the thread that iterates; others only put events in a queue."""
 
-    def __init__(self, images: Iterable[Image], start: Start, embed_alone: EmbedAlone, options: BulkOptions) -> None:
-        self._images, self._start, self._embed_alone, self._options = iter(images), start, embed_alone, options
+    def __init__(
+        self, images: Iterable[Image], start: Start, embed_alone: EmbedAlone, options: BulkOptions
+    ) -> None:
+        self._images, self._start, self._embed_alone, self._options = (
+            iter(images),
+            start,
+            embed_alone,
+            options,
+        )
         self._pool = ThreadPoolExecutor(options.in_flight + HASHERS, "samserve-many")
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._due: list[tuple[float, int, Event]] = []
@@ -109,8 +116,12 @@ class BulkEmbedding:
             self._begin(partial(_identify, image), partial(self._identified, image))
         return self._open_images > 0
 
-    def _begin(self, work: Callable[[], Any], then: Callable[[Future[Any]], list[BulkResult]]) -> None:
-        self._pool.submit(work).add_done_callback(lambda done: self._events.put(partial(then, done)))
+    def _begin(
+        self, work: Callable[[], Any], then: Callable[[Future[Any]], list[BulkResult]]
+    ) -> None:
+        self._pool.submit(work).add_done_callback(
+            lambda done: self._events.put(partial(then, done))
+        )
 
     def _next_event(self) -> Event:
         """Wait for an event, for a retry that is due, or for too long."""
@@ -118,7 +129,9 @@ class BulkEmbedding:
         if self._asked and self._stream is not None:
             alarms.append(self._heard + self._options.timeout)
         try:
-            return self._events.get(timeout=max(0.0, min(alarms) - time.monotonic()) if alarms else None)
+            return self._events.get(
+                timeout=max(0.0, min(alarms) - time.monotonic()) if alarms else None
+            )
         except Empty:
             if self._due and self._due[0][0] == min(alarms):
                 return heapq.heappop(self._due)[2]
@@ -164,7 +177,9 @@ class BulkEmbedding:
             data = done.result()
         except OSError as problem:
             return self._finish(task, error=problem)
-        if len(data) > MESSAGE_BYTES:  # in a call of its own: one that is too large would break the stream
+        if (
+            len(data) > MESSAGE_BYTES
+        ):  # in a call of its own: one that is too large would break the stream
             self._begin(partial(self._embed_alone, data), partial(self._embedded_alone, task))
         else:
             self._send(task, pb.EmbedManyRequest.Item(data=data))
@@ -195,7 +210,10 @@ class BulkEmbedding:
             self._send_bytes()
         elif isinstance(error, ModelNotFound):
             raise error  # no image will fare better
-        elif isinstance(error, (Unavailable, Overloaded, DeadlinePassed)) and task.failures < self._options.retries:
+        elif (
+            isinstance(error, (Unavailable, Overloaded, DeadlinePassed))
+            and task.failures < self._options.retries
+        ):
             self._forget_bytes(task)
             self._later(_wait(error, task.failures), partial(self._ask, task))
             task.failures += 1
@@ -204,13 +222,23 @@ class BulkEmbedding:
         return []
 
     def _finish(
-        self, task: _Task, answer: EmbedAnswer | None = None, error: SamserveError | OSError | None = None
+        self,
+        task: _Task,
+        answer: EmbedAnswer | None = None,
+        error: SamserveError | OSError | None = None,
     ) -> list[BulkResult]:
         del self._tasks[task.image_id]
         self._forget_bytes(task)
         first, *others = task.images
-        twin = replace(answer, cache="COALESCED") if answer is not None and answer.cache == "MISS" else answer
-        return [BulkResult(first, answer, error), *(BulkResult(image, twin, error) for image in others)]
+        twin = (
+            replace(answer, cache="COALESCED")
+            if answer is not None and answer.cache == "MISS"
+            else answer
+        )
+        return [
+            BulkResult(first, answer, error),
+            *(BulkResult(image, twin, error) for image in others),
+        ]
 
     def _forget_bytes(self, task: _Task) -> None:
         if task.sending:
@@ -229,7 +257,9 @@ class BulkEmbedding:
             lambda *told: self._events.put(partial(self._broken, *told)),
         )
 
-    def _broken(self, stream: EmbedStream | None, error: SamserveError, passing: bool) -> list[BulkResult]:
+    def _broken(
+        self, stream: EmbedStream | None, error: SamserveError, passing: bool
+    ) -> list[BulkResult]:
         """The stream has ended: open another, after a while, and ask again for what has no answer yet."""
         if stream is None or stream is not self._stream:
             return []

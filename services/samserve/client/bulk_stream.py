@@ -15,8 +15,16 @@ from samserve.wire.status import error_of
 
 SERVICE = "the embedding service"
 MESSAGE_ITEMS, MESSAGE_BYTES = 64, 4 * 2**20
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
-_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)  # a replica or proxy that died
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+_BROKEN = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)  # a replica or proxy that died
 
 Start: TypeAlias = Callable[[Iterator[pb.EmbedManyRequest]], Any]
 
@@ -60,7 +68,11 @@ def _messages(items: SimpleQueue[pb.EmbedManyRequest.Item | None]) -> Iterator[p
     held: list[pb.EmbedManyRequest.Item] = []
     while (item := held.pop() if held else items.get()) is not None:
         request, size = pb.EmbedManyRequest(items=[item]), len(item.data)
-        while len(request.items) < MESSAGE_ITEMS and not items.empty() and (item := items.get()) is not None:
+        while (
+            len(request.items) < MESSAGE_ITEMS
+            and not items.empty()
+            and (item := items.get()) is not None
+        ):
             size += len(item.data)
             if size > MESSAGE_BYTES:
                 held.append(item)

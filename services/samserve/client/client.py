@@ -43,7 +43,9 @@ _RETRIES = {
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         },
-        {"name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]},  # client/bulk.py does it itself
+        {
+            "name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]
+        },  # client/bulk.py does it itself
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }
@@ -67,14 +69,20 @@ class Client(AbstractContextManager["Client"]):
     ) -> None:
         tracing.join()
         options = [*message_limits(MAX_MESSAGE), ("grpc.service_config", json.dumps(_RETRIES))]
-        self._decoder = grpc.insecure_channel(decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options)
+        self._decoder = grpc.insecure_channel(
+            decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options
+        )
         self._embedding = grpc.insecure_channel(
             embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), options
         )
         segmentation = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict, self._interact = segmentation.Predict, segmentation.Interact
         stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
-        self._embed, self._embed_many, self._get_embedding = stub.Embed, stub.EmbedMany, stub.GetEmbedding
+        self._embed, self._embed_many, self._get_embedding = (
+            stub.Embed,
+            stub.EmbedMany,
+            stub.GetEmbedding,
+        )
         self._model, self._timeout = model, timeout
         self._metadata = ((TENANT_KEY, tenant),)
         self._last = (b"", image_id(b""))
@@ -183,7 +191,9 @@ class Client(AbstractContextManager["Client"]):
         try:
             with tracing.span("GetEmbedding", tracing.Kind.CLIENT):
                 metadata = (*self._metadata, *tracing.inject_headers())
-                return read_tensors(self._get_embedding(request, timeout=self._timeout, metadata=metadata))
+                return read_tensors(
+                    self._get_embedding(request, timeout=self._timeout, metadata=metadata)
+                )
         except grpc.RpcError as problem:
             raise error_of(problem, "the embedding service") from problem
 
@@ -200,7 +210,11 @@ class Client(AbstractContextManager["Client"]):
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
         with tracing.span("Predict", tracing.Kind.CLIENT):
-            return read_answer(call_with_retry(self._predict, request, self._timeout, self._metadata, "the decoder"))
+            return read_answer(
+                call_with_retry(
+                    self._predict, request, self._timeout, self._metadata, "the decoder"
+                )
+            )
 
     def _open(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
@@ -209,7 +223,9 @@ class Client(AbstractContextManager["Client"]):
 
     def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):
-            answer = call_with_retry(self._embed, request, self._timeout, self._metadata, "the embedding service")
+            answer = call_with_retry(
+                self._embed, request, self._timeout, self._metadata, "the embedding service"
+            )
             return read_embed_answer(answer)
 
 

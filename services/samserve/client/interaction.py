@@ -27,10 +27,17 @@ class Interaction(AbstractContextManager["Interaction"]):
     """
 
     def __init__(
-        self, start: Callable[[Iterator[pb.InteractRequest]], Any], opening: pb.InteractRequest.Open, timeout: float
+        self,
+        start: Callable[[Iterator[pb.InteractRequest]], Any],
+        opening: pb.InteractRequest.Open,
+        timeout: float,
     ) -> None:
         self._requests: SimpleQueue[pb.InteractRequest | None] = SimpleQueue()
-        self._call, self._timeout, self._ids = start(iter(self._requests.get, None)), timeout, count(1)
+        self._call, self._timeout, self._ids = (
+            start(iter(self._requests.get, None)),
+            timeout,
+            count(1),
+        )
         self._late = False
         try:
             self._opened = self._ask(pb.InteractRequest(open=opening)).opened

@@ -55,7 +55,9 @@ def pack(embedding: Embedding, coding: Coding = "small") -> bytes:
         separators=(",", ":"),
     ).encode()
     if len(header) > HEAD - _PREFIX.size:
-        raise ValueError(f"an embedding's header of {len(header)} bytes does not fit {HEAD - _PREFIX.size}")
+        raise ValueError(
+            f"an embedding's header of {len(header)} bytes does not fit {HEAD - _PREFIX.size}"
+        )
     padded = header.ljust(HEAD - _PREFIX.size)
     before = _PREFIX.pack(_MAGIC, _VERSION, len(header), length, check, 0)[:-4]
     return b"".join([before, _check_of(before, padded), padded, *pieces])
@@ -77,7 +79,9 @@ def unpack(packed: bytes) -> Embedding:
         try:
             tensors[name] = decode(coding, shape, payload[at : at + size])
         except ValueError as problem:
-            raise DamagedEmbedding(f"the packed tensor {name!r} cannot be read: {problem}") from problem
+            raise DamagedEmbedding(
+                f"the packed tensor {name!r} cannot be read: {problem}"
+            ) from problem
         at += size
     return Embedding(header.head.model_version, header.head.size, tensors, packed)
 
@@ -104,11 +108,17 @@ def _header(packed: bytes) -> _Header:
     try:
         fields: Any = json.loads(packed[end : end + header_length])
         width, height = fields["size"]
-        tensors = [(str(n), str(c), tuple(map(_count, shape)), _count(size)) for n, c, shape, size in fields["tensors"]]
+        tensors = [
+            (str(n), str(c), tuple(map(_count, shape)), _count(size))
+            for n, c, shape, size in fields["tensors"]
+        ]
         head = EmbeddingHeader(str(fields["model"]), Size(_count(width), _count(height)))
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise DamagedEmbedding("the packed embedding's header cannot be read") from problem
-    if sum(prod(shape) for _, _, shape, _ in tensors) > MOST_VALUES or sum(t[3] for t in tensors) != length:
+    if (
+        sum(prod(shape) for _, _, shape, _ in tensors) > MOST_VALUES
+        or sum(t[3] for t in tensors) != length
+    ):
         raise DamagedEmbedding("the packed embedding's header says what cannot be")
     return _Header(head, length, check, tensors)
 

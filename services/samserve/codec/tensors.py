@@ -37,7 +37,9 @@ Floats = NDArray[np.float32]
 Body = list[bytes | memoryview]  # pieces, one after another
 Coding = Literal["small", "exact"]  # q1 where it suits; f2 throughout
 
-FINENESS = 42  # steps to a standard deviation: masks' mean IoU with fp32's is .995 or more (decision 0007)
+FINENESS = (
+    42  # steps to a standard deviation: masks' mean IoU with fp32's is .995 or more (decision 0007)
+)
 LEAST_VALUES, MOST_WIDTH = 4096, 1024  # of a tensor that q1 suits
 LEAST_SHARE = 1 / 64  # of the tensor's deviation that a plane is taken to have
 
@@ -124,12 +126,18 @@ def _quantised(values: Halves) -> Body | None:
     if reach.max() > _MOST_INTEGER - 1 or np.abs(offsets).max() > 32767:
         return None
     weights, rest = _prediction(planes, shape, means, steps, variances)
-    levels = np.clip(np.rint(4.5 * np.sqrt(rest)), 1, 60000)  # six times the mean magnitude of what is left
+    levels = np.clip(
+        np.rint(4.5 * np.sqrt(rest)), 1, 60000
+    )  # six times the mean magnitude of what is left
     return _written(planes, shape, quarters, offsets, levels, weights)
 
 
 def _prediction(
-    planes: Halves, shape: _Shape, means: NDArray[np.float64], steps: Floats, variances: NDArray[np.float64]
+    planes: Halves,
+    shape: _Shape,
+    means: NDArray[np.float64],
+    steps: Floats,
+    variances: NDArray[np.float64],
 ) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """The weights of left, upper, upper left and upper right, in 256ths, that leave least; of each plane the variance
     of what they leave, in steps.
@@ -267,7 +275,9 @@ def _tables() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         for symbol, often in _frequencies(context).items():
             codes[context, symbol] = first << 16 | often
             places = np.arange(often, dtype=np.uint32)
-            slots[context, first : first + often] = ((symbol - 128) & 0xFF) << 24 | often << 12 | places
+            slots[context, first : first + often] = (
+                ((symbol - 128) & 0xFF) << 24 | often << 12 | places
+            )
             first += often
     return codes, slots
 
@@ -288,7 +298,9 @@ def _frequencies(context: int) -> dict[int, int]:
     free = (1 << _BITS) - (2 * most + 2)  # each symbol has one at least
     bounds = [0, *(int(free * (0.5 - t) + 0.5) for t in tails)]  # from the middle outwards
     outwards = [1 + b - a for a, b in pairwise(bounds[1:])]
-    frequencies = {128 + sign * (k + 1): often for k, often in enumerate(outwards) for sign in (1, -1)}
+    frequencies = {
+        128 + sign * (k + 1): often for k, often in enumerate(outwards) for sign in (1, -1)
+    }
     frequencies[128] = 1 + 2 * bounds[1]
     frequencies[0] = (1 << _BITS) - sum(frequencies.values())
     return dict(sorted(frequencies.items()))
@@ -318,7 +330,10 @@ class _Writing(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("planes", "height", "width", "size")),
-        *((name, ctypes.c_void_p) for name in ("values", "inverses", "offsets", "levels", "weights", "codes")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("values", "inverses", "offsets", "levels", "weights", "codes")
+        ),
         *((name, ctypes.c_void_p) for name in ("memory", "chosen", "apart")),
         ("most_apart", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("counts", "words")),
@@ -331,7 +346,10 @@ class _Reading(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("planes", "height", "width", "size")),
-        *((name, ctypes.c_void_p) for name in ("steps", "offsets", "levels", "weights", "table", "apart", "bounds")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("steps", "offsets", "levels", "weights", "table", "apart", "bounds")
+        ),
         *((name, ctypes.c_void_p) for name in ("memory", "out", "words")),
         ("count", ctypes.c_int64),
     )

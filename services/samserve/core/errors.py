@@ -45,7 +45,9 @@ class ModelVersionMismatch(SamserveError):
     """The reference was made by another version of the model."""
 
     def __init__(self, asked: str, served: str) -> None:
-        super().__init__(f"the image was embedded by model version {asked}, served is {served}: embed it again")
+        super().__init__(
+            f"the image was embedded by model version {asked}, served is {served}: embed it again"
+        )
         self.asked, self.served = asked, served
 
 

@@ -77,7 +77,12 @@ def box(runs: Runs) -> Box:
     if not len(runs.turns):
         return Box(0, 0, 0, 0)
     each = spans(runs)
-    return Box(int(each.columns[0]), int(each.tops.min()), int(each.columns[-1]) + 1, int(each.bottoms.max()))
+    return Box(
+        int(each.columns[0]),
+        int(each.tops.min()),
+        int(each.columns[-1]) + 1,
+        int(each.bottoms.max()),
+    )
 
 
 def bits(runs: Runs) -> NDArray[np.uint8]:

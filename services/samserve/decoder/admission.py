@@ -22,7 +22,10 @@ class DecodeQueue:
         """threads: of the pool; queue: prompts that may wait besides."""
         self._threads, self._queue = threads, queue
         self._taken = 0
-        self._pace, self._since = 0.01, 0.0  # seconds a prompt, about, while all threads work; of the last to leave
+        self._pace, self._since = (
+            0.01,
+            0.0,
+        )  # seconds a prompt, about, while all threads work; of the last to leave
 
     @contextmanager
     def place(self, prompts: int = 1) -> Iterator[None]:

@@ -28,19 +28,25 @@ class DelayedStatus(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         if not handler or not handler.unary_unary:
             return handler
-        answer: Any = handler.unary_unary  # of grpc.aio, which shares its handlers' types with the server of threads
+        answer: Any = (
+            handler.unary_unary
+        )  # of grpc.aio, which shares its handlers' types with the server of threads
 
         async def part(request: Any, context: Any) -> None:
             await context.write(await answer(request, context))
             await delay_if_draining(self._draining)
 
-        return grpc.unary_stream_rpc_method_handler(part, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_stream_rpc_method_handler(
+            part, handler.request_deserializer, handler.response_serializer
+        )
 
 
 async def delay_if_draining(draining: asyncio.Event) -> None:

@@ -20,7 +20,13 @@ from samserve.infra.cache import CacheKey
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
-from samserve.wire.metadata import EVERY_SERVER, TENANT_KEY, cache_status_from_proto, call_options, message_limits
+from samserve.wire.metadata import (
+    EVERY_SERVER,
+    TENANT_KEY,
+    cache_status_from_proto,
+    call_options,
+    message_limits,
+)
 from samserve.wire.request_id import request_id_here
 from samserve.wire.status import error_of
 
@@ -66,7 +72,12 @@ class ImageSource:
         prepare: Callable[[Embedding], Awaitable[ReadyImage]],
         admission: DecodeQueue,
     ) -> None:
-        self._resident, self._cache, self._embedder, self._prepare = resident, cache, embedder, prepare
+        self._resident, self._cache, self._embedder, self._prepare = (
+            resident,
+            cache,
+            embedder,
+            prepare,
+        )
         self._admission = admission
         self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
         self._served: dict[str, str] = {}
@@ -77,7 +88,9 @@ class ImageSource:
         """
         return self._served.get(model, expected)
 
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found:
         """Find the image, or have it embedded by any of the model's versions. Raises EmbeddingNotCached if it is not
         there and there is no data, ModelVersionMismatch if it was embedded by none of the versions, Overloaded if too
         many wait here. Who waits for the embedding service is not in the way of others, and has no place here.
@@ -86,7 +99,9 @@ class ImageSource:
             return Found(ready, CacheStatus.HIT, remote_ms={})
         with self._admission.place():
             if (cached := await self._cache.get(key)) is not None:
-                return await self._found(key, versions, Embedded(cached, CacheStatus.HIT, remote_ms={}))
+                return await self._found(
+                    key, versions, Embedded(cached, CacheStatus.HIT, remote_ms={})
+                )
         if data is None:
             raise EmbeddingNotCached(key.image_id)
         embedded = await self._embedder.embed(key.tenant, model, data)
@@ -116,7 +131,9 @@ class RemoteEmbedder:
     """The embedding service, asked over gRPC."""
 
     def __init__(self, url: str, timeout: float, max_image_bytes: int) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=[*message_limits(max_image_bytes), EVERY_SERVER])
+        self._channel = grpc.aio.insecure_channel(
+            url, options=[*message_limits(max_image_bytes), EVERY_SERVER]
+        )
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
 
@@ -132,7 +149,9 @@ class RemoteEmbedder:
         try:
             embedding = unpack(answer.embedding.data)
         except DamagedEmbedding as problem:
-            raise Unavailable(f"the embedding service sent a damaged embedding: {problem}") from problem
+            raise Unavailable(
+                f"the embedding service sent a damaged embedding: {problem}"
+            ) from problem
         remote = {time.stage: time.milliseconds for time in answer.timings}
         return Embedded(embedding, cache_status_from_proto(answer.cache), remote)
 

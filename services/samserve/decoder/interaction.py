@@ -46,7 +46,9 @@ class Interaction:
     one takes its place. Not for several threads.
     """
 
-    def __init__(self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float) -> None:
+    def __init__(
+        self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float
+    ) -> None:
         """slow: seconds; a step that takes longer is logged."""
         self._segmenter, self._image, self._output, self._slow = segmenter, image, output, slow
         self._former: Floats | None = None  # low-res logits [L, L] of the last answer's best mask
@@ -100,7 +102,9 @@ class Interaction:
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
     async def _masks(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
-        ((candidates, masks),) = await self._segmenter.answer(self._image, [prompt], self._output, clock)
+        ((candidates, masks),) = await self._segmenter.answer(
+            self._image, [prompt], self._output, clock
+        )
         self._former = _as_sent(candidates.logits[0])
         return masks
 

@@ -35,7 +35,11 @@ class ModelRegistry:
 
     def of_version(self, model_version: str) -> MaskDecoder:
         """The one for an embedding that was found for one of these models: a version is of one model."""
-        return next(self._by_name[name] for name, versions in self._versions.items() if model_version in versions)
+        return next(
+            self._by_name[name]
+            for name, versions in self._versions.items()
+            if model_version in versions
+        )
 
     async def learn(self, model: str) -> bool:
         """Look for variants that a model has got since the start, such as an engine for another kind of GPU: whether

@@ -108,14 +108,23 @@ class Finder(Protocol):
     """Finds embeddings."""
 
     def version_served(self, model: str, expected: str) -> str: ...
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found: ...
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found: ...
 
 
 class Segmenter:
     """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
 
-    def __init__(self, embeddings: Finder, models: ModelRegistry, pool: Executor, admission: DecodeQueue) -> None:
-        self._embeddings, self._models, self._pool, self._admission = embeddings, models, pool, admission
+    def __init__(
+        self, embeddings: Finder, models: ModelRegistry, pool: Executor, admission: DecodeQueue
+    ) -> None:
+        self._embeddings, self._models, self._pool, self._admission = (
+            embeddings,
+            models,
+            pool,
+            admission,
+        )
 
     def low_res(self, model: str) -> int:
         """Side of a model's low-res logits. Raises ModelNotFound."""
@@ -143,7 +152,9 @@ class Segmenter:
     async def _find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         bundle = self._models.named(order.model).bundle
         versions = self._models.versions(bundle.name)
-        version = order.model_version or self._embeddings.version_served(bundle.name, bundle.model_version)
+        version = order.model_version or self._embeddings.version_served(
+            bundle.name, bundle.model_version
+        )
         if version not in versions:
             raise ModelVersionMismatch(version, bundle.model_version)
         with clock.stage("hash"):
@@ -176,7 +187,9 @@ class Segmenter:
             return every
 
         def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
-            return candidates, write_masks(candidates, image.size, decoder.bundle.mask_frame, output)
+            return candidates, write_masks(
+                candidates, image.size, decoder.bundle.mask_frame, output
+            )
 
         def click() -> list[tuple[Candidates, list[MaskAnswer]]]:
             (candidates,) = decode()
@@ -187,7 +200,9 @@ class Segmenter:
             return await self._in_pool(click)
         every = await self._in_pool(decode)
         with clock.stage("masks"):
-            return await asyncio.gather(*(self._in_pool(partial(write, candidates)) for candidates in every))
+            return await asyncio.gather(
+                *(self._in_pool(partial(write, candidates)) for candidates in every)
+            )
 
     async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:
@@ -201,17 +216,23 @@ class Segmenter:
         return name
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, copy_context().run, work
+        )
 
 
 def check_output(output: Output) -> None:
     """Raise InvalidInput, naming the field, for an option that means nothing."""
     if not 0 <= output.polygon_tolerance < math.inf:
         field = "output.polygon_tolerance"
-        raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
+        raise InvalidInput(
+            field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more"
+        )
 
 
-def write_masks(candidates: Candidates, size: Size, frame: Frame, output: Output) -> list[MaskAnswer]:
+def write_masks(
+    candidates: Candidates, size: Size, frame: Frame, output: Output
+) -> list[MaskAnswer]:
     """As many of the candidates as are wanted, best first."""
     every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
     return [

@@ -48,12 +48,18 @@ async def serve(settings: DecoderSettings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what has begun."""
     threadpool_limits(1, "blas")  # the cores are the decoder's to share out
     threads = Threads(settings.decode_threads)
-    decoders = [MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)]
+    decoders = [
+        MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)
+    ]
     models = ModelRegistry(decoders)
     models.tell()
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-    cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
-    embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
+    cache = EmbeddingCache(
+        CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+    )
+    embedder = RemoteEmbedder(
+        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
+    )
 
     async def prepare(embedding: Embedding) -> ReadyImage:
         decoder = models.of_version(embedding.model_version)
@@ -64,16 +70,24 @@ async def serve(settings: DecoderSettings) -> None:
     segmenter = Segmenter(embeddings, models, pool, admission)
 
     draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[DelayedStatus(draining)], options=server_options(settings))
-    servicer = SegmentationServicer(segmenter, draining, TimeLimits(settings.slow_s, settings.max_stream_s))
+    server = grpc.aio.server(
+        interceptors=[DelayedStatus(draining)], options=server_options(settings)
+    )
+    servicer = SegmentationServicer(
+        segmenter, draining, TimeLimits(settings.slow_s, settings.max_stream_s)
+    )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection([SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection(
+        [SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
     port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    await asyncio.gather(*(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check())
+    await asyncio.gather(
+        *(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check()
+    )
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
@@ -109,7 +123,9 @@ def warm_up(decoder: MaskDecoder) -> None:
     blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
     side = decoder.bundle.frame.side
     click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
-    decoder.decode(decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click])
+    decoder.decode(
+        decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click]
+    )
 
 
 async def _announce(checks: health.HealthServicer, status: int) -> None:

@@ -69,7 +69,9 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         async with _answering("Interact", context):
             image, low_res, output = await self._open(context)
             interaction = Interaction(self._segmenter, image.ready, output, self._patience.slow)
-            async with _beside(self._take_steps(interaction, low_res, context), self._end_in_time(interaction)):
+            async with _beside(
+                self._take_steps(interaction, low_res, context), self._end_in_time(interaction)
+            ):
                 try:
                     async for answer in interaction.answers():
                         await context.write(_step_response(answer, image.ready.size))
@@ -104,7 +106,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                 await self._draining.wait()
             interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
         except TimeoutError:
-            interaction.end(Unavailable("a stream does not live for ever: open it anew, perhaps on another replica"))
+            interaction.end(
+                Unavailable(
+                    "a stream does not live for ever: open it anew, perhaps on another replica"
+                )
+            )
 
     def _order(self, request: pb.PredictRequest, context: Context) -> SegmentOrder:
         low_res = self._segmenter.low_res(request.model)
@@ -121,7 +127,9 @@ async def _next(context: Context) -> pb.InteractRequest | None:
     return request if isinstance(request, pb.InteractRequest) else None
 
 
-def _image_order(request: pb.PredictRequest | pb.InteractRequest.Open, context: Context) -> ImageOrder:
+def _image_order(
+    request: pb.PredictRequest | pb.InteractRequest.Open, context: Context
+) -> ImageOrder:
     return ImageOrder(
         tenant=tenant_of(context.invocation_metadata() or ()),
         model=request.model,
@@ -148,15 +156,21 @@ def _prompt(prompt: pb.Prompt, field: str, side: int) -> Prompt:
     logits = prompt.mask_input
     if logits and len(logits) != 2 * side * side:
         wanted = f"{2 * side * side:,} bytes: fp16, [{side}, {side}]"
-        raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}")
+        raise InvalidInput(
+            f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}"
+        )
     beside = types.POINT_LABEL_BACKGROUND
     return Prompt(
         points=np.array([(p.x, p.y) for p in prompt.points], np.float32).reshape(-1, 2),
-        labels=np.array([BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32),
+        labels=np.array(
+            [BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32
+        ),
         box=np.array([prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1], np.float32)
         if prompt.HasField("box")
         else None,
-        mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32) if logits else None,
+        mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32)
+        if logits
+        else None,
         multimask=prompt.multimask if prompt.HasField("multimask") else True,
     )
 
@@ -179,7 +193,9 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
     return pb.PredictResponse(
         image=_image_ref(done.image),
         cache=cache_status_to_proto(done.image.status),
-        results=[pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results],
+        results=[
+            pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results
+        ],
         timings=stage_times(clock.milliseconds),
     )
 
@@ -187,7 +203,9 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
 def _opened_response(image: FoundImage, clock: StageClock) -> pb.InteractResponse:
     return pb.InteractResponse(
         opened=pb.InteractResponse.Opened(
-            image=_image_ref(image), cache=cache_status_to_proto(image.status), timings=stage_times(clock.milliseconds)
+            image=_image_ref(image),
+            cache=cache_status_to_proto(image.status),
+            timings=stage_times(clock.milliseconds),
         )
     )
 
@@ -221,7 +239,9 @@ def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:
         stability_score=mask.stability_score,
         area=mask.area,
         bbox=types.Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1),
-        rle=None if mask.rle is None else types.Rle(height=size.height, width=size.width, counts=mask.rle),
+        rle=None
+        if mask.rle is None
+        else types.Rle(height=size.height, width=size.width, counts=mask.rle),
         png=mask.png or b"",
         low_res_logits=mask.low_res_logits or b"",
         polygons=[
@@ -260,7 +280,9 @@ async def _answering(
             outcome.code, outcome.reason = code.name, status.message
     if failed:  # who reads a failure finds it counted and logged
         code, status = failed
-        await context.abort(code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString())))
+        await context.abort(
+            code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString()))
+        )
 
 
 @asynccontextmanager

@@ -60,7 +60,9 @@ class EncodeSlots:
             return
         if len(self._waiting) >= self._queue:
             expected = (1 + len(self._waiting) / self._slots) * self._seconds
-            raise Overloaded("the embedding service's queue", round(min(max(expected, SHORTEST), LONGEST), 1))
+            raise Overloaded(
+                "the embedding service's queue", round(min(max(expected, SHORTEST), LONGEST), 1)
+            )
         turn = asyncio.get_running_loop().create_future()
         entry = (priority, next(self._number), turn)
         heapq.heappush(self._waiting, entry)

@@ -50,18 +50,32 @@ class EmbeddingService:
         tracing.set_up("embedding", settings.otlp_endpoint)
         if settings.metrics_port:
             share_metrics(settings.metrics_port, settings.host)
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
-        cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
-        encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0]))
-        limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+        ctypes.CDLL(None).mallopt(
+            M_MMAP_THRESHOLD, LARGE
+        )  # glibc would raise it, and keep what pictures took
+        cache = EmbeddingCache(
+            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+        )
+        encoder = TritonEncoder(
+            settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
+        )
+        limits = Limits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
+        )
         pool = ThreadPoolExecutor(settings.image_threads, "image")
         turns = SingleFlight(cache, settings.encode_timeout_s)
         admission = EncodeSlots(settings.embed_slots, settings.embed_queue)
-        self._embedder = Embedder(cache, turns, admission, encoder, limits, pool, settings.cache_coding)
-        self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
+        self._embedder = Embedder(
+            cache, turns, admission, encoder, limits, pool, settings.cache_coding
+        )
+        self._checking = asyncio.ensure_future(
+            cache.check()
+        )  # kept, lest it be collected before it is done
         self._in_flight, self._slow = settings.many_in_flight, settings.slow_s
 
-    async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
+    async def Embed(
+        self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext
+    ) -> pb.EmbedResponse:
         priority = Priority.BULK if request.priority == pb.PRIORITY_BULK else Priority.INTERACTIVE
         clock = StageClock()
         with _answering("Embed", grpc_context, clock, self._slow) as outcome:
@@ -88,7 +102,9 @@ class EmbeddingService:
             with bound_contextvars(request_id=request_id), continue_trace(metadata):
                 try:
                     with span("EmbedMany.item", Kind.SERVER):
-                        done = await self._embed(_order(item, grpc_context, Priority.BULK), StageClock())
+                        done = await self._embed(
+                            _order(item, grpc_context, Priority.BULK), StageClock()
+                        )
                         return pb.EmbedManyResponse.Answer(id=item.id, image=done)
                 except Exception as error:
                     return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
@@ -149,7 +165,9 @@ class EmbeddingService:
 
 
 def _order(
-    request: pb.EmbedRequest | pb.EmbedManyRequest.Item, context: RayServegRPCContext, priority: Priority
+    request: pb.EmbedRequest | pb.EmbedManyRequest.Item,
+    context: RayServegRPCContext,
+    priority: Priority,
 ) -> EmbedOrder:
     return EmbedOrder(
         tenant=tenant_of(context.invocation_metadata()),
@@ -164,7 +182,9 @@ def _order(
 
 
 @contextmanager
-def _answering(method: str, context: RayServegRPCContext, clock: StageClock, slow: float) -> Iterator[Outcome]:
+def _answering(
+    method: str, context: RayServegRPCContext, clock: StageClock, slow: float
+) -> Iterator[Outcome]:
     """As `answering`, under the call's id, and as part of its caller's trace."""
     metadata = context.invocation_metadata()
     request_id = request_id_of(metadata)

@@ -17,7 +17,12 @@ from samserve.codec.packed import pack
 from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
-from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelVersionMismatch
+from samserve.core.errors import (
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelVersionMismatch,
+)
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.embedding.admission import EncodeSlots, Priority
@@ -117,7 +122,9 @@ class Embedder:
         data, status = order.data, CacheStatus.HIT
         while True:
             with clock.stage("lookup"):
-                found = await (self._cache.get(key) if order.want_tensors else self._cache.head(key))
+                found = await (
+                    self._cache.get(key) if order.want_tensors else self._cache.head(key)
+                )
             if found is not None:
                 return found, status
             if data is None:
@@ -126,23 +133,37 @@ class Embedder:
             made = await self._turns.take(key, make, order.deadline, clock)
             if made is not None:
                 return made.embedding, made.status
-            status = CacheStatus.COALESCED  # by another replica: it is there, unless it has gone again already
+            status = (
+                CacheStatus.COALESCED
+            )  # by another replica: it is there, unless it has gone again already
 
     async def _make(
-        self, key: CacheKey, spec: EncoderSpec, data: bytes, priority: Priority, clock: StageClock, begin: Begin
+        self,
+        key: CacheKey,
+        spec: EncoderSpec,
+        data: bytes,
+        priority: Priority,
+        clock: StageClock,
+        begin: Begin,
     ) -> Embedding:
         with clock.stage("queue"):
             slot = await self._admission.slot(priority)
         with slot:
             with clock.stage("decode"):
-                image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), data)
+                image = await self._in_pool(
+                    lambda data: frame_image(data, spec.frame, self._limits), data
+                )
             seconds = begin()
             with clock.stage("encode"):
                 tensors = await self._encoder.encode(spec, image, priority, seconds)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
-            packed = await asyncio.get_running_loop().run_in_executor(self._pool, pack, embedding, self._coding)
-            embedding = replace(embedding, packed=packed)  # once, for the cache and for whoever wants it sent
+            packed = await asyncio.get_running_loop().run_in_executor(
+                self._pool, pack, embedding, self._coding
+            )
+            embedding = replace(
+                embedding, packed=packed
+            )  # once, for the cache and for whoever wants it sent
             await self._cache.put(key, embedding)
         return embedding
 
@@ -151,7 +172,9 @@ class Embedder:
             name = check_image_id(order.image_id)
         elif len(order.data) > self._limits.max_bytes:
             most = f"{self._limits.max_bytes:,}"
-            raise InvalidInput("data", f"the image has {len(order.data):,} bytes, more than the {most} accepted")
+            raise InvalidInput(
+                "data", f"the image has {len(order.data):,} bytes, more than the {most} accepted"
+            )
         else:
             name = await self._in_pool(image_id, order.data)
         bind_image_id(name)

@@ -65,7 +65,9 @@ class SingleFlight:
         self._claims, self._patience, self._expiry = claims, patience, expiry
         self._turns: dict[CacheKey, tuple[_Flight, asyncio.Task[Embedding | None]]] = {}
 
-    async def take(self, key: CacheKey, make: Make, deadline: float, clock: StageClock) -> Shared | None:
+    async def take(
+        self, key: CacheKey, make: Make, deadline: float, clock: StageClock
+    ) -> Shared | None:
         """Have it made, here or by another replica; None: by another, and it is in the cache.
 
         `make` says when it begins what is too dear to throw away. Until then it is cancelled once no caller waits any
@@ -100,8 +102,13 @@ class SingleFlight:
         if key in self._turns and self._turns[key][1] is task:
             del self._turns[key]
 
-    async def _make(self, key: CacheKey, make: Make, turn: _Flight, clock: StageClock) -> Embedding | None:
-        token, claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}", Claim.HELD  # whom to look for
+    async def _make(
+        self, key: CacheKey, make: Make, turn: _Flight, clock: StageClock
+    ) -> Embedding | None:
+        token, claim = (
+            f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}",
+            Claim.HELD,
+        )  # whom to look for
         try:
             with clock.stage("turn"):
                 claim = await self._claim(key, token)
@@ -113,7 +120,10 @@ class SingleFlight:
                 case _:
                     return None
         finally:
-            if claim in (Claim.GRANTED, Claim.HELD):  # HELD: cancelled, maybe just as it was granted
+            if claim in (
+                Claim.GRANTED,
+                Claim.HELD,
+            ):  # HELD: cancelled, maybe just as it was granted
                 await self._claims.release(key, token)
 
     async def _claim(self, key: CacheKey, token: str) -> Claim:

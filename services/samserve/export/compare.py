@@ -29,7 +29,11 @@ def differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
     """
     reference = Reference(checkpoint)
     image = picture(checkpoint.frame)
-    valid = (checkpoint.frame,) * 2 if checkpoint.resize == STRETCH else (checkpoint.frame * 2 // 3, checkpoint.frame)
+    valid = (
+        (checkpoint.frame,) * 2
+        if checkpoint.resize == STRETCH
+        else (checkpoint.frame * 2 // 3, checkpoint.frame)
+    )
     wanted = reference.embed(image, valid)
     given = {"image": image[None], "valid": np.array([valid], np.int32)}
     found = dict(zip(wanted, _session(path / ENCODER).run(list(wanted), given), strict=True))
@@ -49,7 +53,9 @@ def _decoder_differences(
         logits, ious = session.run(list(largest), inputs)
         for name, got, true in zip(largest, best_first(logits[0], ious[0]), wanted, strict=True):
             differ = np.abs(got - true).max() / np.abs(true).max()
-            largest[name] = float(np.maximum(largest[name], differ))  # which, unlike max, keeps a NaN
+            largest[name] = float(
+                np.maximum(largest[name], differ)
+            )  # which, unlike max, keeps a NaN
     return largest
 
 
@@ -57,7 +63,9 @@ def picture(frame: int) -> NDArray[np.uint8]:
     """[frame, frame, 3]: soft blots of colour, the same every time."""
     blots = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     soft = F.interpolate(blots, (frame, frame), mode="bicubic").clamp(0, 1)
-    levels: NDArray[np.uint8] = (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    levels: NDArray[np.uint8] = (
+        (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    )
     return levels
 
 

@@ -14,7 +14,9 @@ from samserve.export.families import graphs_of
 from samserve.export.onnx_files import EncoderGraph, Shape, export_decoder, export_encoder
 
 
-def convert(checkpoint: Checkpoint, name: str, place: Path, say: Callable[[str], None]) -> dict[str, float]:
+def convert(
+    checkpoint: Checkpoint, name: str, place: Path, say: Callable[[str], None]
+) -> dict[str, float]:
     """Write the bundle `name` to the folder `place`, which must not be there yet; say: is told what is being done.
 
     Returns the largest differences from PyTorch by output. Raises Differs, and then leaves nothing behind.
@@ -26,12 +28,16 @@ def convert(checkpoint: Checkpoint, name: str, place: Path, say: Callable[[str],
         embedding = export(checkpoint, bundle, say)
         say("comparing with PyTorch")
         largest = differences(bundle, checkpoint)
-        if too_far := [output for output, difference in largest.items() if not difference <= TOLERANCE]:
+        if too_far := [
+            output for output, difference in largest.items() if not difference <= TOLERANCE
+        ]:
             raise ExportMismatch(
                 f"the exported {too_far[0]} differs from PyTorch's by {largest[too_far[0]]:.1e} of its largest value; "
                 f"up to {TOLERANCE:.0e} is allowed, so the bundle was not kept"
             )
-        write_facts(bundle, {"name": name, **facts_of(checkpoint, embedding), "differences": largest})
+        write_facts(
+            bundle, {"name": name, **facts_of(checkpoint, embedding), "differences": largest}
+        )
         bundle.rename(place)
     return largest
 

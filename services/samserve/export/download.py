@@ -24,7 +24,9 @@ class DownloadFailed(Exception):
     """The message says what was asked for and what came."""
 
 
-def download(url: str, file: Path, sha256: str, progress: Progress = lambda *_: None, pause: float = PAUSE) -> None:
+def download(
+    url: str, file: Path, sha256: str, progress: Progress = lambda *_: None, pause: float = PAUSE
+) -> None:
     """Fetch `url` to `file`, unless it is there, through `file`.part, which a later call goes on with.
 
     sha256: in hexadecimal; empty: not checked. Raises NotDownloaded.
@@ -45,10 +47,16 @@ def _fetch_patiently(url: str, part: Path, progress: Progress, pause: float) -> 
         before = _size(part)
         try:
             return _fetch(url, part, progress)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as problem:
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as problem:
             failures = 1 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
-                kept = f"{_size(part):,} bytes are kept in {part}: the same command goes on from there"
+                kept = (
+                    f"{_size(part):,} bytes are kept in {part}: the same command goes on from there"
+                )
                 raise DownloadFailed(f"{url} cannot be reached ({problem}); {kept}") from problem
         time.sleep(pause * 2 ** (failures - 1))
 
@@ -56,7 +64,9 @@ def _fetch_patiently(url: str, part: Path, progress: Progress, pause: float) -> 
 def _fetch(url: str, part: Path, progress: Progress) -> None:
     there = _size(part)
     asked = {"Range": f"bytes={there}-"} if there else {}
-    with requests.get(url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=TIMEOUT) as answer:
+    with requests.get(
+        url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=TIMEOUT
+    ) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             return  # all of it is there already, or the sum will tell
         if not answer.ok:
@@ -84,7 +94,9 @@ def _check(file: Path, url: str, sha256: str) -> None:
     """A file that is another one is not kept: going on with it would never end well."""
     if sha256 and (found := digest(file)) != sha256.lower():
         file.unlink()
-        raise DownloadFailed(f"what {url} sent has the SHA-256 {found}, not {sha256.lower()}: it was not kept")
+        raise DownloadFailed(
+            f"what {url} sent has the SHA-256 {found}, not {sha256.lower()}: it was not kept"
+        )
 
 
 def _size(file: Path) -> int:

@@ -15,7 +15,11 @@ from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import Shape
 
 ENCODERS: dict[str, type[nn.Module]] = {SAM: VitEncoder, SAM2: Sam2Encoder, SAM_HQ: SamHqEncoder}
-DECODERS: dict[str, type[DecoderGraph]] = {SAM: DecoderGraph, SAM2: Sam2DecoderGraph, SAM_HQ: SamHqDecoderGraph}
+DECODERS: dict[str, type[DecoderGraph]] = {
+    SAM: DecoderGraph,
+    SAM2: Sam2DecoderGraph,
+    SAM_HQ: SamHqDecoderGraph,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ from samserve.export.graphs.decoder import DecoderGraph
 
 OPSET = 20
 SMALL = 1024  # initialisers with fewer elements stay fp32: they are scalars, shapes and biases
-ONE_FILE = 1.5 * 2**30  # bytes of weights up to which a graph holds them itself; protobuf ends at 2 GiB
+ONE_FILE = (
+    1.5 * 2**30
+)  # bytes of weights up to which a graph holds them itself; protobuf ends at 2 GiB
 KINDS = {"F16": np.float16, "F32": np.float32}  # by safetensors' names
 
 Shape = tuple[int, ...]
@@ -31,7 +33,9 @@ Shape = tuple[int, ...]
 class EncoderGraph(nn.Module):
     """uint8 pixels and their valid size to fp16 tensors: normalisation and padding are part of the graph."""
 
-    def __init__(self, vision_encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], frame: int) -> None:
+    def __init__(
+        self, vision_encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], frame: int
+    ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
@@ -46,15 +50,25 @@ class EncoderGraph(nn.Module):
         rows = (self.place[None] < valid[:, :1])[:, None, :, None]
         columns = (self.place[None] < valid[:, 1:])[:, None, None, :]
         encoded = self.vision_encoder(normal * rows * columns)
-        return tuple(each.half() for each in (encoded if isinstance(encoded, tuple) else (encoded,)))
+        return tuple(
+            each.half() for each in (encoded if isinstance(encoded, tuple) else (encoded,))
+        )
 
 
-def export_encoder(graph: EncoderGraph, frame: int, path: Path, outputs: tuple[str, ...] = ("embedding",)) -> None:
+def export_encoder(
+    graph: EncoderGraph, frame: int, path: Path, outputs: tuple[str, ...] = ("embedding",)
+) -> None:
     """Write encoder.onnx with a dynamic batch; weights that are too many for it go to encoder.onnx.data."""
     image = torch.zeros(2, frame, frame, 3, dtype=torch.uint8)
     valid = torch.tensor([[frame, frame], [frame // 2, frame]], dtype=torch.int32)
     batch = torch.export.Dim("batch", min=1, max=1024)
-    _export(graph, {"image": image, "valid": valid}, {"image": {0: batch}, "valid": {0: batch}}, [*outputs], path)
+    _export(
+        graph,
+        {"image": image, "valid": valid},
+        {"image": {0: batch}, "valid": {0: batch}},
+        [*outputs],
+        path,
+    )
 
 
 def export_decoder(graph: DecoderGraph, embedding: dict[str, Shape], path: Path) -> None:
@@ -70,14 +84,21 @@ def export_decoder(graph: DecoderGraph, embedding: dict[str, Shape], path: Path)
     }
     n, k = torch.export.Dim("prompts", min=1, max=4096), torch.export.Dim("tokens", min=1, max=4096)
     axes: dict[str, dict[int, object]] = {name: {} for name in embedding}
-    axes |= {"points": {0: n, 1: k}, "labels": {0: n, 1: k}, "mask_input": {0: n}, "has_mask": {0: n}}
+    axes |= {
+        "points": {0: n, 1: k},
+        "labels": {0: n, 1: k},
+        "mask_input": {0: n},
+        "has_mask": {0: n},
+    }
     _export(graph, inputs, axes, ["low_res_logits", "predicted_iou"], path)
     weights = {
         name: tensor.detach()
         for part in ("prompt_encoder", "mask_decoder")
         for name, tensor in getattr(graph, part).state_dict(prefix=f"{part}.").items()
     }
-    save_file({name: _shortest(tensor) for name, tensor in weights.items()}, path.with_name(WEIGHTS))
+    save_file(
+        {name: _shortest(tensor) for name, tensor in weights.items()}, path.with_name(WEIGHTS)
+    )
     path.with_name(WEIGHTS).chmod(0o644)
     share_weights(path, path.with_name(WEIGHTS))
 
@@ -105,9 +126,15 @@ def share_weights(graph: Path, weights: Path) -> None:
 
 
 def _export(
-    graph: nn.Module, inputs: dict[str, Tensor], axes: dict[str, dict[int, object]], outputs: list[str], path: Path
+    graph: nn.Module,
+    inputs: dict[str, Tensor],
+    axes: dict[str, dict[int, object]],
+    outputs: list[str],
+    path: Path,
 ) -> None:
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: we know
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+        logging.ERROR
+    )  # no torchvision: we know
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -148,7 +175,12 @@ def halve_weights(model: ir.Model) -> None:
         if not np.array_equal(half, whole):
             continue
         kept = ir.tensor(half, name=f"{name}.half")
-        stored = ir.Value(name=kept.name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=kept)
+        stored = ir.Value(
+            name=kept.name,
+            shape=value.shape,
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            const_value=kept,
+        )
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
         value.replace_all_uses_with(cast.outputs[0])
         del graph.initializers[name]

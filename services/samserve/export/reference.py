@@ -20,9 +20,14 @@ class Reference:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model, self._family = checkpoint.build(), checkpoint.family
-        self._mean, self._std = torch.tensor(checkpoint.pixel_mean), torch.tensor(checkpoint.pixel_std)
+        self._mean, self._std = (
+            torch.tensor(checkpoint.pixel_mean),
+            torch.tensor(checkpoint.pixel_std),
+        )
         if checkpoint.family == SAM2:
-            self.model.mask_decoder.dynamic_multimask_via_stability = False  # that chooses a mask; we want all
+            self.model.mask_decoder.dynamic_multimask_via_stability = (
+                False  # that chooses a mask; we want all
+            )
         if checkpoint.family == SAM_HQ:
             mend(self.model.mask_decoder)
 
@@ -46,16 +51,23 @@ class Reference:
     def _finer(self, embedding: Tensor, early: Tensor) -> Tensor:
         """SAM-HQ's features of the image. Source: transformers' SamHQMaskDecoder.forward."""
         decoder = self.model.mask_decoder
-        late = decoder.encoder_conv2(decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(embedding))))
+        late = decoder.encoder_conv2(
+            decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
+        )
         early = decoder.compress_vit_conv1(early.permute(0, 3, 1, 2))
-        return late + decoder.compress_vit_conv2(decoder.activation(decoder.compress_vit_norm(early)))
+        return late + decoder.compress_vit_conv2(
+            decoder.activation(decoder.compress_vit_norm(early))
+        )
 
     @torch.no_grad()
     def decode(self, **prompt: Tensor) -> tuple[Floats, Floats]:
         """Logits [4, L, L] and predicted IoU [4] for a prompt on the last image: the single mask, then the candidates,
         best first. prompt: input_points, input_labels, input_boxes, input_masks, as transformers wants them.
         """
-        answers = [self.model(**self._image, multimask_output=several, **prompt) for several in (False, True)]
+        answers = [
+            self.model(**self._image, multimask_output=several, **prompt)
+            for several in (False, True)
+        ]
         logits = torch.cat([answer.pred_masks[0, 0] for answer in answers]).numpy()
         ious = torch.cat([answer.iou_scores[0, 0] for answer in answers]).numpy()
         return best_first(logits, ious)
@@ -91,7 +103,10 @@ def prompts(frame: int, low_res: int) -> Iterator[dict[str, Tensor]]:
 
     box = {"input_boxes": frame * torch.tensor([[[0.2, 0.25, 0.8, 0.7]]])}
     one = {"input_points": points(0.5, 0.4), "input_labels": torch.tensor([[[1]]])}
-    three = {"input_points": points(0.5, 0.4, 0.1, 0.6, 0.7, 0.2), "input_labels": torch.tensor([[[1, 0, 1]]])}
+    three = {
+        "input_points": points(0.5, 0.4, 0.1, 0.6, 0.7, 0.2),
+        "input_labels": torch.tensor([[[1, 0, 1]]]),
+    }
     slope = torch.linspace(-6, 6, low_res)
     mask = {"input_masks": (slope[:, None] + slope.sin())[None, None]}
     yield from (one, three, box, one | box, three | mask)
@@ -115,6 +130,8 @@ def graph_inputs(family: str, prompt: dict[str, Tensor], low_res: int) -> dict[s
     return {
         "points": torch.cat(points, 1).numpy(),
         "labels": torch.cat(labels, 1).numpy(),
-        "mask_input": np.zeros((1, 1, low_res, low_res), np.float32) if mask is None else mask.numpy(),
+        "mask_input": np.zeros((1, 1, low_res, low_res), np.float32)
+        if mask is None
+        else mask.numpy(),
         "has_mask": np.array([mask is not None], np.float32),
     }

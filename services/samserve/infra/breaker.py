@@ -23,7 +23,11 @@ class Breaker:
     """
 
     def __init__(
-        self, name: str, failures: int = 3, rest: float = 2.0, now: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        failures: int = 3,
+        rest: float = 2.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._most, self._rest, self._now = name, failures, rest, now
         self._failures = 0
@@ -59,7 +63,9 @@ class Breaker:
             self._failures += 1
             self._noted = self._now()
             if self.open:
-                log.warning("too many failures, going around it", neighbour=self._name, seconds=self._rest)
+                log.warning(
+                    "too many failures, going around it", neighbour=self._name, seconds=self._rest
+                )
         self._again = self._now() + self._rest
 
     def _succeed(self) -> None:

@@ -32,7 +32,9 @@ log = structlog.get_logger()
 GRACE = 0.05  # seconds between a timeout and its consequence
 # Only its holder may prolong or end a claim: it may have expired, and be another's by now.
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RELEASE = (
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,9 @@ class EmbeddingCache:
         name = _claim_of(key)
         take = ("SET", name, token, "NX", "PX", int(1000 * seconds))
         try:
-            _, holder, packed = await self._insist("claim", take, ("GET", name), ("GETRANGE", str(key), 0, HEAD - 1))
+            _, holder, packed = await self._insist(
+                "claim", take, ("GET", name), ("GETRANGE", str(key), 0, HEAD - 1)
+            )
         except _NoAnswer as problem:
             return Claim.HELD if problem.passing else Claim.ALONE
         granted = holder == token.encode()
@@ -150,7 +154,11 @@ class EmbeddingCache:
     async def check(self) -> None:
         """Warn of a Redis that is away, or set up so that it will not do as a cache."""
         answers = await self._ask("check", ("INFO", "memory"))
-        for warning in ["Redis does not answer: every image is a miss"] if answers is None else warnings(answers[0]):
+        for warning in (
+            ["Redis does not answer: every image is a miss"]
+            if answers is None
+            else warnings(answers[0])
+        ):
             log.warning(warning)
 
     async def close(self) -> None:
@@ -207,7 +215,9 @@ class EmbeddingCache:
         """All answers, within the timeout. What came while this process was too busy to look is not late."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as limit, self._redis.pipeline(transaction=False) as pipe:
-            last_look = loop.call_later(self._timeout, lambda: limit.reschedule(loop.time() + GRACE))
+            last_look = loop.call_later(
+                self._timeout, lambda: limit.reschedule(loop.time() + GRACE)
+            )
             try:
                 for command in commands:
                     pipe.execute_command(*command)
@@ -218,7 +228,11 @@ class EmbeddingCache:
 
     def _trouble(self, what: str, problem: BaseException) -> None:
         CACHE_OUTCOMES.labels("error").inc()
-        log.warning("cache trouble, going on without", operation=what, problem=f"{type(problem).__name__}: {problem}")
+        log.warning(
+            "cache trouble, going on without",
+            operation=what,
+            problem=f"{type(problem).__name__}: {problem}",
+        )
 
 
 def _claim_of(key: CacheKey) -> str:

@@ -37,7 +37,9 @@ class _Settings(BaseSettings):
     log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$")
     slow_s: float = Field(1, gt=0)  # an answer that takes longer is logged
     otlp_endpoint: Endpoint = ""  # where traces go, over gRPC; empty: nowhere
-    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://"
+    )
     cache_ttl_s: int = Field(24 * 3600, gt=0)
     redis_timeout_s: float = Field(0.3, gt=0)
     cache_coding: Coding = "small"
@@ -61,7 +63,9 @@ class EmbeddingSettings(_Settings):
     replicas: int = Field(1, gt=0)
     replica_cpus: float = Field(0.2, ge=0)
     image_threads: int = Field(2, gt=0)
-    embed_slots: int = Field(24, gt=0)  # images under way at once in a replica: a few of Triton's batches
+    embed_slots: int = Field(
+        24, gt=0
+    )  # images under way at once in a replica: a few of Triton's batches
     embed_queue: int = Field(64, ge=0)  # that wait besides
     many_in_flight: int = Field(16, gt=0)  # of one EmbedMany stream
 
@@ -78,8 +82,12 @@ class DecoderSettings(_Settings):
     decode_queue: int = Field(24, ge=0)  # prompts that wait besides: docs/decisions/0019
     resident_bytes: int = Field(512 * 2**20, ge=0)
     drain_s: float = Field(10, ge=0)
-    max_connection_age_s: float = Field(300, gt=0)  # clients look for new pods when their connection ends
-    max_stream_s: float = Field(600, gt=0)  # of one image's clicks; its connection lives on for as long
+    max_connection_age_s: float = Field(
+        300, gt=0
+    )  # clients look for new pods when their connection ends
+    max_stream_s: float = Field(
+        600, gt=0
+    )  # of one image's clicks; its connection lives on for as long
 
 
 S = TypeVar("S", bound=BaseSettings)

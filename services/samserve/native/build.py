@@ -43,7 +43,9 @@ def build() -> None:
             machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
             library = folder / f"kernel-{level}.so"
             part = library.with_suffix(".so.part")
-            subprocess.run([*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True)
+            subprocess.run(
+                [*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True
+            )
             part.replace(library)
 
 

@@ -35,7 +35,9 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias).permute(0, 3, 1, 2)
+        return F.layer_norm(
+            x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias
+        ).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -78,7 +80,9 @@ class NanoEncoder(nn.Module):
         x4 = self.stage4(self.stem(pixels))
         x8 = self.stage8(self.down8(x4))
         x16 = self.stage16(self.down16(x8))
-        x32 = F.interpolate(self.stage32(self.down32(x16)), scale_factor=2.0, mode="bilinear", align_corners=False)
+        x32 = F.interpolate(
+            self.stage32(self.down32(x16)), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
         return self.norm(self.gather(torch.cat([self.from4(x4), self.from8(x8), x16, x32], 1)))
 
 
@@ -112,7 +116,9 @@ def load_weights(model: Nano, tensors: dict[str, Tensor]) -> None:
     missing, unexpected = model.load_state_dict(given, strict=False)
     left = [name for name in missing if not name.startswith("decoder.")]
     if left or unexpected:
-        raise ValueError(f"this is not a checkpoint of nano: missing {left}, unexpected {unexpected}")
+        raise ValueError(
+            f"this is not a checkpoint of nano: missing {left}, unexpected {unexpected}"
+        )
 
 
 def graph_weights(graph: Path) -> dict[str, Tensor]:

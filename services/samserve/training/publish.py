@@ -26,12 +26,16 @@ def publish(runs: list[Path], out: Path) -> None:
     """Export the runs' mean weights, rounded to fp16, and write the bundle's facts; the last run knows those before."""
     weights = [load_file(run / CHECKPOINT) for run in runs]
     model = Nano()
-    load_weights(model, {name: torch.stack([w[name] for w in weights]).mean(0) for name in weights[0]})
+    load_weights(
+        model, {name: torch.stack([w[name] for w in weights]).mean(0) for name in weights[0]}
+    )
     round_to_half(model)
     model.set_frame(FRAME)
     out.mkdir(parents=True, exist_ok=True)
     cells = FRAME // STRIDE
-    export_encoder(EncoderGraph(model.vision_encoder, PIXEL_MEAN, PIXEL_STD, FRAME), FRAME, out / ENCODER)
+    export_encoder(
+        EncoderGraph(model.vision_encoder, PIXEL_MEAN, PIXEL_STD, FRAME), FRAME, out / ENCODER
+    )
     export_decoder(model.decoder, {"embedding": (WIDTH, cells, cells)}, out / DECODER)
     write_facts(
         out,

@@ -31,7 +31,14 @@ from torch import Tensor, nn
 from samserve.bundles.names import BUNDLES
 from samserve.training import prompts, scenes
 from samserve.training.coins import coins
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD, WIDTH, Nano, bundle_weights, load_weights
+from samserve.training.network import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    WIDTH,
+    Nano,
+    bundle_weights,
+    load_weights,
+)
 
 SCENE = 512  # pixels of a drawn scene's side
 SMALLEST = 60 / 256**2  # an object's least share of the frame: less does not show in the mask
@@ -111,7 +118,9 @@ class CellMasks(nn.Module):
         """Logits [N, 4G, 4G] of the transformer's last run."""
         count, cells, _ = self._tokens.shape
         side = math.isqrt(cells)
-        return F.pixel_shuffle(self.project(self._tokens).transpose(1, 2).reshape(count, 16, side, side), 4)[:, 0]
+        return F.pixel_shuffle(
+            self.project(self._tokens).transpose(1, 2).reshape(count, 16, side, side), 4
+        )[:, 0]
 
 
 def tie_attention(model: Nano, scale: float = 2.0) -> None:
@@ -122,7 +131,9 @@ def tie_attention(model: Nano, scale: float = 2.0) -> None:
     """
     transformer = model.mask_decoder.transformer
     crossing = [
-        a for block in transformer.layers for a in (block.cross_attn_token_to_image, block.cross_attn_image_to_token)
+        a
+        for block in transformer.layers
+        for a in (block.cross_attn_token_to_image, block.cross_attn_image_to_token)
     ]
     with torch.no_grad():
         for attention in (*crossing, transformer.final_attn_token_to_image):
@@ -144,7 +155,10 @@ def view(rng: np.random.Generator, scene: scenes.Scene, frame: int) -> scenes.Sc
     """One augmented look at a scene: cropped, resized to the frame, flipped, turned."""
     side = SCENE if rng.random() < 0.5 else int(rng.uniform(0.4, 1) * SCENE)
     x, y = rng.integers(SCENE - side + 1, size=2)
-    image, labels = scene.image[y : y + side, x : x + side], scene.labels[y : y + side, x : x + side]
+    image, labels = (
+        scene.image[y : y + side, x : x + side],
+        scene.labels[y : y + side, x : x + side],
+    )
     how = cv2.INTER_AREA if side > frame else cv2.INTER_LINEAR
     image = cv2.resize(image, (frame, frame), interpolation=how)
     labels = cv2.resize(labels, (frame, frame), interpolation=cv2.INTER_NEAREST)
@@ -157,18 +171,33 @@ def view(rng: np.random.Generator, scene: scenes.Scene, frame: int) -> scenes.Sc
 
 def normalised(image: NDArray[np.uint8], valid: tuple[int, int]) -> Tensor:
     """[F, F, 3] RGB -> [3, F, F], zero outside `valid` (height, width), as SAM pads."""
-    pixels = (torch.from_numpy(image.astype(np.float32)) - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
+    pixels = (torch.from_numpy(image.astype(np.float32)) - torch.tensor(PIXEL_MEAN)) / torch.tensor(
+        PIXEL_STD
+    )
     pixels[valid[0] :] = 0
     pixels[:, valid[1] :] = 0
     return pixels.permute(2, 0, 1)
 
 
 def sample(
-    rng: np.random.Generator, drawn: list[scenes.Scene], frame: int, images: int, count: int, ground: float
+    rng: np.random.Generator,
+    drawn: list[scenes.Scene],
+    frame: int,
+    images: int,
+    count: int,
+    ground: float,
 ) -> Batch:
     """Scenes and prompts of one step; all prompts of a step are of one kind, so that no padding but SAM's is seen."""
     kind = rng.random()
-    clicks, box = (1, False) if kind < 0.47 else (0, True) if kind < 0.8 else (1, True) if kind < 0.88 else (2, False)
+    clicks, box = (
+        (1, False)
+        if kind < 0.47
+        else (0, True)
+        if kind < 0.8
+        else (1, True)
+        if kind < 0.88
+        else (2, False)
+    )
     pixels: list[Tensor] = []
     owner: list[int] = []
     wanted: list[NDArray[np.bool_]] = []
@@ -187,7 +216,9 @@ def sample(
         objects = shown[shown > 0]
         if not len(objects):
             continue
-        tint = np.clip(seen.image * (1 + rng.normal(0, 0.1)) + rng.normal(0, 6, 3), 0, 255).astype(np.uint8)
+        tint = np.clip(seen.image * (1 + rng.normal(0, 0.1)) + rng.normal(0, 6, 3), 0, 255).astype(
+            np.uint8
+        )
         chosen = rng.choice(objects, count, replace=len(objects) < count)
         chosen[rng.random(count) < ground * (0 in shown)] = 0
         for label in chosen:
@@ -241,27 +272,45 @@ def step_loss(
         mask_input = logits[torch.arange(count), 1 + ious[:, 1:].argmax(1)][:, None]
         has_mask = torch.ones(count)
         answered = F.interpolate(mask_input, (frame, frame), mode="bilinear")[:, 0].numpy() > 0
-        tokens = [prompts.corrective(rng, w, a, t) for w, a, t in zip(batch.wanted, answered, tokens, strict=True)]
+        tokens = [
+            prompts.corrective(rng, w, a, t)
+            for w, a, t in zip(batch.wanted, answered, tokens, strict=True)
+        ]
     logits, ious = model.decoder(each, *stacked(tokens), mask_input, has_mask)
     every = target.expand_as(logits)
     losses = mask_losses(logits, every)
-    loss = losses[:, 1:].min(1).values.mean() + 0.5 * losses[:, 0].mean() + 0.2 * losses[:, 1:].mean()
+    loss = (
+        losses[:, 1:].min(1).values.mean() + 0.5 * losses[:, 0].mean() + 0.2 * losses[:, 1:].mean()
+    )
     wrong = ious - true_iou(logits.detach(), every)
-    ranking = wrong[:, 1:] - wrong[:, 1:].mean(1, keepdim=True)  # what is wrong with the order of the three
+    ranking = wrong[:, 1:] - wrong[:, 1:].mean(
+        1, keepdim=True
+    )  # what is wrong with the order of the three
     loss = loss + iou_weight * (wrong.square().mean() + 2 * ranking.square().mean())
     inside = [np.argwhere(w) for w in batch.wanted]
-    asked = np.stack([p[int(rng.integers(len(p)))][::-1] + 0.5 for p in inside]).astype(np.float32) / frame
+    asked = (
+        np.stack([p[int(rng.integers(len(p)))][::-1] + 0.5 for p in inside]).astype(np.float32)
+        / frame
+    )
     near = features(embedding, batch.owner, torch.from_numpy(asked))
-    return loss + 0.3 * mask_losses(near, target[:, 0]).mean() + 0.6 * mask_losses(cells(), target[:, 0]).mean()
+    return (
+        loss
+        + 0.3 * mask_losses(near, target[:, 0]).mean()
+        + 0.6 * mask_losses(cells(), target[:, 0]).mean()
+    )
 
 
 @torch.no_grad()
-def score(model: Nano, image: NDArray[np.uint8], labels: NDArray[np.integer], frame: int) -> list[tuple[float, float]]:
+def score(
+    model: Nano, image: NDArray[np.uint8], labels: NDArray[np.integer], frame: int
+) -> list[tuple[float, float]]:
     """IoU of the mask ranked first and of the best of three, one click at each object's deepest point."""
     h, w = labels.shape
     scale = frame / max(h, w)
     size = (round(w * scale), round(h * scale))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    resized = cv2.resize(
+        image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     canvas = np.zeros((frame, frame, 3), np.uint8)
     canvas[: size[1], : size[0]] = resized
     model.set_frame(frame)
@@ -274,8 +323,12 @@ def score(model: Nano, image: NDArray[np.uint8], labels: NDArray[np.integer], fr
         x, y = prompts.deepest(wanted)
         points = torch.tensor([[[(x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5], [0, 0]]])
         empty = torch.zeros(1, 1, frame // 4, frame // 4)
-        logits, ious = model.decoder(embedding, points, torch.tensor([[1.0, -1.0]]), empty, torch.zeros(1))
-        full = F.interpolate(logits[:, 1:], (frame, frame), mode="bilinear")[..., : size[1], : size[0]]
+        logits, ious = model.decoder(
+            embedding, points, torch.tensor([[1.0, -1.0]]), empty, torch.zeros(1)
+        )
+        full = F.interpolate(logits[:, 1:], (frame, frame), mode="bilinear")[
+            ..., : size[1], : size[0]
+        ]
         full = F.interpolate(full, (h, w), mode="bilinear")[0]
         each = true_iou(full, torch.from_numpy(wanted).expand_as(full))
         scores.append((float(each[ious[0, 1:].argmax()]), float(each.max())))
@@ -284,7 +337,9 @@ def score(model: Nano, image: NDArray[np.uint8], labels: NDArray[np.integer], fr
 
 def report(model: Nano, held_out: list[scenes.Scene], frame: int) -> dict[str, float]:
     photo, truth = coins()
-    on_scenes = np.mean([s for scene in held_out for s in score(model, scene.image, scene.labels, frame)], 0)
+    on_scenes = np.mean(
+        [s for scene in held_out for s in score(model, scene.image, scene.labels, frame)], 0
+    )
     on_coins = np.mean(score(model, photo, truth, 1024), 0)
     names = ("scenes_first", "scenes_best", "coins_first", "coins_best")
     return dict(zip(names, (round(float(v), 3) for v in (*on_scenes, *on_coins)), strict=True))
@@ -303,9 +358,13 @@ class Run:
     def start(self) -> tuple[dict[str, Tensor], list[object]]:
         """The weights to go on from, and the facts of the runs behind them."""
         if (self.out / CHECKPOINT).exists():
-            return load_file(self.out / CHECKPOINT), json.loads((self.out / FACTS).read_text())["runs"]
+            return load_file(self.out / CHECKPOINT), json.loads((self.out / FACTS).read_text())[
+                "runs"
+            ]
         shipped = BUNDLES / "nano"
-        return bundle_weights(shipped), json.loads((shipped / "model.json").read_text())["training"]["runs"]
+        return bundle_weights(shipped), json.loads((shipped / "model.json").read_text())[
+            "training"
+        ]["runs"]
 
 
 class Clock:
@@ -321,17 +380,23 @@ class Clock:
 
     def done(self) -> float:
         """Share of the schedule that has passed, the same in all workers."""
-        passed = torch.tensor(self._run.begin + (1 - self._run.begin) * self.minutes / self._run.minutes)
+        passed = torch.tensor(
+            self._run.begin + (1 - self._run.begin) * self.minutes / self._run.minutes
+        )
         dist.broadcast(passed, 0)
         return float(passed)
 
 
 def share_gradients(parameters: list[nn.Parameter]) -> None:
     """Every worker's gradients become the mean of all."""
-    flat = torch.cat([p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters])
+    flat = torch.cat(
+        [p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters]
+    )
     dist.all_reduce(flat)
     flat /= WORKERS
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, part in zip(
+        parameters, flat.split([p.numel() for p in parameters]), strict=True
+    ):
         parameter.grad = part.view_as(parameter)
 
 
@@ -339,7 +404,9 @@ def train(worker: int, run: Run) -> None:
     """One worker's part of a run; the first one reports and saves on the way."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{run.out.resolve()}/meeting", rank=worker, world_size=WORKERS)
+    dist.init_process_group(
+        "gloo", f"file://{run.out.resolve()}/meeting", rank=worker, world_size=WORKERS
+    )
     first = run.seed * 100_000 + worker * run.scenes
     drawn = [scenes.draw(seed) for seed in range(first, first + run.scenes)]
     held_out = [scenes.draw(seed) for seed in range(VALIDATION_SEED, VALIDATION_SEED + 12)]
@@ -357,18 +424,35 @@ def train(worker: int, run: Run) -> None:
     features, cells = PixelFeatures(), CellMasks(model.mask_decoder.transformer)
     for network in (model, mean):
         network.vision_encoder.to(memory_format=torch.channels_last)
-    parameters = [p for p in (*model.parameters(), *features.parameters(), *cells.parameters()) if p.requires_grad]
+    parameters = [
+        p
+        for p in (*model.parameters(), *features.parameters(), *cells.parameters())
+        if p.requires_grad
+    ]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.05)
     reports: list[dict[str, float]] = []
     step, reported = 0, 0.0
 
     def tell(frame: int) -> None:
         reports.append(
-            {"minute": round(clock.minutes, 1), "step": step, "frame": frame, **report(mean, held_out, frame)}
+            {
+                "minute": round(clock.minutes, 1),
+                "step": step,
+                "frame": frame,
+                **report(mean, held_out, frame),
+            }
         )
         print(json.dumps(reports[-1]), flush=True)
-        facts = {"seed": run.seed, "minutes": run.minutes, "begin": run.begin, "steps": step, "reports": reports}
-        save(mean, {"stages": [asdict(stage) for stage in STAGES], "runs": [*before, facts]}, run.out)
+        facts = {
+            "seed": run.seed,
+            "minutes": run.minutes,
+            "begin": run.begin,
+            "steps": step,
+            "reports": reports,
+        }
+        save(
+            mean, {"stages": [asdict(stage) for stage in STAGES], "runs": [*before, facts]}, run.out
+        )
 
     clock = Clock(run)
     while (done := clock.done()) < 1:
@@ -376,7 +460,9 @@ def train(worker: int, run: Run) -> None:
         which = int(together.integers(len(stage.frames)))
         model.set_frame(stage.frames[which])
         correct = done > 0.15 and together.random() < 0.3
-        batch = sample(alone, drawn, stage.frames[which], stage.images[which], stage.prompts, stage.ground)
+        batch = sample(
+            alone, drawn, stage.frames[which], stage.images[which], stage.prompts, stage.ground
+        )
         loss = step_loss(alone, model, features, cells, batch, correct, stage.iou_weight)
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min(1, (step + 1) / 100) * (1 - done)
@@ -387,7 +473,9 @@ def train(worker: int, run: Run) -> None:
         optimizer.step()
         step += 1
         with torch.no_grad():
-            torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), max(1 - REMEMBERED, 1 / step))
+            torch._foreach_lerp_(
+                list(mean.parameters()), list(model.parameters()), max(1 - REMEMBERED, 1 / step)
+            )
         if worker == 0 and clock.minutes - reported > (2 if done < 0.12 else 10):
             tell(stage.frames[0])
             reported = clock.minutes
@@ -398,7 +486,9 @@ def train(worker: int, run: Run) -> None:
 
 def save(model: Nano, facts: dict[str, object], out: Path) -> None:
     tensors = {
-        name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith("decoder.")
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("decoder.")
     }
     encoding = tensors.pop("prompt_encoder.shared_embedding.positional_embedding")
     tensors["shared_image_embedding.positional_embedding"] = encoding
@@ -413,7 +503,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=95)
     parser.add_argument("--scenes", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--begin", type=float, default=0, help="share of the schedule to go on from")
+    parser.add_argument(
+        "--begin", type=float, default=0, help="share of the schedule to go on from"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/training"))
     options = parser.parse_args()
     run = Run(options.minutes, options.seed, options.begin, options.scenes // WORKERS, options.out)

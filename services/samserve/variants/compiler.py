@@ -77,12 +77,20 @@ class Compiler:
                     f"TensorRT compiles for the GPU that it runs on, not for {target} elsewhere: run it there"
                 )
             return here
-        known = sorted(int(name[2:]) for name in self.trt.ComputeCapability.__members__ if name.startswith("SM"))
+        known = sorted(
+            int(name[2:])
+            for name in self.trt.ComputeCapability.__members__
+            if name.startswith("SM")
+        )
         if target.capability not in known:
-            raise NoCompiler(f"TensorRT-RTX does not compile for {target}, only for sm{', sm'.join(map(str, known))}")
+            raise NoCompiler(
+                f"TensorRT-RTX does not compile for {target}, only for sm{', sm'.join(map(str, known))}"
+            )
         return target
 
-    def compile(self, graph: Path, target: Gpu, batch: tuple[int, int, int], timing_cache: bytes = b"") -> Compiled:
+    def compile(
+        self, graph: Path, target: Gpu, batch: tuple[int, int, int], timing_cache: bytes = b""
+    ) -> Compiled:
         """Compile the strongly typed ONNX graph in a file, whose inputs' first axis is the batch: least, optimum, most.
 
         Raises EngineRefused, naming the node.
@@ -93,7 +101,9 @@ class Compiler:
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse_from_file(str(graph)):
-            raise EngineRefused("; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors)))
+            raise EngineRefused(
+                "; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors))
+            )
         layers = layer_types(network)
         check_types(layers)
         config = builder.create_builder_config()
@@ -134,20 +144,27 @@ def layer_types(network: Any) -> tuple[Layer, ...]:
 def count_types(layers: Sequence[Layer]) -> dict[str, int]:
     """How many layers of the kinds that matter compute in which type: {"NORMALIZATION FLOAT": 26, ...}."""
     kinds = PRODUCTS | SENSITIVE
-    return dict(Counter(f"{layer.kind} {layer.takes[0]}" for layer in layers if layer.kind in kinds))
+    return dict(
+        Counter(f"{layer.kind} {layer.takes[0]}" for layer in layers if layer.kind in kinds)
+    )
 
 
 def check_types(layers: Sequence[Layer]) -> None:
     """Raises EngineRefused unless every normalisation and softmax takes and gives fp32 alone."""
     for layer in layers:
         if layer.kind in SENSITIVE and {*layer.takes, *layer.gives} != {"FLOAT"}:
-            raise EngineRefused(f"the layer {layer.name} would be computed in {layer.takes[0]}, not in fp32")
+            raise EngineRefused(
+                f"the layer {layer.name} would be computed in {layer.takes[0]}, not in fp32"
+            )
 
 
 def _layer(layer: Any) -> Layer:
     inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-    takes, gives = (tuple(tensor.dtype.name for tensor in some if tensor is not None) for some in (inputs, outputs))
+    takes, gives = (
+        tuple(tensor.dtype.name for tensor in some if tensor is not None)
+        for some in (inputs, outputs)
+    )
     return Layer(layer.name, layer.type.name, takes, gives)
 
 
@@ -180,7 +197,10 @@ def _log(trt: Any) -> Any:
             return textwrap.shorten(told, 400)
 
         def activations(self) -> int:
-            return max((int(found[1]) for _, line in self.lines if (found := MEMORY.search(line))), default=0)
+            return max(
+                (int(found[1]) for _, line in self.lines if (found := MEMORY.search(line))),
+                default=0,
+            )
 
     return Log()
 

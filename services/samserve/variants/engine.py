@@ -44,7 +44,9 @@ class Profile:
         """`LEAST,OPTIMUM,MOST`. Raises ValueError."""
         sizes = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
         if len(sizes) != 3 or sizes[0] < 1 or sizes != sorted(sizes):
-            raise ValueError(f"{text!r} is no batch: give the least, the optimum and the most images, such as 1,4,8")
+            raise ValueError(
+                f"{text!r} is no batch: give the least, the optimum and the most images, such as 1,4,8"
+            )
         return cls(*sizes)
 
     def __str__(self) -> str:
@@ -83,7 +85,10 @@ class Report(Protocol):
 
 
 def build(
-    bundle: Bundle, recipe: EngineSpec, compiler: Compiler, say: Callable[[str], None] = lambda _: None
+    bundle: Bundle,
+    recipe: EngineSpec,
+    compiler: Compiler,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """Compile a bundle's encoder, unless that engine is there already; of several who ask at once, one does.
 
@@ -119,7 +124,9 @@ def publish(bundle: Bundle, engine: Engine, report: Report) -> Path:
     """
     facts = engine.facts
     if facts["compiler"] != STANDARD:
-        raise EngineRefused(f"{engine.file.name} is a check by {facts['compiler']}: Triton runs plans of TensorRT only")
+        raise EngineRefused(
+            f"{engine.file.name} is a check by {facts['compiler']}: Triton runs plans of TensorRT only"
+        )
     if not report.passed:
         raise EngineRefused(f"{engine.file.name} has not passed the gate, and stays unpublished")
     name = _variant_name(engine)
@@ -144,7 +151,11 @@ def file_name(recipe: EngineSpec, compiler: Compiler, onnx_digest: str) -> str:
 
 def encoder_digest(bundle: Bundle) -> str:
     """12 hexadecimal digits that change with the encoder's graph or its weights, in however many files they lie."""
-    files = {name: file["sha256"] for name, file in bundle.facts["files"].items() if name.startswith(ENCODER)}
+    files = {
+        name: file["sha256"]
+        for name, file in bundle.facts["files"].items()
+        if name.startswith(ENCODER)
+    }
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -163,7 +174,9 @@ def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:
     return graph
 
 
-def _compile(graph: Path, recipe: EngineSpec, compiler: Compiler, file: Path, onnx_digest: str) -> None:
+def _compile(
+    graph: Path, recipe: EngineSpec, compiler: Compiler, file: Path, onnx_digest: str
+) -> None:
     """Compile into `file`, its facts first: the engine appears last, and whole."""
     cache = file.parent / f"{recipe.target.slug}-{compiler.version}.timing"
     begun = time.monotonic()

@@ -22,7 +22,9 @@ def fold(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constan
     folder: where the model's external data lies. Raises ValueError for graphs with branches, loops or functions.
     """
     if model.functions or any(_has_graph(node) for node in model.graph.node):
-        raise ValueError(f"the graph {model.graph.name!r} has branches, loops or functions, which no encoder needs")
+        raise ValueError(
+            f"the graph {model.graph.name!r} has branches, loops or functions, which no encoder needs"
+        )
     given = {tensor.name: _value(tensor, folder) for tensor in model.graph.initializer}
     known = set(given)
     fixed, reached = [], []
@@ -48,15 +50,21 @@ def _value(tensor: TensorProto, folder: Path) -> NDArray[Any]:
 
 def _with_plain_casts(graph: onnx.GraphProto) -> Iterator[NodeProto]:
     """The graph's nodes; a CastLike, which reads a tensor only for its type, as a Cast where that type is noted."""
-    noted = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info]}
+    noted = {
+        value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info]
+    }
     for node in graph.node:
         if node.op_type == "CastLike" and node.input[1] in noted:
-            yield helper.make_node("Cast", node.input[:1], node.output, node.name, to=noted[node.input[1]])
+            yield helper.make_node(
+                "Cast", node.input[:1], node.output, node.name, to=noted[node.input[1]]
+            )
         else:
             yield node
 
 
-def _run(nodes: list[NodeProto], given: Constants, wanted: list[str], model: onnx.ModelProto) -> Constants:
+def _run(
+    nodes: list[NodeProto], given: Constants, wanted: list[str], model: onnx.ModelProto
+) -> Constants:
     outputs = [helper.make_empty_tensor_value_info(name) for name in wanted]
     graph = helper.make_graph(nodes, "constants", [], outputs)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
@@ -65,4 +73,7 @@ def _run(nodes: list[NodeProto], given: Constants, wanted: list[str], model: onn
 
 
 def _has_graph(node: NodeProto) -> bool:
-    return any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute)
+    return any(
+        attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        for attribute in node.attribute
+    )

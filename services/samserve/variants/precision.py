@@ -31,10 +31,33 @@ PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
 # TensorRT does not compile a ConvTranspose in it (TensorRT-RTX 1.7).
 WIDE: dict[str, set[str]] = {"fp16": set(), "bf16": {"ConvTranspose", "Einsum"}}
 MOVERS = {
-    *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Pad", "Reshape"),
+    *(
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherND",
+        "Identity",
+        "MaxPool",
+        "Pad",
+        "Reshape",
+    ),
     *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
 }
-FOLLOWERS = MOVERS | {"Abs", "Add", "Clip", "Div", "Gelu", "Max", "Min", "Mul", "Neg", "Relu", "Sub"}
+FOLLOWERS = MOVERS | {
+    "Abs",
+    "Add",
+    "Clip",
+    "Div",
+    "Gelu",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Relu",
+    "Sub",
+}
 INDIFFERENT = {"Cast", "Shape"}  # they take a tensor in either precision
 BF16_OPSET = 22  # the first whose convolutions may be in bf16; what else came since 20 is no matter of an encoder
 
@@ -48,10 +71,13 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
     nodes, constants = fold(model, folder)
     least = BF16_OPSET if half == "bf16" else 0
     opsets = [
-        helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, least)) for o in model.opset_import
+        helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, least))
+        for o in model.opset_import
     ]
     body = helper.make_graph([], model.graph.name, model.graph.input, model.graph.output)
-    result = helper.make_model(body, opset_imports=opsets, ir_version=model.ir_version, producer_name="samserve")
+    result = helper.make_model(
+        body, opset_imports=opsets, ir_version=model.ir_version, producer_name="samserve"
+    )
     graph = _Graph(result.graph, half, constants, _types(model, nodes, constants))
     for node in nodes:
         graph.add(node)
@@ -63,7 +89,9 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
 class _Graph:
     """The graph as it grows. A tensor `x` of the original is there as `x`, in its own type, as `x.fp16`, or as both."""
 
-    def __init__(self, body: onnx.GraphProto, half: Half, constants: Constants, types: dict[str, int]) -> None:
+    def __init__(
+        self, body: onnx.GraphProto, half: Half, constants: Constants, types: dict[str, int]
+    ) -> None:
         self._body, self._half, self._constants, self._types = body, half, constants, types
         self._made = {value.name for value in body.input}  # names of tensors that are there
         self._low: set[str] = set()  # originals that were computed as halves
@@ -78,7 +106,8 @@ class _Graph:
             self._types[node.output[0]] = FP32
         low = self._runs_low(copy)
         copy.input[:] = [
-            self.take(name, name in self._low if node.op_type in INDIFFERENT else low) for name in copy.input
+            self.take(name, name in self._low if node.op_type in INDIFFERENT else low)
+            for name in copy.input
         ]
         del copy.output[:]
         for name in node.output:
@@ -105,7 +134,9 @@ class _Graph:
             self._body.initializer.append(numpy_helper.from_array(stored, wanted))
             self._made.add(wanted)
         elif is_float:
-            self._cast(name if low else self._low_name(name), wanted, self._half_type if low else FP32)
+            self._cast(
+                name if low else self._low_name(name), wanted, self._half_type if low else FP32
+            )
         return wanted
 
     def _runs_low(self, node: NodeProto) -> bool:
@@ -113,7 +144,9 @@ class _Graph:
         if node.op_type in WIDE[self._half]:
             return False
         if node.op_type in PRODUCTS:
-            return all(self._fits(self._constants[name]) for name in floats if name in self._constants)
+            return all(
+                self._fits(self._constants[name]) for name in floats if name in self._constants
+            )
         voters = [name for name in floats if not self._yields(node, name)]
         return node.op_type in FOLLOWERS and bool(voters) and self._low.issuperset(voters)
 
@@ -124,7 +157,9 @@ class _Graph:
             return False
         if value.size == 1:
             return self._holds(value)
-        is_bias = node.op_type == "Add" and value.ndim == 1 and not self._products.isdisjoint(node.input)
+        is_bias = (
+            node.op_type == "Add" and value.ndim == 1 and not self._products.isdisjoint(node.input)
+        )
         return is_bias and self._fits(value)
 
     def _holds(self, number: NDArray[Any]) -> bool:
@@ -145,7 +180,9 @@ class _Graph:
         return wide
 
     def _cast(self, source: str, target: str, to: int) -> None:
-        self._body.node.append(helper.make_node("Cast", [source], [target], f"cast {target}", to=to))
+        self._body.node.append(
+            helper.make_node("Cast", [source], [target], f"cast {target}", to=to)
+        )
         self._made.add(target)
 
     def _low_name(self, name: str) -> str:
@@ -156,13 +193,19 @@ class _Graph:
         return int(helper.np_dtype_to_tensor_dtype(np.dtype(HALVES[self._half])))
 
 
-def _types(model: onnx.ModelProto, nodes: Sequence[NodeProto], constants: Constants) -> dict[str, int]:
+def _types(
+    model: onnx.ModelProto, nodes: Sequence[NodeProto], constants: Constants
+) -> dict[str, int]:
     """The element type of each tensor that the nodes read or write, by ONNX's inference; weights need not be held."""
     given = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
+        )
         for name, value in constants.items()
     ]
     skeleton = helper.make_graph(nodes, "types", [*model.graph.input, *given], model.graph.output)
-    inferred = shape_inference.infer_shapes(helper.make_model(skeleton, opset_imports=model.opset_import)).graph
+    inferred = shape_inference.infer_shapes(
+        helper.make_model(skeleton, opset_imports=model.opset_import)
+    ).graph
     known: list[ValueInfoProto] = [*inferred.input, *inferred.value_info, *inferred.output]
     return {info.name: info.type.tensor_type.elem_type for info in known}

@@ -72,7 +72,9 @@ def _int8(bundle: Bundle, folder: Path) -> None:
         )
         root.setLevel(level)
     if not _has_integer_products(folder / ENCODER):
-        raise NothingToQuantise(f"{bundle.name}'s encoder has no matrix products with weights for int8: try bf16")
+        raise NothingToQuantise(
+            f"{bundle.name}'s encoder has no matrix products with weights for int8: try bf16"
+        )
 
 
 def _folded(encoder: Path, folder: Path) -> Path:
@@ -83,7 +85,9 @@ def _folded(encoder: Path, folder: Path) -> Path:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel(BASIC)
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / ENCODER)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{ENCODER}.data")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", f"{ENCODER}.data"
+    )
     onnxruntime.InferenceSession(encoder, options, ["CPUExecutionProvider"])
     return folder / ENCODER
 

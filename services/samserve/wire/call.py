@@ -36,7 +36,9 @@ class Outcome:
 
 
 @contextmanager
-def observe_call(method: str, clock: StageClock | None = None, slow: float = math.inf) -> Iterator[Outcome]:
+def observe_call(
+    method: str, clock: StageClock | None = None, slow: float = math.inf
+) -> Iterator[Outcome]:
     """Count and time an RPC; log it if it fails or takes more than `slow` seconds. The block tells the outcome if it is
     not OK. clock: of its stages.
     """
@@ -56,8 +58,16 @@ def observe_call(method: str, clock: StageClock | None = None, slow: float = mat
 
 
 def _log_answer(method: str, outcome: Outcome, seconds: float, clock: StageClock | None) -> None:
-    level = logging.WARNING if outcome.code in OURS else logging.DEBUG if outcome.code in EVERYDAY else logging.INFO
-    stages = {} if clock is None else {stage: round(ms, 1) for stage, ms in clock.milliseconds.items()}
+    level = (
+        logging.WARNING
+        if outcome.code in OURS
+        else logging.DEBUG
+        if outcome.code in EVERYDAY
+        else logging.INFO
+    )
+    stages = (
+        {} if clock is None else {stage: round(ms, 1) for stage, ms in clock.milliseconds.items()}
+    )
     log.log(
         level,
         "slow call" if outcome.code == "OK" else "failed call",

@@ -41,7 +41,9 @@ def seconds_left(metadata: Iterable[tuple[str, str | bytes]]) -> float:
     """How long the caller waits: metadata `samserve-timeout-ms`, or for ever."""
     told = next((str(value) for key, value in metadata if key == TIMEOUT_KEY), "")
     if told and not (told.isascii() and told.isdigit()):
-        raise InvalidInput(TIMEOUT_KEY, f"{TIMEOUT_KEY} is {told!r}, not a whole number of milliseconds")
+        raise InvalidInput(
+            TIMEOUT_KEY, f"{TIMEOUT_KEY} is {told!r}, not a whole number of milliseconds"
+        )
     return int(told) / 1000 if told else math.inf
 
 

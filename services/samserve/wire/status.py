@@ -49,13 +49,18 @@ def _info(reason: str, **metadata: str) -> Message:
 
 def _retry(error: Any) -> Message:
     whole, rest = divmod(error.retry_after, 1)
-    detail: Message = details.RetryInfo(retry_delay=Duration(seconds=int(whole), nanos=int(rest * 1e9)))
+    detail: Message = details.RetryInfo(
+        retry_delay=Duration(seconds=int(whole), nanos=int(rest * 1e9))
+    )
     return detail
 
 
 _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message]]] = {
     InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
-    EmbeddingNotCached: (grpc.StatusCode.NOT_FOUND, lambda e: _info("EMBEDDING_NOT_CACHED", image_id=e.image_id)),
+    EmbeddingNotCached: (
+        grpc.StatusCode.NOT_FOUND,
+        lambda e: _info("EMBEDDING_NOT_CACHED", image_id=e.image_id),
+    ),
     ModelNotFound: (
         grpc.StatusCode.NOT_FOUND,
         lambda e: _info("MODEL_NOT_FOUND", model=e.model, known=",".join(e.known)),
@@ -66,13 +71,18 @@ _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message
     ),
     Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry),
     Unavailable: (grpc.StatusCode.UNAVAILABLE, _retry),
-    DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, lambda e: _info("DEADLINE_EXCEEDED", stage=e.stage)),
+    DeadlinePassed: (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        lambda e: _info("DEADLINE_EXCEEDED", stage=e.stage),
+    ),
 }
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
     """The gRPC code of an exception; INTERNAL for whatever is not in the table."""
-    return next((_TABLE[c][0] for c in type(error).__mro__ if c in _TABLE), grpc.StatusCode.INTERNAL)
+    return next(
+        (_TABLE[c][0] for c in type(error).__mro__ if c in _TABLE), grpc.StatusCode.INTERNAL
+    )
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
@@ -81,7 +91,10 @@ def status_of(error: BaseException) -> status_pb2.Status:
     if row is None:
         incident = secrets.token_hex(8)
         log.error("internal error", incident=incident, exc_info=error)
-        message, detail = f"internal error, incident {incident}", _info("INTERNAL", incident=incident)
+        message, detail = (
+            f"internal error, incident {incident}",
+            _info("INTERNAL", incident=incident),
+        )
         code = grpc.StatusCode.INTERNAL
     else:
         code, describe = row
@@ -104,7 +117,9 @@ def error_in(status: status_pb2.Status, stage: str) -> SamserveError:
     return _error(code, status.message, status.details, stage)
 
 
-def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stage: str) -> SamserveError:
+def _error(
+    code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stage: str
+) -> SamserveError:
     info, retry, bad = _unpack(packed)
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
@@ -116,20 +131,26 @@ def _error(code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stag
             return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
         case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in message:  # gRPC's own word, without details
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if (
+            "larger than max" in message
+        ):  # gRPC's own word, without details
             return InvalidInput("data", f"the image is larger than {stage} accepts: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(info.metadata.get("stage", stage))
-        case grpc.StatusCode.UNKNOWN if "header with status: 5" in message:  # HAProxy's word on a replica that died
+        case grpc.StatusCode.UNKNOWN if (
+            "header with status: 5" in message
+        ):  # HAProxy's word on a replica that died
             return Unavailable(f"{stage} broke off the call: {message}", retry)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, retry)
         # gRPC's word on a call that reached a server as it began to stop; a caller's own cancelling is "Locally".
         case grpc.StatusCode.CANCELLED if not message.startswith("Locally cancelled"):
             return Unavailable(f"{stage} cancelled the call: it is stopping", retry)
-        case grpc.StatusCode.INTERNAL if not info.reason:  # not our word: Ray Serve's, for a replica that has died
+        case grpc.StatusCode.INTERNAL if (
+            not info.reason
+        ):  # not our word: Ray Serve's, for a replica that has died
             return Unavailable(f"{stage}: {message}", retry)
         case _:
             return SamserveError(f"{stage}: {message} ({code.name})")

@@ -51,7 +51,11 @@ def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
 
 
 def test_weights_beside_the_encoders_graph_are_part_of_the_version(copy: Path) -> None:
-    facts = {name: fact for name, fact in load_bundle(copy).facts.items() if name not in ("files", "model_version")}
+    facts = {
+        name: fact
+        for name, fact in load_bundle(copy).facts.items()
+        if name not in ("files", "model_version")
+    }
     versions = set()
     for weights in (None, b"some", b"others"):
         if weights is not None:

@@ -35,7 +35,13 @@ def add_engine(store: Store, name: str, target: str) -> None:
     folder = nano.path / VARIANTS / name
     folder.mkdir(parents=True)
     (folder / "model.plan").write_bytes(name.encode())
-    facts = {"backend": TENSORRT, "model": "model.plan", "precision": "fp16", "target": target, "gate": PASSED}
+    facts = {
+        "backend": TENSORRT,
+        "model": "model.plan",
+        "precision": "fp16",
+        "target": target,
+        "gate": PASSED,
+    }
     write_variant(folder, nano.name, nano.facts["preprocessing"], {**facts, "profile": [1, 4, 8]})
 
 
@@ -54,7 +60,10 @@ def test_an_unknown_model_is_answered_with_those_there_are(store: Store) -> None
 
 def test_here_means_the_engine_of_this_machines_gpu(store: Store, l4: None) -> None:
     add_engine(store, "fp16-h100-sm90", "h100-sm90")
-    with pytest.raises(BrokenBundle, match=r"no engine for sm89 \(L4\): `samserve models engine nano --target here`"):
+    with pytest.raises(
+        BrokenBundle,
+        match=r"no engine for sm89 \(L4\): `samserve models engine nano --target here`",
+    ):
         store.load("nano:here")
     add_engine(store, "fp16-l4-sm89", "l4-sm89")
     found = store.load("nano:here")
@@ -62,19 +71,25 @@ def test_here_means_the_engine_of_this_machines_gpu(store: Store, l4: None) -> N
     assert found.model_version in store.load("nano").versions
 
 
-def test_here_means_nothing_without_a_gpu(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_here_means_nothing_without_a_gpu(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokenBundle, match="there is none on this machine"):
         store.load("nano:here")
 
 
-def test_the_repository_command_writes_what_triton_serves(store: Store, l4: None, tmp_path: Path) -> None:
+def test_the_repository_command_writes_what_triton_serves(
+    store: Store, l4: None, tmp_path: Path
+) -> None:
     add_engine(store, "fp16-l4-sm89", "l4-sm89")
     shutil.copytree(BUNDLES / "nano", store.folder / "twin")
     facts = json.loads((store.folder / "twin" / "model.json").read_text())
     (store.folder / "twin" / "model.json").write_text(json.dumps({**facts, "name": "twin"}))
     out = tmp_path / "repository"
-    done = CliRunner().invoke(app, ["repository", "--model", "nano:here", "--model", "twin", "--out", str(out)])
+    done = CliRunner().invoke(
+        app, ["repository", "--model", "nano:here", "--model", "twin", "--out", str(out)]
+    )
     assert done.exit_code == 0, done.output
     assert (out / "nano" / "1" / "model.plan").read_bytes() == b"fp16-l4-sm89"
     assert "KIND_GPU" in (out / "nano" / "config.pbtxt").read_text()
@@ -88,7 +103,9 @@ def test_the_repository_command_refuses_what_has_not_passed(store: Store, tmp_pa
     (folder / "model.onnx").write_bytes(b"graph")
     facts = {"backend": ONNXRUNTIME, "model": "model.onnx", "precision": "fp16"}
     write_variant(folder, nano.name, nano.facts["preprocessing"], facts)
-    done = CliRunner().invoke(app, ["repository", "--model", "nano:odd", "--out", str(tmp_path / "repository")])
+    done = CliRunner().invoke(
+        app, ["repository", "--model", "nano:odd", "--out", str(tmp_path / "repository")]
+    )
     assert done.exit_code == 1
     assert "nano:odd has not passed the gate" in done.output
     assert not (tmp_path / "repository").exists()

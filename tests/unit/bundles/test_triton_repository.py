@@ -38,12 +38,26 @@ def told(config: ModelConfig) -> dict[str, str]:
     return {key: value.string_value for key, value in config.parameters.items()}
 
 
-def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(nano: Bundle, tmp_path: Path) -> None:
+def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(
+    nano: Bundle, tmp_path: Path
+) -> None:
     config = read(write_repository([nano], tmp_path, OPTIONS), "nano")
-    assert (config.name, config.backend, config.platform, config.max_batch_size) == ("nano", "python", "", 8)
-    assert [(each.name, list(each.dims)) for each in config.input] == [("image", [1024, 1024, 3]), ("valid", [2])]
-    assert [(each.name, list(each.dims)) for each in config.output] == [("embedding", [256, 64, 64])]
-    assert [(each.kind, each.count) for each in config.instance_group] == [(ModelInstanceGroup.KIND_CPU, 1)]
+    assert (config.name, config.backend, config.platform, config.max_batch_size) == (
+        "nano",
+        "python",
+        "",
+        8,
+    )
+    assert [(each.name, list(each.dims)) for each in config.input] == [
+        ("image", [1024, 1024, 3]),
+        ("valid", [2]),
+    ]
+    assert [(each.name, list(each.dims)) for each in config.output] == [
+        ("embedding", [256, 64, 64])
+    ]
+    assert [(each.kind, each.count) for each in config.instance_group] == [
+        (ModelInstanceGroup.KIND_CPU, 1)
+    ]
     assert [each.batch_size for each in config.model_warmup] == [1]
     assert told(config) == {
         "bundle": "nano",
@@ -67,7 +81,9 @@ def test_an_engine_runs_on_every_gpu_and_is_warm_for_one_image_and_for_its_best_
     config = read(write_repository([huge], tmp_path, replace(OPTIONS, instances=2)), "huge")
     assert (config.name, config.backend, config.platform) == ("huge", "", "tensorrt_plan")
     assert config.max_batch_size == 16
-    assert [(each.kind, each.count) for each in config.instance_group] == [(ModelInstanceGroup.KIND_GPU, 2)]
+    assert [(each.kind, each.count) for each in config.instance_group] == [
+        (ModelInstanceGroup.KIND_GPU, 2)
+    ]
     assert [each.batch_size for each in config.model_warmup] == [1, 4]
     assert [each.name for each in config.output] == ["embedding", "fine_1", "fine_0"]
     assert told(config)["model_version"] == "huge-sm89"
@@ -77,11 +93,18 @@ def test_an_engine_runs_on_every_gpu_and_is_warm_for_one_image_and_for_its_best_
 
 
 def test_people_go_before_data_sets_and_too_many_are_refused(nano: Bundle, tmp_path: Path) -> None:
-    write_repository([nano, compiled(nano, tmp_path, gate=PASSED)], tmp_path, replace(OPTIONS, queue=5, delay_us=7))
+    write_repository(
+        [nano, compiled(nano, tmp_path, gate=PASSED)],
+        tmp_path,
+        replace(OPTIONS, queue=5, delay_us=7),
+    )
     for name in ("nano", "huge"):
         batching = read(tmp_path, name).dynamic_batching
         assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
-        assert (batching.max_queue_delay_microseconds, batching.default_queue_policy.max_queue_size) == (7, 5)
+        assert (
+            batching.max_queue_delay_microseconds,
+            batching.default_queue_policy.max_queue_size,
+        ) == (7, 5)
         assert batching.default_queue_policy.allow_timeout_override
 
 
@@ -89,14 +112,19 @@ def test_people_go_before_data_sets_and_too_many_are_refused(nano: Bundle, tmp_p
     ("facts", "says"),
     [
         ({}, "has not been through it"),
-        ({"gate": {"passed": False, "reasons": ["cosine .31: preprocessing differs"]}}, "cosine .31: preprocessing"),
+        (
+            {"gate": {"passed": False, "reasons": ["cosine .31: preprocessing differs"]}},
+            "cosine .31: preprocessing",
+        ),
     ],
 )
 def test_a_variant_that_has_not_passed_the_gate_is_not_served(
     nano: Bundle, tmp_path: Path, facts: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UnprovenVariant, match=says):
-        write_repository([nano, compiled(nano, tmp_path, **facts)], tmp_path / "repository", OPTIONS)
+        write_repository(
+            [nano, compiled(nano, tmp_path, **facts)], tmp_path / "repository", OPTIONS
+        )
     assert not (tmp_path / "repository").exists()
 
 

@@ -15,7 +15,11 @@ def failed(error: SamserveError | OSError) -> BulkResult:
     return BulkResult(Path("b.png"), error=error)
 
 
-DAMAGED, AWAY, GONE = InvalidInput("data", "damaged"), Unavailable("away"), FileNotFoundError(2, "No such file")
+DAMAGED, AWAY, GONE = (
+    InvalidInput("data", "damaged"),
+    Unavailable("away"),
+    FileNotFoundError(2, "No such file"),
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,10 @@ def test_outcomes_are_counted() -> None:
     tally = EmbedSummary()
     for answer in (done("MISS"), done("MISS"), done("HIT"), done("COALESCED"), failed(DAMAGED)):
         tally.add(answer)
-    assert tally.summary() == ["5 images: 2 embedded, 1 known already, 1 coalesced, 1 failed", "b.png: damaged"]
+    assert tally.summary() == [
+        "5 images: 2 embedded, 1 known already, 1 coalesced, 1 failed",
+        "b.png: damaged",
+    ]
     assert tally.as_json() == {"images": 5, "embedded": 2, "known": 1, "coalesced": 1, "failed": 1}
 
 

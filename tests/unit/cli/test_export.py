@@ -41,7 +41,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def export(checkpoint: Path, name: str, *more: str) -> Result:
-    return CliRunner().invoke(app, ["models", "export", "--checkpoint", str(checkpoint), "--name", name, *more])
+    return CliRunner().invoke(
+        app, ["models", "export", "--checkpoint", str(checkpoint), "--name", name, *more]
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -52,7 +54,12 @@ def test_an_exported_model_is_in_the_store_with_its_facts(store: Path, checkpoin
     bundle = load_bundle(store / "mine")
     assert said["model_version"] == bundle.model_version
     assert said["differences"] == {"embedding": 1e-6, "low_res_logits": 2e-6}
-    assert (bundle.family, bundle.frame.side, bundle.frame.stretch, bundle.low_res) == ("sam", 256, False, 64)
+    assert (bundle.family, bundle.frame.side, bundle.frame.stretch, bundle.low_res) == (
+        "sam",
+        256,
+        False,
+        64,
+    )
     assert bundle.facts["sizes"]["width"] == 64
     assert bundle.facts["sizes"]["depth"] == 2
     assert bundle.facts["source"]["file"] == "mini.pth"
@@ -69,9 +76,15 @@ def test_a_name_that_is_taken_is_refused_and_its_model_kept(store: Path, checkpo
     assert (store / "mine" / "model.json").read_bytes() == before
 
 
-def test_what_is_no_checkpoint_or_no_name_is_the_callers_mistake(store: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_or_no_name_is_the_callers_mistake(
+    store: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "page.pth").write_text("<html>")
-    for given, name in ((tmp_path / "page.pth", "mine"), (tmp_path / "absent.pth", "mine"), (checkpoint, "My Model")):
+    for given, name in (
+        (tmp_path / "page.pth", "mine"),
+        (tmp_path / "absent.pth", "mine"),
+        (checkpoint, "My Model"),
+    ):
         answer = export(given, name, "--json")
         assert answer.exit_code == 2, answer.output
         assert json.loads(answer.stdout)["error"]
@@ -92,13 +105,25 @@ def test_a_bundle_that_differs_from_pytorch_is_not_kept(
 def test_rounding_to_fp16_is_no_difference_and_all_beyond_it_is() -> None:
     wanted = np.linspace(-4, 4, 10_001, dtype=np.float32)
     assert beyond_rounding(wanted.astype(np.float16), wanted) <= 1e-7
-    assert beyond_rounding((wanted + np.float32(0.04)).astype(np.float16), wanted) == pytest.approx(0.01, rel=0.1)
+    assert beyond_rounding((wanted + np.float32(0.04)).astype(np.float16), wanted) == pytest.approx(
+        0.01, rel=0.1
+    )
     assert np.isnan(beyond_rounding(np.full_like(wanted, np.nan, np.float16), wanted))
 
 
 def test_without_torch_the_command_says_what_to_install(store: Path, checkpoint: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from samserve.cli.main import app; app()"
-    command = [sys.executable, "-c", code, "models", "export", "--checkpoint", str(checkpoint), "--name", "mine"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "models",
+        "export",
+        "--checkpoint",
+        str(checkpoint),
+        "--name",
+        "mine",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "pip install 'samserve[train]'" in ended.stderr

@@ -49,7 +49,9 @@ def pull(*words: str) -> Result:
     return CliRunner().invoke(app, ["pull", *words])
 
 
-def test_a_checkpoint_is_fetched_and_becomes_a_bundle(store: Store, files: Path, mirror: str) -> None:
+def test_a_checkpoint_is_fetched_and_becomes_a_bundle(
+    store: Store, files: Path, mirror: str
+) -> None:
     meta_sam(files / "sam.pth")
     digest = hashlib.sha256((files / "sam.pth").read_bytes()).hexdigest()
     done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest, "--json")
@@ -61,7 +63,9 @@ def test_a_checkpoint_is_fetched_and_becomes_a_bundle(store: Store, files: Path,
     assert json.loads(again.stdout)["model_version"] == bundle.model_version
 
 
-def test_what_is_not_the_published_file_is_refused_and_not_kept(store: Store, files: Path, mirror: str) -> None:
+def test_what_is_not_the_published_file_is_refused_and_not_kept(
+    store: Store, files: Path, mirror: str
+) -> None:
     (files / "sam.pth").write_bytes(b"no checkpoint")
     done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth")
     assert done.exit_code == 1
@@ -69,7 +73,9 @@ def test_what_is_not_the_published_file_is_refused_and_not_kept(store: Store, fi
     assert not list(store.folder.glob(".checkpoints/*"))
 
 
-def test_a_file_with_the_right_sum_and_other_insides_is_no_checkpoint(store: Store, files: Path, mirror: str) -> None:
+def test_a_file_with_the_right_sum_and_other_insides_is_no_checkpoint(
+    store: Store, files: Path, mirror: str
+) -> None:
     (files / "sam.pth").write_bytes(b"no checkpoint")
     digest = hashlib.sha256(b"no checkpoint").hexdigest()
     done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest)

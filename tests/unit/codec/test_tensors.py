@@ -45,16 +45,24 @@ def test_each_tensor_of_sam_2_is_small_and_near(shape: tuple[int, ...]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    shape=array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=90).filter(lambda s: 4096 <= prod(s) < 200_000),
+    shape=array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=90).filter(
+        lambda s: 4096 <= prod(s) < 200_000
+    ),
     scale=st.integers(-14, 9),
     offset=st.integers(-3, 3),
     seed=st.integers(0, 9),
 )
-def test_no_value_moves_by_more_than_a_step(shape: tuple[int, ...], scale: int, offset: int, seed: int) -> None:
-    tensor = (smooth(shape, seed).astype(np.float64) * 2.0**scale + offset * 2.0**scale).astype(np.float16)
+def test_no_value_moves_by_more_than_a_step(
+    shape: tuple[int, ...], scale: int, offset: int, seed: int
+) -> None:
+    tensor = (smooth(shape, seed).astype(np.float64) * 2.0**scale + offset * 2.0**scale).astype(
+        np.float16
+    )
     _, back, size = there_and_back(tensor)
     assert size <= tensor.nbytes
-    step = 1.2 * tensor.astype(np.float64).std() / FINENESS  # half a step is 1.09 ** 0.5 / 2 of it for an even tensor
+    step = (
+        1.2 * tensor.astype(np.float64).std() / FINENESS
+    )  # half a step is 1.09 ** 0.5 / 2 of it for an even tensor
     assert error(tensor, back).max() <= max(step, 2.0**-23)
 
 
@@ -128,7 +136,9 @@ def test_arrays_of_any_order_in_memory_are_the_same() -> None:
     assert np.array_equal(there_and_back(np.asfortranarray(tensor))[1], there_and_back(tensor)[1])
 
 
-def test_every_instruction_set_writes_the_same_bytes_and_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_instruction_set_writes_the_same_bytes_and_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tensor = smooth((256, 64, 64))
     tensor[5, 5, 5] = 100
     bodies, tensors = [], []
@@ -141,7 +151,9 @@ def test_every_instruction_set_writes_the_same_bytes_and_reads_them(monkeypatch:
     codec._kernel.cache_clear()
     assert tensors
     assert all(np.array_equal(other, tensors[0]) for other in tensors)
-    for body in bodies:  # sums are added in another order, so that a weight may differ; what it says may not
+    for body in (
+        bodies
+    ):  # sums are added in another order, so that a weight may differ; what it says may not
         assert np.array_equal(decode("q1", tensor.shape, memoryview(body)), tensors[0])
 
 
@@ -164,7 +176,10 @@ def test_a_damaged_body_is_refused_or_read_as_some_tensor(data: st.DataObject) -
 
 
 @settings(max_examples=100, deadline=None)
-@given(body=st.binary(max_size=3000), shape=st.sampled_from([(20, 16, 20), (1, 4096, 1), (4096, 1, 1), (2, 3, 1024)]))
+@given(
+    body=st.binary(max_size=3000),
+    shape=st.sampled_from([(20, 16, 20), (1, 4096, 1), (4096, 1, 1), (2, 3, 1024)]),
+)
 def test_foreign_bytes_are_refused(body: bytes, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="body"):
         decode("q1", shape, memoryview(body))

@@ -41,7 +41,11 @@ def honest(**changes: Any) -> dict[str, Any]:
 
 def test_an_embedding_survives_packing() -> None:
     after = unpack(PACKED)
-    assert (after.model_version, after.size, list(after.tensors)) == ("nano-1", Size(640, 427), list(BUNDLE.tensors))
+    assert (after.model_version, after.size, list(after.tensors)) == (
+        "nano-1",
+        Size(640, 427),
+        list(BUNDLE.tensors),
+    )
     for name, tensor in BUNDLE.tensors.items():
         assert after.tensors[name].shape == tensor.shape
         assert np.allclose(after.tensors[name], tensor, atol=1.2 / FINENESS)
@@ -50,7 +54,10 @@ def test_an_embedding_survives_packing() -> None:
 
 def test_an_embedding_packed_exactly_is_equal_to_the_bit() -> None:
     packed = pack(BUNDLE, "exact")
-    assert all(np.array_equal(unpack(packed).tensors[name], tensor) for name, tensor in BUNDLE.tensors.items())
+    assert all(
+        np.array_equal(unpack(packed).tensors[name], tensor)
+        for name, tensor in BUNDLE.tensors.items()
+    )
     assert len(packed) > len(PACKED)
     assert pack(unpack(packed)) is packed
 
@@ -162,7 +169,10 @@ def test_a_header_or_tensor_too_large_is_refused() -> None:
 
 def test_unpacking_copies_no_plain_tensor() -> None:
     packed = pack(PLAIN)
-    assert all(np.shares_memory(t, np.frombuffer(packed, np.uint8)) for t in unpack(packed).tensors.values())
+    assert all(
+        np.shares_memory(t, np.frombuffer(packed, np.uint8))
+        for t in unpack(packed).tensors.values()
+    )
 
 
 def test_what_was_read_is_sent_on_as_it_came() -> None:

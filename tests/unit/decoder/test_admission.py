@@ -78,7 +78,9 @@ def test_a_failure_frees_the_place() -> None:
         pass
 
 
-@pytest.mark.parametrize(("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)])
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)]
+)
 def test_the_time_to_come_back_is_what_the_queue_takes_at_its_recent_pace(
     clock: Clock, seconds: float, least: float, most: float
 ) -> None:

@@ -13,7 +13,10 @@ def key(name: str, version: str = "v") -> CacheKey:
 
 def of_bytes(count: int) -> ReadyImage:
     embedding = Embedding("v", Size(1, 1), {"embedding": np.zeros(count // 4, np.float16)})
-    return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {"key0": np.zeros(count // 8, np.float32)}))
+    return ReadyImage(
+        embedding,
+        PreparedImage(np.zeros(0, np.float32), {"key0": np.zeros(count // 8, np.float32)}),
+    )
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -44,4 +47,7 @@ def test_one_bound_holds_for_all_models_together() -> None:
     resident = ImageLru(250)
     for version in ("nano-1", "twin-1", "huge-1"):
         resident.put(key("a", version), of_bytes(100))
-    assert [v for v in ("nano-1", "twin-1", "huge-1") if resident.get(key("a", v))] == ["twin-1", "huge-1"]
+    assert [v for v in ("nano-1", "twin-1", "huge-1") if resident.get(key("a", v))] == [
+        "twin-1",
+        "huge-1",
+    ]

@@ -62,7 +62,9 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
 
 
 async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
-    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), ROOM)
+    embeddings = ImageSource(
+        ImageLru(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), ROOM
+    )
     assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).status is CacheStatus.COALESCED
 
 
@@ -104,7 +106,9 @@ async def test_after_bytes_the_variant_that_is_served_is_looked_for() -> None:
 async def test_calls_at_once_prepare_an_image_once() -> None:
     prepare = Preparer()
     embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
-    found = await asyncio.gather(*(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5)))
+    found = await asyncio.gather(
+        *(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5))
+    )
     assert prepare.prepared == 1
     assert all(f.image is found[0].image for f in found)
 
@@ -112,14 +116,18 @@ async def test_calls_at_once_prepare_an_image_once() -> None:
 async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
     prepare = Preparer()
     embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
-    calls = [asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)]
+    calls = [
+        asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)
+    ]
     await asyncio.sleep(0)
     calls[0].cancel()
     assert (await calls[1]).image.model_version == "v1"
     assert prepare.prepared == 1
 
 
-async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_ready_is_found() -> None:
+async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_ready_is_found() -> (
+    None
+):
     room, resident = DecodeQueue(1, 0), ImageLru(1000)
     embeddings = ImageSource(resident, FakeCache(), FakeEmbedder(), Preparer(), room)
     other = replace(KEY, image_id="cd" * 32)
@@ -145,7 +153,9 @@ async def test_who_waits_for_the_embedding_service_takes_no_place() -> None:
 
     room, slow = DecodeQueue(1, 0), Slow()
     call = asyncio.create_task(
-        ImageSource(ImageLru(1000), FakeCache(), slow, Preparer(), room).find(KEY, "", VERSIONS, b"")
+        ImageSource(ImageLru(1000), FakeCache(), slow, Preparer(), room).find(
+            KEY, "", VERSIONS, b""
+        )
     )
     await slow.busy.wait()
     with room.place():

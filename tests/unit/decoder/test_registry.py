@@ -42,9 +42,13 @@ class Finder:
     def version_served(self, model: str, expected: str) -> str:
         return expected
 
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found:
         self.asked.append((key, model, versions))
-        image = ReadyImage(Embedding(key.model_version, Size(4, 3), {}), PreparedImage(np.zeros(0, np.float32), {}))
+        image = ReadyImage(
+            Embedding(key.model_version, Size(4, 3), {}), PreparedImage(np.zeros(0, np.float32), {})
+        )
         return Found(image, CacheStatus.HIT, {})
 
 
@@ -54,7 +58,9 @@ def models() -> ModelRegistry:
     fast = replace(nano.variant, model_version="nano-int8")
     nano = replace(nano, variant=fast, versions=frozenset({"nano-fp32", "nano-int8"}))
     coarse = replace(nano.variant, model_version="twin-fp32")
-    twin = replace(nano, name="twin", variant=coarse, versions=frozenset({"twin-fp32"}), low_res=128)
+    twin = replace(
+        nano, name="twin", variant=coarse, versions=frozenset({"twin-fp32"}), low_res=128
+    )
     return ModelRegistry([Decoder(nano), Decoder(twin)])
 
 
@@ -65,7 +71,10 @@ def order(model: str = "", version: str = "") -> ImageOrder:
 def test_a_model_is_found_by_its_name_and_by_any_of_its_versions(models: ModelRegistry) -> None:
     assert models.named("twin").bundle.name == "twin"
     assert models.named("").bundle.name == models.named("nano").bundle.name == "nano"
-    owners = [models.of_version(version).bundle.name for version in ("nano-fp32", "nano-int8", "twin-fp32")]
+    owners = [
+        models.of_version(version).bundle.name
+        for version in ("nano-fp32", "nano-int8", "twin-fp32")
+    ]
     assert owners == ["nano", "nano", "twin"]
     with pytest.raises(ModelNotFound) as caught:
         models.named("sam9")
@@ -85,18 +94,24 @@ async def test_an_image_is_looked_for_under_the_version_of_its_reference(
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool:
-        found = await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(order(model, version), StageClock())
+        found = await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(
+            order(model, version), StageClock()
+        )
     assert finder.asked == [(CacheKey("public", looked_for, NAME), of, models.versions(of))]
     assert found.ready.model_version == looked_for
 
 
-@pytest.mark.parametrize(("model", "version"), [("twin", "nano-fp32"), ("", "twin-fp32"), ("nano", "nano-old")])
+@pytest.mark.parametrize(
+    ("model", "version"), [("twin", "nano-fp32"), ("", "twin-fp32"), ("nano", "nano-old")]
+)
 async def test_a_reference_of_another_model_or_of_no_known_version_is_refused(
     models: ModelRegistry, model: str, version: str
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool, pytest.raises(ModelVersionMismatch) as caught:
-        await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(order(model, version), StageClock())
+        await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(
+            order(model, version), StageClock()
+        )
     assert caught.value.asked == version
     assert not finder.asked
 

@@ -9,11 +9,15 @@ from samserve.embedding.admission import EncodeSlots, Priority
 class Visitor:
     """Someone who takes a slot, and keeps it until told to go."""
 
-    def __init__(self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str) -> None:
+    def __init__(
+        self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str
+    ) -> None:
         self.go = asyncio.Event()
         self.task = asyncio.create_task(self._visit(admission, priority, entered, name))
 
-    async def _visit(self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str) -> None:
+    async def _visit(
+        self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str
+    ) -> None:
         with await admission.slot(priority):
             entered.append(name)
             await self.go.wait()
@@ -57,7 +61,9 @@ async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None
 
 async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost() -> None:
     admission, entered = EncodeSlots(slots=1, queue=8), list[str]()
-    inside, gone, next_one = (Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next"))
+    inside, gone, next_one = (
+        Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next")
+    )
     await settled()
     gone.task.cancel()
     await settled()

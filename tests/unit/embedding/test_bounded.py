@@ -55,7 +55,14 @@ async def test_no_more_than_the_bound_are_worked_on() -> None:
     await settled()
     assert (work.begun, work.read) == ([1, 2, 3], 2)
     work.finish(*range(1, 7))
-    assert sorted((await first) + [item async for ready in results for item in ready]) == [1, 2, 3, 4, 5, 6]
+    assert sorted((await first) + [item async for ready in results for item in ready]) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 async def test_results_that_nobody_takes_away_stop_the_reading() -> None:
@@ -71,7 +78,11 @@ async def test_results_that_nobody_takes_away_stop_the_reading() -> None:
 async def test_one_in_flight_is_enough() -> None:
     work = Work([[1, 2], [], [3]])
     work.finish(1, 2, 3)
-    assert [ready async for ready in bounded(work.source(), work.work, in_flight=1)] == [[1], [2], [3]]
+    assert [ready async for ready in bounded(work.source(), work.work, in_flight=1)] == [
+        [1],
+        [2],
+        [3],
+    ]
 
 
 async def test_closed_early_it_cancels_what_it_began() -> None:

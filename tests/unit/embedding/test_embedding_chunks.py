@@ -21,7 +21,10 @@ def test_the_header_says_all_that_is_needed_to_read_the_chunks() -> None:
     image = header.header.image
     assert (image.image_id, image.model_version, image.width, image.height) == ("ab", "v1", 30, 20)
     tensors = [(t.name, t.data_type, tuple(t.shape)) for t in header.header.tensors]
-    assert tensors == [("high", pb.DATA_TYPE_FLOAT16, (32, 64, 64)), ("low", pb.DATA_TYPE_FLOAT16, (256, 64, 64))]
+    assert tensors == [
+        ("high", pb.DATA_TYPE_FLOAT16, (32, 64, 64)),
+        ("low", pb.DATA_TYPE_FLOAT16, (256, 64, 64)),
+    ]
     received = [bytearray(2 * 32 * 64 * 64), bytearray(2 * 256 * 64 * 64)]
     for message in chunks:
         part = message.chunk

@@ -53,8 +53,12 @@ def maker(cache: FakeCache) -> Maker:
     return Maker(cache)
 
 
-def asking(turns: SingleFlight, maker: Maker, callers: int = 1) -> list["asyncio.Task[Shared | None]"]:
-    return [asyncio.create_task(turns.take(KEY, maker, math.inf, StageClock())) for _ in range(callers)]
+def asking(
+    turns: SingleFlight, maker: Maker, callers: int = 1
+) -> list["asyncio.Task[Shared | None]"]:
+    return [
+        asyncio.create_task(turns.take(KEY, maker, math.inf, StageClock())) for _ in range(callers)
+    ]
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -73,7 +77,9 @@ async def test_callers_of_one_process_share_one_making(cache: FakeCache, maker: 
     assert (maker.started, cache.claims) == (1, {})
 
 
-async def test_another_replica_waits_until_the_entry_appears(cache: FakeCache, maker: Maker) -> None:
+async def test_another_replica_waits_until_the_entry_appears(
+    cache: FakeCache, maker: Maker
+) -> None:
     (first,) = asking(SingleFlight(cache, 5), maker)
     await until(lambda: maker.started)
     (second,) = asking(SingleFlight(cache, 5), maker)
@@ -105,7 +111,9 @@ async def test_a_claim_is_renewed_while_the_work_goes_on(cache: FakeCache, maker
     assert cache.renewed == renewed
 
 
-async def test_without_redis_callers_of_one_process_still_share(cache: FakeCache, maker: Maker) -> None:
+async def test_without_redis_callers_of_one_process_still_share(
+    cache: FakeCache, maker: Maker
+) -> None:
     cache.down = True
     calls = asking(SingleFlight(cache, 5), maker, 5)
     maker.go()
@@ -121,7 +129,9 @@ async def test_nobody_waits_for_another_replica_for_ever(cache: FakeCache, maker
     assert cache.claims[KEY] == "a replica that never ends"
 
 
-async def test_a_caller_who_goes_stops_nothing_for_the_others(cache: FakeCache, maker: Maker) -> None:
+async def test_a_caller_who_goes_stops_nothing_for_the_others(
+    cache: FakeCache, maker: Maker
+) -> None:
     first, second = asking(SingleFlight(cache, 5), maker, 2)
     await until(lambda: maker.started)
     first.cancel()
@@ -138,13 +148,17 @@ async def test_work_that_nobody_waits_for_is_not_begun(cache: FakeCache, maker: 
         call.cancel()
     await asyncio.wait(calls)
     maker.go()
-    (late,) = asking(turns, maker)  # the former work is still ending; this one must not share its end
+    (late,) = asking(
+        turns, maker
+    )  # the former work is still ending; this one must not share its end
     assert await late == Shared(MADE, CacheStatus.MISS)
     assert (maker.started, maker.begun) == (2, 1)
     assert not cache.claims
 
 
-async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(cache: FakeCache, maker: Maker) -> None:
+async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(
+    cache: FakeCache, maker: Maker
+) -> None:
     cache.claims[KEY] = "another replica"
     (call,) = asking(SingleFlight(cache, 5), maker)
     await asyncio.sleep(0.02)
@@ -155,7 +169,9 @@ async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(cac
     assert (cache.claims, maker.started) == ({}, 0)
 
 
-async def test_work_that_has_begun_is_finished_even_if_nobody_waits(cache: FakeCache, maker: Maker) -> None:
+async def test_work_that_has_begun_is_finished_even_if_nobody_waits(
+    cache: FakeCache, maker: Maker
+) -> None:
     (call,) = asking(SingleFlight(cache, 5), maker)
     maker.decoded.set()
     await until(lambda: maker.begun)
@@ -165,7 +181,9 @@ async def test_work_that_has_begun_is_finished_even_if_nobody_waits(cache: FakeC
     assert cache.entries[KEY] is MADE
 
 
-async def test_a_failure_is_given_to_all_who_wait_and_to_nobody_later(cache: FakeCache, maker: Maker) -> None:
+async def test_a_failure_is_given_to_all_who_wait_and_to_nobody_later(
+    cache: FakeCache, maker: Maker
+) -> None:
     turns = SingleFlight(cache, 5)
     maker.failure = Unavailable("Triton is away")
     calls = asking(turns, maker, 3)

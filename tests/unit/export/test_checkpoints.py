@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import SAM2_SIZES, SAM_SIZES, drawn, hf_config, hf_folder, meta_sam, meta_sam2, sam2_shapes, sam_shapes
+from checkpoints import (
+    SAM2_SIZES,
+    SAM_SIZES,
+    drawn,
+    hf_config,
+    hf_folder,
+    meta_sam,
+    meta_sam2,
+    sam2_shapes,
+    sam_shapes,
+)
 from safetensors.torch import load_file, save_file
 from samserve.export.checkpoints.checkpoint import BadCheckpoint, Checkpoint, empty_model
 from samserve.export.checkpoints.meta_sam import sam_config, sam_state
@@ -48,11 +58,13 @@ def test_sizes_of_sam_are_read_from_shapes(size: str) -> None:
     found, wanted = sam_config(state, "sam"), hf_config("sam", size)
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
         ours, theirs = getattr(found, part).to_dict(), getattr(wanted, part).to_dict()
-        assert {k: v for k, v in ours.items() if k in theirs and list_of(v) != list_of(theirs[k])} == {}
+        assert {
+            k: v for k, v in ours.items() if k in theirs and list_of(v) != list_of(theirs[k])
+        } == {}
     model = empty_model("sam", found)
-    assert {n: t.shape for n, t in model.state_dict().items() if not n.startswith("shared_image")} == {
-        n: t.shape for n, t in sam_state(state).items()
-    }
+    assert {
+        n: t.shape for n, t in model.state_dict().items() if not n.startswith("shared_image")
+    } == {n: t.shape for n, t in sam_state(state).items()}
 
 
 @pytest.mark.parametrize("size", [size for size in SAM2_SIZES if size != "mini"])
@@ -60,11 +72,14 @@ def test_sizes_of_sam_2_are_read_from_shapes_and_its_table(size: str) -> None:
     with torch.device("meta"):
         state = {name: torch.empty(shape) for name, shape in sam2_shapes(size).items()}
     found, wanted = sam2_config(state), hf_config("sam2", size)
-    assert found.vision_config.backbone_config.to_diff_dict() == wanted.vision_config.backbone_config.to_diff_dict()
+    assert (
+        found.vision_config.backbone_config.to_diff_dict()
+        == wanted.vision_config.backbone_config.to_diff_dict()
+    )
     model = empty_model("sam2", found)
-    assert {n: t.shape for n, t in model.state_dict().items() if not n.startswith("shared_image")} == {
-        n: t.shape for n, t in sam2_state(state).items()
-    }
+    assert {
+        n: t.shape for n, t in model.state_dict().items() if not n.startswith("shared_image")
+    } == {n: t.shape for n, t in sam2_state(state).items()}
 
 
 def list_of(value: object) -> object:
@@ -102,7 +117,9 @@ def test_metas_names_mean_the_weights_of_the_same_modules(sam: Path) -> None:
 def test_sam_2s_file_is_read_without_its_video_parts(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(meta_sam2(tmp_path / "tiny.pt"))
     raw = torch.load(tmp_path / "tiny.pt")["model"]
-    kinds = torch.cat([raw[f"sam_prompt_encoder.point_embeddings.{kind}.weight"] for kind in range(4)])
+    kinds = torch.cat(
+        [raw[f"sam_prompt_encoder.point_embeddings.{kind}.weight"] for kind in range(4)]
+    )
     assert (checkpoint.family, checkpoint.frame, checkpoint.resize) == ("sam2", 1024, "stretch")
     assert checkpoint.source.format == "SAM 2.1"
     assert torch.equal(checkpoint.state["prompt_encoder.point_embed.weight"], kinds)
@@ -125,9 +142,16 @@ def test_sam_hqs_own_file_is_known_by_its_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "size", "family"),
-    [("sam", "mini", "sam"), ("sam_hq", "mini", "sam_hq"), ("sam2", "mini", "sam2"), ("sam2_video", "mini", "sam2")],
+    [
+        ("sam", "mini", "sam"),
+        ("sam_hq", "mini", "sam_hq"),
+        ("sam2", "mini", "sam2"),
+        ("sam2_video", "mini", "sam2"),
+    ],
 )
-def test_transformers_folders_are_read(model_type: str, size: str, family: str, tmp_path: Path) -> None:
+def test_transformers_folders_are_read(
+    model_type: str, size: str, family: str, tmp_path: Path
+) -> None:
     checkpoint = read_checkpoint(hf_folder(tmp_path / "mine", model_type, size))
     assert (checkpoint.family, checkpoint.frame) == (family, 256)
     assert checkpoint.source.file == "mine/model.safetensors"
@@ -145,14 +169,19 @@ def test_weights_in_several_files_are_the_same_as_in_one(copy: Path, folder: Pat
     weights = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     names = list(weights)
-    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    parts = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, held in parts.items():
         save_file({name: weights[name] for name in held}, copy / file)
     where = {name: file for file, held in parts.items() for name in held}
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert same(read_checkpoint(copy), read_checkpoint(folder))
     (copy / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(BadCheckpoint, match=r"names model-00002-of-00002\.safetensors, which is not there"):
+    with pytest.raises(
+        BadCheckpoint, match=r"names model-00002-of-00002\.safetensors, which is not there"
+    ):
         read_checkpoint(copy)
 
 
@@ -163,23 +192,36 @@ def test_weights_written_by_torch_are_the_same(copy: Path, folder: Path) -> None
 
 
 def test_the_processors_settings_and_the_cards_licence_are_taken(copy: Path) -> None:
-    settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.2], "size": {"longest_edge": 256}}
+    settings = {
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.2],
+        "size": {"longest_edge": 256},
+    }
     (copy / "preprocessor_config.json").write_text(json.dumps(settings))
-    (copy / "README.md").write_text("---\ntags:\n- vision\nlicense: apache-2.0\n---\n# A model\nlicense: mit\n")
+    (copy / "README.md").write_text(
+        "---\ntags:\n- vision\nlicense: apache-2.0\n---\n# A model\nlicense: mit\n"
+    )
     checkpoint = read_checkpoint(copy)
-    assert (checkpoint.pixel_mean, checkpoint.pixel_std) == ((127.5, 127.5, 127.5), (63.75, 63.75, 51.0))
+    assert (checkpoint.pixel_mean, checkpoint.pixel_std) == (
+        (127.5, 127.5, 127.5),
+        (63.75, 63.75, 51.0),
+    )
     assert checkpoint.licence == "apache-2.0"
 
 
 def test_a_processor_for_another_frame_is_refused(copy: Path) -> None:
     (copy / "preprocessor_config.json").write_text(json.dumps({"size": {"longest_edge": 1024}}))
-    with pytest.raises(BadCheckpoint, match="scales the longest_edge to 1024 pixels, but the encoder sees 256"):
+    with pytest.raises(
+        BadCheckpoint, match="scales the longest_edge to 1024 pixels, but the encoder sees 256"
+    ):
         read_checkpoint(copy)
 
 
 def test_another_kind_of_model_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"model_type": "sam3"}))
-    with pytest.raises(BadCheckpoint, match="model_type 'sam3'; supported are: sam, sam2, sam2_video, sam_hq"):
+    with pytest.raises(
+        BadCheckpoint, match="model_type 'sam3'; supported are: sam, sam2, sam2_video, sam_hq"
+    ):
         read_checkpoint(copy)
 
 
@@ -193,7 +235,9 @@ def test_sizes_that_are_not_the_weights_are_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     config["vision_config"]["mlp_dim"] = 128
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadCheckpoint, match=r"layers.0.mlp.lin1.weight is \[160, 64\], not \[128, 64\].*3 more"):
+    with pytest.raises(
+        BadCheckpoint, match=r"layers.0.mlp.lin1.weight is \[160, 64\], not \[128, 64\].*3 more"
+    ):
         read_checkpoint(copy)
 
 
@@ -270,7 +314,9 @@ def damaged(kind: str, sam: Path, path: Path) -> Path:
         ("an unknown SAM 2", "16 wide and 6 blocks deep; SAM 2's are: tiny 96 x 12, small 96 x 16"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused_in_a_sentence(kind: str, sentence: str, sam: Path, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(
+    kind: str, sentence: str, sam: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BadCheckpoint, match=sentence) as refused:
         read_checkpoint(damaged(kind, sam, tmp_path))
     assert "\n" not in str(refused.value)

@@ -40,7 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
-        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.knows_ranges else 0
+        begin = (
+            int(wanted.removeprefix("bytes=").rstrip("-"))
+            if wanted and self.server.knows_ranges
+            else 0
+        )
         if begin >= len(DATA):
             self.send_error(416)
             return
@@ -66,7 +70,9 @@ def server() -> Iterator[FileServer]:
 
 def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    download(server.url, tmp_path / "new" / "file", SUM, lambda there, total: seen.append((there, total)))
+    download(
+        server.url, tmp_path / "new" / "file", SUM, lambda there, total: seen.append((there, total))
+    )
     assert (tmp_path / "new" / "file").read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
     assert sorted(seen) == seen
@@ -74,7 +80,9 @@ def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_pat
     assert len(server.asked) == 1
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(server: FileServer, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    server: FileServer, tmp_path: Path
+) -> None:
     server.cuts = [20 * CHUNK, 10 * CHUNK]
     download(server.url, tmp_path / "file", SUM, pause=0)
     assert (tmp_path / "file").read_bytes() == DATA
@@ -96,7 +104,9 @@ def test_a_part_that_is_whole_already_is_only_checked(server: FileServer, tmp_pa
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_a_server_without_ranges_is_read_from_the_start_again(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_read_from_the_start_again(
+    server: FileServer, tmp_path: Path
+) -> None:
     server.knows_ranges = False
     server.cuts = [1_000_000]
     download(server.url, tmp_path / "file", SUM, pause=0)
@@ -114,7 +124,9 @@ def test_a_missing_file_is_said_at_once(server: FileServer, tmp_path: Path) -> N
         download(f"{server.url}-not", tmp_path / "file", "")
 
 
-def test_a_server_that_never_sends_more_is_given_up_and_the_part_kept(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_that_never_sends_more_is_given_up_and_the_part_kept(
+    server: FileServer, tmp_path: Path
+) -> None:
     server.cuts = [8 * CHUNK] + [0] * ATTEMPTS
     with pytest.raises(DownloadFailed, match="524,288 bytes are kept"):
         download(server.url, tmp_path / "file", SUM, pause=0)

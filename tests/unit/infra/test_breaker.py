@@ -54,7 +54,9 @@ def test_failures_at_the_same_time_are_one(breaker: Breaker, clock: Clock) -> No
     assert not breaker.open
 
 
-def test_after_its_rest_one_call_tries_and_the_others_still_go_around(breaker: Breaker, clock: Clock) -> None:
+def test_after_its_rest_one_call_tries_and_the_others_still_go_around(
+    breaker: Breaker, clock: Clock
+) -> None:
     fail(breaker, 3)
     clock.seconds = 2.0
     with breaker.guard(), pytest.raises(BreakerOpen), breaker.guard():

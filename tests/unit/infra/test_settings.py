@@ -26,7 +26,11 @@ def test_a_wrong_variable_is_named_and_ends_the_program(
 def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings(DecoderSettings).models == ("nano",)
     monkeypatch.setenv("SAMSERVE_MODELS", "vit-h:sm89, nano")
-    assert load_settings(EmbeddingSettings).models == load_settings(DecoderSettings).models == ("vit-h:sm89", "nano")
+    assert (
+        load_settings(EmbeddingSettings).models
+        == load_settings(DecoderSettings).models
+        == ("vit-h:sm89", "nano")
+    )
     assert [model_name(model) for model in ("vit-h:sm89", "nano")] == ["vit-h", "nano"]
 
 
@@ -40,7 +44,11 @@ def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.Monk
     ],
 )
 def test_a_wrong_list_of_models_or_coding_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, says: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    says: str,
 ) -> None:
     monkeypatch.setenv(f"SAMSERVE_{name}", value)
     with pytest.raises(SystemExit):

@@ -27,10 +27,16 @@ class Collector(rpc.TraceServiceServicer):
     def __init__(self) -> None:
         self.spans: set[tuple[str, str]] = set()
 
-    def Export(self, request: pb.ExportTraceServiceRequest, _: grpc.ServicerContext) -> pb.ExportTraceServiceResponse:
+    def Export(
+        self, request: pb.ExportTraceServiceRequest, _: grpc.ServicerContext
+    ) -> pb.ExportTraceServiceResponse:
         for resource in request.resource_spans:
             told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
-            self.spans |= {(told["service.name"], span.name) for scope in resource.scope_spans for span in scope.spans}
+            self.spans |= {
+                (told["service.name"], span.name)
+                for scope in resource.scope_spans
+                for span in scope.spans
+            }
         return pb.ExportTraceServiceResponse()
 
 
@@ -39,14 +45,21 @@ def test_the_spans_of_a_program_that_ends_reach_the_collector() -> None:
     rpc.add_TraceServiceServicer_to_server(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    subprocess.run([sys.executable, "-c", PROGRAM, f"http://127.0.0.1:{port}"], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, f"http://127.0.0.1:{port}"], check=True, timeout=60
+    )
     server.stop(None)
     assert collector.spans == {("samserve-decoder", "Predict"), ("samserve-decoder", "decode")}
 
 
 def test_without_an_endpoint_nothing_of_it_is_loaded() -> None:
-    code = PROGRAM + "print(*[name for name in sys.modules if 'opentelemetry' in name or name.endswith('spans')])"
-    done = subprocess.run([sys.executable, "-c", code, ""], capture_output=True, text=True, check=True)
+    code = (
+        PROGRAM
+        + "print(*[name for name in sys.modules if 'opentelemetry' in name or name.endswith('spans')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, ""], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []
 
 
@@ -64,7 +77,9 @@ def test_an_endpoint_needs_what_it_takes_to_send(
     assert "samserve[tracing]" in capsys.readouterr().err
 
 
-def test_an_endpoint_is_a_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_endpoint_is_a_url(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SAMSERVE_OTLP_ENDPOINT", "collector:4317")
     with pytest.raises(SystemExit):
         load_settings(DecoderSettings)

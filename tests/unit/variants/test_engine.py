@@ -23,7 +23,13 @@ def engine(bundle: Path, compiler: str, plan: bytes = b"a plan") -> Engine:
     (bundle / ENGINES).mkdir(exist_ok=True)
     file = bundle / ENGINES / f"l4-{plan.hex()}.plan"
     file.write_bytes(plan)
-    facts = {"compiler": compiler, "target": "l4-sm89", "gpu": "L4", "precision": "fp16", "profile": [1, 4, 8]}
+    facts = {
+        "compiler": compiler,
+        "target": "l4-sm89",
+        "gpu": "L4",
+        "precision": "fp16",
+        "profile": [1, 4, 8],
+    }
     return Engine(file, facts, built=True)
 
 
@@ -52,9 +58,12 @@ def test_a_new_engine_takes_the_place_of_the_former(nano: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "passed", "why"), [(STANDARD, False, "has not passed the gate"), (RTX, True, "Triton runs plans of")]
+    ("compiler", "passed", "why"),
+    [(STANDARD, False, "has not passed the gate"), (RTX, True, "Triton runs plans of")],
 )
-def test_what_must_not_be_served_is_not_published(nano: Path, compiler: str, passed: bool, why: str) -> None:
+def test_what_must_not_be_served_is_not_published(
+    nano: Path, compiler: str, passed: bool, why: str
+) -> None:
     with pytest.raises(EngineRefused, match=why):
         publish(load_bundle(nano), engine(nano, compiler), Report(passed))
     assert not (nano / "variants").exists()

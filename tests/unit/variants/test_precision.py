@@ -15,12 +15,17 @@ FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.B
 WIDTH = 32
 
 
-def model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray], inputs: dict[str, int]) -> onnx.ModelProto:
+def model(
+    nodes: list[onnx.NodeProto], weights: dict[str, NDArray], inputs: dict[str, int]
+) -> onnx.ModelProto:
     """A graph from [B, 4, WIDTH] inputs of the given types to the fp16 tensor `out`."""
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info(name, kind, ["B", 4, WIDTH]) for name, kind in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, kind, ["B", 4, WIDTH])
+            for name, kind in inputs.items()
+        ],
         [helper.make_tensor_value_info("out", FLOAT16, ["B", None, None])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
@@ -102,7 +107,8 @@ def test_the_residual_stream_stays_in_fp32_and_a_products_bias_and_scale_do_not_
 def test_it_computes_what_the_fp32_graph_computes(half: Half) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, WIDTH), np.uint8)
     whole, low = (
-        ReferenceEvaluator(graph).run(None, {"pixels": pixels})[0] for graph in (block(), mixed(block(), half))
+        ReferenceEvaluator(graph).run(None, {"pixels": pixels})[0]
+        for graph in (block(), mixed(block(), half))
     )
     assert low.dtype == whole.dtype == np.float16
     # the rounding unit of a half, for the few products on the way, of the largest number
@@ -140,15 +146,23 @@ def test_inputs_and_outputs_stay_as_they_were() -> None:
 
 
 def test_an_fp32_output_of_a_product_is_still_fp32() -> None:
-    product = model([helper.make_node("MatMul", ["x", "weight"], ["out"])], {"weight": random(WIDTH, 8)}, {"x": FLOAT})
+    product = model(
+        [helper.make_node("MatMul", ["x", "weight"], ["out"])],
+        {"weight": random(WIDTH, 8)},
+        {"x": FLOAT},
+    )
     product.graph.output[0].type.tensor_type.elem_type = FLOAT
     graph = mixed(product, "fp16")
     assert taken(graph, "MatMul") == {FLOAT16}
     assert types(graph)["out"] == FLOAT
 
 
-@pytest.mark.parametrize(("half", "within", "after"), [("fp16", FLOAT16, FLOAT16), ("bf16", FLOAT, BFLOAT16)])
-def test_an_einsum_which_onnx_does_not_define_on_bf16_is_given_on_in_it(half: Half, within: int, after: int) -> None:
+@pytest.mark.parametrize(
+    ("half", "within", "after"), [("fp16", FLOAT16, FLOAT16), ("bf16", FLOAT, BFLOAT16)]
+)
+def test_an_einsum_which_onnx_does_not_define_on_bf16_is_given_on_in_it(
+    half: Half, within: int, after: int
+) -> None:
     nodes = [
         helper.make_node("Einsum", ["x", "weight"], ["product"], equation="bij,jk->bik"),
         helper.make_node("Gelu", ["product"], ["bent"]),
@@ -194,7 +208,13 @@ def test_what_does_not_depend_on_the_inputs_is_computed_once() -> None:
 
 
 def test_weights_in_a_file_of_their_own_are_read_from_it(tmp_path: Path) -> None:
-    onnx.save(block(), tmp_path / "b.onnx", save_as_external_data=True, location="b.data", size_threshold=0)
+    onnx.save(
+        block(),
+        tmp_path / "b.onnx",
+        save_as_external_data=True,
+        location="b.data",
+        size_threshold=0,
+    )
     apart = onnx.load(tmp_path / "b.onnx", load_external_data=False)
     assert mixed(apart, "fp16", tmp_path) == mixed(block(), "fp16")
 

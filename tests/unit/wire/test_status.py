@@ -34,27 +34,56 @@ class Received(grpc.RpcError):
 
 
 @pytest.mark.parametrize(("error", "code"), EVERY, ids=lambda v: type(v).__name__)
-def test_every_error_reaches_the_caller_as_itself(error: SamserveError, code: grpc.StatusCode) -> None:
+def test_every_error_reaches_the_caller_as_itself(
+    error: SamserveError, code: grpc.StatusCode
+) -> None:
     status = status_of(error)
     assert status.code == code.value[0]
     assert code_of(error) is code
-    for received in (error_of(Received(code, status), "the decoder"), error_in(status, "the decoder")):
+    for received in (
+        error_of(Received(code, status), "the decoder"),
+        error_in(status, "the decoder"),
+    ):
         assert type(received) is type(error)
-        for name in ("field", "image_id", "model", "known", "asked", "served", "retry_after", "stage"):
+        for name in (
+            "field",
+            "image_id",
+            "model",
+            "known",
+            "asked",
+            "served",
+            "retry_after",
+            "stage",
+        ):
             assert getattr(received, name, None) == getattr(error, name, None)
 
 
 def test_an_internal_error_that_is_not_ours_may_pass() -> None:
-    died = status_pb2.Status(message="The actor died unexpectedly before finishing this task.")  # Ray Serve's
-    assert type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service")) is errors.Unavailable
-    cut = status_pb2.Status(message="Received http2 header with status: 500")  # gRPC's, for what HAProxy says of it
-    assert type(error_of(Received(grpc.StatusCode.UNKNOWN, cut), "the embedding service")) is errors.Unavailable
+    died = status_pb2.Status(
+        message="The actor died unexpectedly before finishing this task."
+    )  # Ray Serve's
+    assert (
+        type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service"))
+        is errors.Unavailable
+    )
+    cut = status_pb2.Status(
+        message="Received http2 header with status: 500"
+    )  # gRPC's, for what HAProxy says of it
+    assert (
+        type(error_of(Received(grpc.StatusCode.UNKNOWN, cut), "the embedding service"))
+        is errors.Unavailable
+    )
     ours = Received(grpc.StatusCode.INTERNAL, status_of(ValueError("a bug")))
     assert type(error_of(ours, "the embedding service")) is SamserveError
 
 
-def test_a_call_cancelled_by_a_stopping_server_may_be_tried_elsewhere_and_the_callers_own_is_over() -> None:
-    for words, expected in (("CANCELLED", errors.Unavailable), ("Locally cancelled by application!", SamserveError)):
+def test_a_call_cancelled_by_a_stopping_server_may_be_tried_elsewhere_and_the_callers_own_is_over() -> (
+    None
+):
+    for words, expected in (
+        ("CANCELLED", errors.Unavailable),
+        ("Locally cancelled by application!", SamserveError),
+    ):
         received = Received(grpc.StatusCode.CANCELLED, status_pb2.Status(message=words))
         assert type(error_of(received, "the decoder")) is expected
 

@@ -48,11 +48,18 @@ def outline(logits: Floats, size: Size, frame: Frame) -> Runs:
     below, inside_below = _across(framed, rows + 1, left, weight)
     turning = inside != inside_below
     rows, at, above, below, inside = (a[turning] for a in (rows, at, above, below, inside))
-    share = np.nan_to_num(above / (above - below), nan=0.5)  # logits too small or too large for float32
+    share = np.nan_to_num(
+        above / (above - below), nan=0.5
+    )  # logits too small or too large for float32
     y = (row0 + rows + share + 0.5) * (size.height / inner.height) - 0.5
     y = np.where(inside, np.ceil(y), np.floor(y) + 1).astype(np.int64)  # 0 itself is background
-    ends = [_across(framed, np.full_like(columns.left, row), columns.left, columns.weight)[1] for row in (0, -1)]
-    turns = np.concatenate([at * size.height + y, *(size.height * (np.flatnonzero(e) + i) for i, e in enumerate(ends))])
+    ends = [
+        _across(framed, np.full_like(columns.left, row), columns.left, columns.weight)[1]
+        for row in (0, -1)
+    ]
+    turns = np.concatenate(
+        [at * size.height + y, *(size.height * (np.flatnonzero(e) + i) for i, e in enumerate(ends))]
+    )
     turns, times = np.unique(turns + columns.first * size.height, return_counts=True)
     turns = turns[times % 2 == 1]
     return Runs(size.height, size.width, turns[turns < size.pixels])
@@ -123,6 +130,7 @@ def png(runs: Runs) -> bytes:
     header = struct.pack(">IIBBBBB", runs.width, runs.height, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
     written = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)

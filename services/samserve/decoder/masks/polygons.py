@@ -14,7 +14,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Ring = NDArray[np.float32]
 
-CHANGED = 0.01  # the share of its pixels that a polygon may gain and lose at a tolerance up to one pixel
+CHANGED = (
+    0.01  # the share of its pixels that a polygon may gain and lose at a tolerance up to one pixel
+)
 TOUCH = 1e-6  # pixels: an edge as near to a pixel's centre goes through it
 FINEST = 0.1  # pixels: to allow less leaves nothing out
 
@@ -36,7 +38,11 @@ def polygons(runs: Runs, tolerance: float) -> list[Polygon]:
     rings, parents = _trace(runs)
     if rings and tolerance > 0:
         rings = _simplified(rings, parents, min(tolerance, float(runs.height + runs.width)))
-    found = {i: Polygon(ring, []) for i, (ring, parent) in enumerate(zip(rings, parents, strict=True)) if i == parent}
+    found = {
+        i: Polygon(ring, [])
+        for i, (ring, parent) in enumerate(zip(rings, parents, strict=True))
+        if i == parent
+    }
     for i, (ring, parent) in enumerate(zip(rings, parents, strict=True)):
         if i != parent:
             found[parent].holes.append(ring[::-1])
@@ -51,8 +57,12 @@ def _trace(runs: Runs) -> tuple[list[Ring], list[int]]:
     Where four pixels alternate two corners meet, and are paired so that each belongs to one pixel of the mask.
     """
     each, high, wide = spans(runs), runs.height + 1, runs.width + 1
-    ends = np.concatenate([(each.columns * high + each.bottoms) * 2, (each.columns * high + each.tops) * 2 + 1])
-    coded = np.sort(np.concatenate([(ends + 2 * high) * 2, ends * 2 + 1]))  # right side of its column 0, left side 1
+    ends = np.concatenate(
+        [(each.columns * high + each.bottoms) * 2, (each.columns * high + each.tops) * 2 + 1]
+    )
+    coded = np.sort(
+        np.concatenate([(ends + 2 * high) * 2, ends * 2 + 1])
+    )  # right side of its column 0, left side 1
     apart = np.diff(coded >> 1, prepend=-1, append=-1) != 0
     coded = coded[apart[1:] & apart[:-1]]
     x, y = np.divmod(coded >> 2, high)
@@ -66,11 +76,23 @@ def _trace(runs: Runs) -> tuple[list[Ring], list[int]]:
         owner[path] = index
     parents: list[int] = []
     starts = np.array([path[0] for path in paths], np.int64)
-    is_hole = (coded[starts] & 2) == 0  # below a hole's first corner, at its upper left, the mask ends
+    is_hole = (
+        coded[starts] & 2
+    ) == 0  # below a hole's first corner, at its upper left, the mask ends
     # a hole lies in the part whose span is left of it; the edge on top of that span is a ring's that began before
-    span = np.searchsorted(each.columns * high + each.tops, (x[starts] - 1) * high + y[starts], "right") - 1
-    tops = np.searchsorted(on_rows[order], (each.tops[span] * wide + x[starts] - 1) * 2 + 1, "right") - 1
-    for index, (hole, ring) in enumerate(zip(is_hole.tolist(), owner[order[tops]].tolist(), strict=True)):
+    span = (
+        np.searchsorted(
+            each.columns * high + each.tops, (x[starts] - 1) * high + y[starts], "right"
+        )
+        - 1
+    )
+    tops = (
+        np.searchsorted(on_rows[order], (each.tops[span] * wide + x[starts] - 1) * 2 + 1, "right")
+        - 1
+    )
+    for index, (hole, ring) in enumerate(
+        zip(is_hole.tolist(), owner[order[tops]].tolist(), strict=True)
+    ):
         parents.append(parents[ring] if hole else index)
     corners = np.stack([x, y], 1).astype(np.float32)
     return [corners[path] for path in paths], parents
@@ -102,13 +124,22 @@ def _simplified(rings: list[Ring], parents: list[int], tolerance: float) -> list
     lengths = np.array([len(ring) for ring in rings])
     sizes = _sizes(rings)
     share = lengths / np.bincount(parents, lengths)[parents]
-    allowed = CHANGED * max(1.0, tolerance) * share * np.bincount(parents, np.where(own, sizes, -sizes))[parents]
+    allowed = (
+        CHANGED
+        * max(1.0, tolerance)
+        * share
+        * np.bincount(parents, np.where(own, sizes, -sizes))[parents]
+    )
     done, left, slack = list(rings), np.arange(len(rings)), tolerance - 0.5
     smooth = [_smooth(ring) for ring in rings]
     while len(left) and slack >= FINEST:
         tried = [cv2.approxPolyDP(smooth[i], slack, closed=True)[:, 0] for i in left]
-        good = (_changed([rings[i] for i in left], tried) <= allowed[left]) & [len(ring) > 2 for ring in tried]
-        for i, ring in zip(left[good], (ring for ring, fine in zip(tried, good, strict=True) if fine), strict=True):
+        good = (_changed([rings[i] for i in left], tried) <= allowed[left]) & [
+            len(ring) > 2 for ring in tried
+        ]
+        for i, ring in zip(
+            left[good], (ring for ring, fine in zip(tried, good, strict=True) if fine), strict=True
+        ):
             done[i] = ring
         left, slack = left[~good], slack / 2
     return done
@@ -131,15 +162,22 @@ def _changed(rings: list[Ring], tried: list[Ring]) -> Floats:
     turns = np.sort(np.concatenate([_turns(rings, down, stride, 0.5), least]))
     sure = np.bincount(turns[::2] // stride, np.diff(turns)[::2], len(rings))
     begin, end, ring = _edges(tried)
-    upright = np.where(begin[:, 0] % 1 == 0.5, begin[:, 0] == end[:, 0], False) * np.abs(end - begin)[:, 1]
-    possible = np.bincount(least // stride, most - least, len(rings)) + np.bincount(ring, upright, len(rings))
+    upright = (
+        np.where(begin[:, 0] % 1 == 0.5, begin[:, 0] == end[:, 0], False)
+        * np.abs(end - begin)[:, 1]
+    )
+    possible = np.bincount(least // stride, most - least, len(rings)) + np.bincount(
+        ring, upright, len(rings)
+    )
     return np.maximum(sure + possible, np.abs(_sizes(rings) - _sizes(tried)))
 
 
 def _turns(rings: list[Ring], down: int, stride: int, centre: float) -> Ints:
     """Where pixels, column by column, begin to lie in a ring or cease to: ring * stride + column * down + row."""
     begin, end, ring = _edges(rings)
-    first, last = np.ceil(np.sort(np.stack([begin[:, 0], end[:, 0]]), axis=0) - 0.5).astype(np.int64)
+    first, last = np.ceil(np.sort(np.stack([begin[:, 0], end[:, 0]]), axis=0) - 0.5).astype(
+        np.int64
+    )
     number = last - first
     edge = np.repeat(np.arange(len(ring)), number)
     column = np.arange(len(edge)) + np.repeat(first - (np.cumsum(number) - number), number)

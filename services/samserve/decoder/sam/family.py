@@ -34,7 +34,11 @@ FAMILIES = {
     "sam": Family(),
     "sam_hq": Family(tokens=()),
     "sam2": Family(
-        tokens=("iou_token", "mask_tokens", "obj_score_token"),  # in any order: attention does not see it
+        tokens=(
+            "iou_token",
+            "mask_tokens",
+            "obj_score_token",
+        ),  # in any order: attention does not see it
         fine=("fine_1", "fine_0"),
         epsilon=1e-5,
         sigmoid=True,
@@ -63,7 +67,9 @@ def family_of(bundle: Bundle) -> Family:
     """Raises BrokenBundle for a family that is not known."""
     if bundle.family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise BrokenBundle(f"{bundle.path} is of the family {bundle.family!r}; this samserve knows: {known}")
+        raise BrokenBundle(
+            f"{bundle.path} is of the family {bundle.family!r}; this samserve knows: {known}"
+        )
     return FAMILIES[bundle.family]
 
 

@@ -35,7 +35,15 @@ from numpy.typing import NDArray
 from samserve.core.embedding import Embedding
 from samserve.decoder.sam.family import FAMILIES, Family
 from samserve.decoder.sam.kernel import HEADS, MOST_TOKENS, TILE, Job, project, quantise, structs
-from samserve.decoder.sam.kernel_weights import EPSILON, Floats, Layers, by_cell, centred, empty, tiled
+from samserve.decoder.sam.kernel_weights import (
+    EPSILON,
+    Floats,
+    Layers,
+    by_cell,
+    centred,
+    empty,
+    tiled,
+)
 from samserve.decoder.sam.prepared_image import PreparedImage, ReadyImage
 from samserve.decoder.sam.prompt_encoder import MaskEncoder, PointEncoder
 from samserve.decoder.sam.support import PIXELS, TRANSFORMER, Tensors, rename_sam2_weights
@@ -62,7 +70,9 @@ class KernelDecoder:
         self._family, self._side = family, cells
         self._points = PointEncoder(tensors, PIXELS * cells)
         self._masks = MaskEncoder(tensors)
-        self._fixed = np.concatenate([tensors[f"mask_decoder.{name}.weight"] for name in family.tokens])
+        self._fixed = np.concatenate(
+            [tensors[f"mask_decoder.{name}.weight"] for name in family.tokens]
+        )
         self.most_points = MOST_TOKENS - len(self._fixed)
         self._place = tiled(self._points.grid(cells))
         self._layers = Layers(tensors, family.epsilon)
@@ -73,7 +83,8 @@ class KernelDecoder:
         first, second = (f"{TRANSFORMER}.layers.{number}" for number in (0, 1))
         last = f"{TRANSFORMER}.final_attn_token_to_image"
         (g1, b1), (g2, b2) = (
-            (tensors[f"{layer}.layer_norm4.weight"], tensors[f"{layer}.layer_norm4.bias"]) for layer in (first, second)
+            (tensors[f"{layer}.layer_norm4.weight"], tensors[f"{layer}.layer_norm4.bias"])
+            for layer in (first, second)
         )
 
         def to_image(layer: str, part: str) -> Floats:
@@ -118,7 +129,9 @@ class KernelDecoder:
             gain1=layers.floats(g1),
             gain2=layers.floats(g2),
             rough=layers.floats(self._masks.matrix),
-            rough_turned=layers.floats(np.pad(self._masks.matrix.T, ((0, 0), (0, TILE - len(self._masks.matrix))))),
+            rough_turned=layers.floats(
+                np.pad(self._masks.matrix.T, ((0, 0), (0, TILE - len(self._masks.matrix))))
+            ),
             up=layers.floats(up * g2),
             fine_bias=layers.floats(up @ b2 + up_bias),
             norm_weight=layers.floats(tensors[f"{norm}.weight"]),
@@ -133,7 +146,9 @@ class KernelDecoder:
             epsilon_fine=EPSILON,
         )
         for mask in range(structs.MOST_MASKS):
-            self._weights.hyper[mask] = layers.forward(f"mask_decoder.output_hypernetworks_mlps.{mask}")
+            self._weights.hyper[mask] = layers.forward(
+                f"mask_decoder.output_hypernetworks_mlps.{mask}"
+            )
 
     def prepare(self, embedding: Embedding, cores: Cores) -> PreparedImage:
         """What prompts on the image share. Some 3.5 GFLOP: as much as a few prompts."""
@@ -178,7 +193,12 @@ class KernelDecoder:
         tokens = np.concatenate([self._fixed, self._points(points, labels)])
         rows, cells, side = HEADS * len(tokens), self._side**2, 4 * self._side
         rough = self._masks(mask_input)
-        left = {"s1": empty(rows, cells), "s2": empty(rows, cells), "r1": empty(cells), "r2": empty(cells)}
+        left = {
+            "s1": empty(rows, cells),
+            "s2": empty(rows, cells),
+            "r1": empty(cells),
+            "r2": empty(cells),
+        }
         answer = {"logits": empty(len(wanted), side, side), "ious": empty(TILE)}
         arrays = {**image.prepared.parts, "rough_rows": rough, **left, **answer}
         if mask_input is not None:
@@ -231,7 +251,10 @@ def _pass(cores: Cores, job: Job, name: str, rows: int, mixed: list[int]) -> lis
 
 def _upscaling(tensors: Tensors) -> tuple[Floats, Floats, Floats, Floats]:
     """The two transposed convolutions as products: weights [4 x 64, 256], [4 x 32, 64] and their biases."""
-    one, two = tensors["mask_decoder.upscale_conv1.weight"], tensors["mask_decoder.upscale_conv2.weight"]
+    one, two = (
+        tensors["mask_decoder.upscale_conv1.weight"],
+        tensors["mask_decoder.upscale_conv2.weight"],
+    )
     return (
         np.ascontiguousarray(one.transpose(2, 3, 1, 0).reshape(-1, len(one))),
         np.tile(tensors["mask_decoder.upscale_conv1.bias"], 4),

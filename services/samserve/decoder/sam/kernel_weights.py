@@ -59,7 +59,9 @@ class Layers:
         if np.array_equal(half, array):
             return structs.Packed16(self._keep(half), self.floats(np.ones_like(most)), 1)
         scale = np.where(most > 0, most / MOST, 1).astype(np.float32)
-        return structs.Packed16(self._keep(np.rint(array / scale).astype(np.int16, order="C")), self.floats(scale), 0)
+        return structs.Packed16(
+            self._keep(np.rint(array / scale).astype(np.int16, order="C")), self.floats(scale), 0
+        )
 
     def linear(self, name: str) -> structs.Linear:
         """The columns padded to whole tiles."""
@@ -67,7 +69,10 @@ class Layers:
         more = -len(bias) % TILE
         columns = np.pad(weight.T, ((0, 0), (0, more)))
         return structs.Linear(
-            self.small(tiled(columns), axis=1), self.floats(np.pad(bias, (0, more))), len(columns), columns.shape[1]
+            self.small(tiled(columns), axis=1),
+            self.floats(np.pad(bias, (0, more))),
+            len(columns),
+            columns.shape[1],
         )
 
     def forward(self, name: str) -> tuple[structs.Linear, ...]:
@@ -80,7 +85,9 @@ class Layers:
 
     def layer(self, name: str, image_bias: Floats, out_bias: Floats) -> structs.Layer:
         """image_bias [256]: the image side's own; out_bias [256]: what the attention of the image adds to it."""
-        to_image, from_image = (f"{name}.cross_attn_{part}" for part in ("token_to_image", "image_to_token"))
+        to_image, from_image = (
+            f"{name}.cross_attn_{part}" for part in ("token_to_image", "image_to_token")
+        )
         return structs.Layer(
             own=structs.SelfAttention(
                 *(self.linear(f"{name}.self_attn.{part}_proj") for part in ("q", "k", "v", "out"))

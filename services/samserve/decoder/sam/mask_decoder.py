@@ -64,7 +64,9 @@ class MaskDecoder:
     def prepare(self, embedding: Embedding) -> ReadyImage:
         """Do what all prompts on an image share."""
         with self._threads.share(self._cells) as cores:
-            return ReadyImage(replace(embedding, packed=b""), self._ways[0].prepare(embedding, cores))
+            return ReadyImage(
+                replace(embedding, packed=b""), self._ways[0].prepare(embedding, cores)
+            )
 
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         """Answer the prompts in their order: one with all free cores, several with a core each."""
@@ -84,7 +86,10 @@ class MaskDecoder:
             wanted = [self._single.choose(logits, every)]
             logits = logits[wanted]
         ious = every[wanted]
-        stability = np.array([stability_score(each, image.size, self.bundle.mask_frame) for each in logits], np.float32)
+        stability = np.array(
+            [stability_score(each, image.size, self.bundle.mask_frame) for each in logits],
+            np.float32,
+        )
         best_first: NDArray[np.intp] = np.argsort(-ious * stability, kind="stable")
         return Candidates(logits[best_first], ious[best_first], stability[best_first])
 
@@ -92,7 +97,9 @@ class MaskDecoder:
 def _ways(bundle: Bundle, threads: int) -> list[DecoderBackend]:
     """The ways to compute a bundle's decoder, the fastest first."""
     written = OnnxDecoder(bundle, threads)
-    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+    weights = {
+        name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
+    }
     family = family_of(bundle)
     if not supports(weights, family, bundle.embedding, bundle.frame):
         return [written]

@@ -41,14 +41,19 @@ class OnnxDecoder:
     ) -> tuple[Floats, Floats]:
         """As Transformer.decode. The embedding's tensors are inputs of the graph by their names."""
         side = self._bundle.low_res
-        features = {name: tensor[None].astype(np.float32) for name, tensor in image.embedding.tensors.items()}
+        features = {
+            name: tensor[None].astype(np.float32)
+            for name, tensor in image.embedding.tensors.items()
+        }
         logits, ious = self._session.run(
             ["low_res_logits", "predicted_iou"],
             {
                 **features,
                 "points": points[None],
                 "labels": labels[None],
-                "mask_input": (np.zeros((side, side), np.float32) if mask_input is None else mask_input)[None, None],
+                "mask_input": (
+                    np.zeros((side, side), np.float32) if mask_input is None else mask_input
+                )[None, None],
                 "has_mask": np.array([mask_input is not None], np.float32),
             },
         )
@@ -58,5 +63,7 @@ class OnnxDecoder:
     def _session(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are shared
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # the cores are shared
         return onnxruntime.InferenceSession(self._bundle.decoder, options, ["CPUExecutionProvider"])

@@ -22,7 +22,9 @@ class PointEncoder:
     def __init__(self, tensors: Tensors, frame: int) -> None:
         self._frame = np.float32(frame)
         self._frequencies = tensors["prompt_encoder.shared_embedding.positional_embedding"]
-        self._kinds = np.stack([tensors[f"prompt_encoder.point_embed.{k}.weight"][0] for k in range(4)])
+        self._kinds = np.stack(
+            [tensors[f"prompt_encoder.point_embed.{k}.weight"][0] for k in range(4)]
+        )
         self._none = tensors["prompt_encoder.not_a_point_embed.weight"][0]
 
     def __call__(self, points: Floats, labels: Floats) -> Floats:
@@ -63,7 +65,9 @@ class MaskEncoder:
             for k in (1, 2)
         ]
         last, bias = tensors[f"{name}.conv3.weight"], tensors[f"{name}.conv3.bias"]
-        self.matrix = np.ascontiguousarray(np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]]))
+        self.matrix = np.ascontiguousarray(
+            np.concatenate([last[:, :, 0, 0].T, (bias - self.none)[None]])
+        )
 
     def __call__(self, logits: Floats | None) -> Floats:
         """[4G, 4G] or None -> its rows, [tiles, H, 64]; none without a mask."""
@@ -72,10 +76,16 @@ class MaskEncoder:
         x: Floats = logits[None].astype(np.float32)
         for weight, bias, norm_weight, norm_bias in self._steps:
             channels, side = len(x), x.shape[1] // 2
-            patches = x.reshape(channels, side, 2, side, 2).transpose(0, 2, 4, 1, 3).reshape(4 * channels, -1)
+            patches = (
+                x.reshape(channels, side, 2, side, 2)
+                .transpose(0, 2, 4, 1, 3)
+                .reshape(4 * channels, -1)
+            )
             x = weight @ patches + bias
             x -= x.mean(0)
-            x *= norm_weight / np.sqrt(np.einsum("cn,cn->n", x, x) / np.float32(len(x)) + np.float32(EPSILON))
+            x *= norm_weight / np.sqrt(
+                np.einsum("cn,cn->n", x, x) / np.float32(len(x)) + np.float32(EPSILON)
+            )
             x += norm_bias
             gelu(x)
             x = x.reshape(-1, side, side)

@@ -28,7 +28,11 @@ SHAPES = {  # of weights that tell whether the kernel fits a decoder
 }
 PIXELS = 16  # of the frame, to a cell's side
 ROW = 8  # sides of whole multiples of it have whole tiles of cells
-RENAMED = ((".o_proj.", ".out_proj."), (".mlp.proj_in.", ".mlp.lin1."), (".mlp.proj_out.", ".mlp.lin2."))
+RENAMED = (
+    (".o_proj.", ".out_proj."),
+    (".mlp.proj_in.", ".mlp.lin1."),
+    (".mlp.proj_out.", ".mlp.lin2."),
+)
 
 
 def rename_sam2_weights(tensors: Tensors) -> dict[str, NDArray[Any]]:
@@ -39,20 +43,29 @@ def rename_sam2_weights(tensors: Tensors) -> dict[str, NDArray[Any]]:
             name = name.replace(theirs, ours)
         named[name] = tensor
     kinds = named.pop("prompt_encoder.point_embed.weight", np.empty((0, 0)))
-    return named | {f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)}
+    return named | {
+        f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)
+    }
 
 
-def supports(tensors: Tensors, family: Family, embedding: Mapping[str, tuple[int, ...]], frame: Frame) -> bool:
+def supports(
+    tensors: Tensors, family: Family, embedding: Mapping[str, tuple[int, ...]], frame: Frame
+) -> bool:
     """Whether a Transformer computes the decoder that has these weights, on an embedding of these shapes."""
     if not family.tokens or embedding != _maps(family, frame.side // PIXELS):
         return False
     named = rename_sam2_weights(tensors)
     deeper = f"{TRANSFORMER}.layers.2.mlp.lin1.weight" in named
-    return not deeper and all(name in named and named[name].shape == shape for name, shape in SHAPES.items())
+    return not deeper and all(
+        name in named and named[name].shape == shape for name, shape in SHAPES.items()
+    )
 
 
 def _maps(family: Family, side: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a family's embedding, of whole tiles."""
     whole = side - side % ROW
-    finer = {name: (128 >> step, whole << step, whole << step) for step, name in enumerate(family.fine, 1)}
+    finer = {
+        name: (128 >> step, whole << step, whole << step)
+        for step, name in enumerate(family.fine, 1)
+    }
     return {"embedding": (256, whole, whole), **finer}

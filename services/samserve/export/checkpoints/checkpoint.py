@@ -20,7 +20,10 @@ UNKNOWN = "unknown"
 State = dict[str, Tensor]
 
 # the one positional encoding, of which transformers' models hold two copies and files one or both
-PLACES = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
+PLACES = (
+    "shared_image_embedding.positional_embedding",
+    "prompt_encoder.shared_embedding.positional_embedding",
+)
 
 
 class BadCheckpoint(ValueError):
@@ -77,7 +80,9 @@ def complete(family: str, config: PretrainedConfig, state: State, name: str) -> 
     for one, other in (PLACES, PLACES[::-1]):
         if one in whole:
             whole.setdefault(other, whole[one])
-    wanted = {key: tuple(tensor.shape) for key, tensor in empty_model(family, config).state_dict().items()}
+    wanted = {
+        key: tuple(tensor.shape) for key, tensor in empty_model(family, config).state_dict().items()
+    }
     found = {key: tuple(tensor.shape) for key, tensor in whole.items()}
     problems = []
     if missing := [key for key in wanted if key not in found]:
@@ -115,5 +120,7 @@ def settings(facts: dict[str, Any], name: str) -> dict[str, Any]:
     """A part of a configuration. Raises BadCheckpoint where it is not there."""
     part = facts.get(name)
     if not isinstance(part, dict):
-        raise BadCheckpoint(f"config.json has no {name}: it is not the configuration of a whole model")
+        raise BadCheckpoint(
+            f"config.json has no {name}: it is not the configuration of a whole model"
+        )
     return part

@@ -36,14 +36,25 @@ def read_config(folder: Path) -> tuple[str, str, PretrainedConfig]:
     facts = _read_json(folder / CONFIG)
     kind = str(facts.get("model_type"))
     if kind not in FAMILIES:
-        raise BadCheckpoint(f"{folder / CONFIG} is of model_type {kind!r}; supported are: {', '.join(FAMILIES)}")
-    parts = {part: settings(facts, part) for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
-    if not parts["vision_config"].get("use_rel_pos", True) or not parts["vision_config"].get("use_abs_pos", True):
-        raise BadCheckpoint(f"{folder / CONFIG} has an encoder without SAM's positions, which is not supported")
+        raise BadCheckpoint(
+            f"{folder / CONFIG} is of model_type {kind!r}; supported are: {', '.join(FAMILIES)}"
+        )
+    parts = {
+        part: settings(facts, part)
+        for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    }
+    if not parts["vision_config"].get("use_rel_pos", True) or not parts["vision_config"].get(
+        "use_abs_pos", True
+    ):
+        raise BadCheckpoint(
+            f"{folder / CONFIG} has an encoder without SAM's positions, which is not supported"
+        )
     try:
         return FAMILIES[kind], kind, CONFIGS[FAMILIES[kind]](**parts)
     except (ValueError, TypeError, AttributeError) as problem:
-        raise BadCheckpoint(f"{folder / CONFIG} has a value that transformers refuses: {problem}") from problem
+        raise BadCheckpoint(
+            f"{folder / CONFIG} has a value that transformers refuses: {problem}"
+        ) from problem
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -53,11 +64,16 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            parts = [folder / part for part in sorted(set(settings(_read_json(index), "weight_map").values()))]
+            parts = [
+                folder / part
+                for part in sorted(set(settings(_read_json(index), "weight_map").values()))
+            ]
             if absent := [part.name for part in parts if not part.is_file()]:
                 raise BadCheckpoint(f"{index} names {absent[0]}, which is not there")
             return parts
-    raise BadCheckpoint(f"{folder} has no weights: there should be {' or '.join(WEIGHTS)}, or the index of several")
+    raise BadCheckpoint(
+        f"{folder} has no weights: there should be {' or '.join(WEIGHTS)}, or the index of several"
+    )
 
 
 def read_weights(files: list[Path], family: str) -> State:
@@ -68,7 +84,11 @@ def read_weights(files: list[Path], family: str) -> State:
     if family != SAM2:
         return state
     video = [re.compile(pattern) for pattern in Sam2Model._keys_to_ignore_on_load_unexpected]
-    return {name: tensor for name, tensor in state.items() if not any(each.search(name) for each in video)}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not any(each.search(name) for each in video)
+    }
 
 
 def read_pixels(folder: Path, frame: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,7 +102,9 @@ def read_pixels(folder: Path, frame: int) -> tuple[tuple[float, ...], tuple[floa
     facts = facts.get("image_processor", facts)
     for side, pixels in (facts.get("size") or {}).items():
         if pixels != frame:
-            raise BadCheckpoint(f"{files[0]} scales the {side} to {pixels} pixels, but the encoder sees {frame}")
+            raise BadCheckpoint(
+                f"{files[0]} scales the {side} to {pixels} pixels, but the encoder sees {frame}"
+            )
     mean, std = facts.get("image_mean"), facts.get("image_std")
     if mean is None or std is None:
         return PIXEL_MEAN, PIXEL_STD
@@ -113,7 +135,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        raise BadCheckpoint(f"{file.parent} has no {file.name}: it is not a folder that transformers wrote") from None
+        raise BadCheckpoint(
+            f"{file.parent} has no {file.name}: it is not a folder that transformers wrote"
+        ) from None
     except ValueError as problem:
         raise BadCheckpoint(f"{file} is not JSON: {problem}") from problem
     if not isinstance(facts, dict):

@@ -25,10 +25,14 @@ def sam_config(state: State, family: str) -> PretrainedConfig:
     width, channels, patch, _ = state[f"{ENCODER}.patch_embed.proj.weight"].shape
     grid = state[f"{ENCODER}.pos_embed"].shape[1]
     lengths = [state[f"{ENCODER}.blocks.{k}.attn.rel_pos_h"].shape for k in range(depth)]
-    reach = [(length + 1) // 2 for length, _ in lengths]  # cells that a block's attention sees, in each direction
+    reach = [
+        (length + 1) // 2 for length, _ in lengths
+    ]  # cells that a block's attention sees, in each direction
     windows = sorted({cells for cells in reach if cells != grid})
     if len(windows) > 1:
-        raise BadCheckpoint(f"the blocks' windows should be of one size, but they are {windows} cells wide")
+        raise BadCheckpoint(
+            f"the blocks' windows should be of one size, but they are {windows} cells wide"
+        )
     vision = {
         "hidden_size": width,
         "num_channels": channels,
@@ -40,14 +44,22 @@ def sam_config(state: State, family: str) -> PretrainedConfig:
         "window_size": windows[0] if windows else 0,
         "global_attn_indexes": [k for k, cells in enumerate(reach) if cells == grid],
         "output_channels": state[f"{ENCODER}.neck.0.weight"].shape[0],
-        "num_pos_feats": state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"].shape[1],
+        "num_pos_feats": state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"].shape[
+            1
+        ],
     }
-    prompt = {"image_size": grid * patch, "patch_size": patch, **prompt_sizes(state, "prompt_encoder")}
+    prompt = {
+        "image_size": grid * patch,
+        "patch_size": patch,
+        **prompt_sizes(state, "prompt_encoder"),
+    }
     masks = {"mlp_dim": state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]}
     masks |= mask_sizes(state, "mask_decoder")
     if family == SAM_HQ:
         masks["vit_dim"] = width
-        return SamHQConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=masks)
+        return SamHQConfig(
+            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=masks
+        )
     return SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=masks)
 
 

@@ -52,7 +52,9 @@ def sam2_config(state: State) -> PretrainedConfig:
     width, _, kernel, _ = state[f"{TRUNK}.patch_embed.proj.weight"].shape
     if (width, depth) not in SIZES:
         known = ", ".join(f"{each.name} {w} x {d}" for (w, d), each in SIZES.items())
-        raise BadCheckpoint(f"its encoder is {width} wide and {depth} blocks deep; SAM 2's are: {known}")
+        raise BadCheckpoint(
+            f"its encoder is {width} wide and {depth} blocks deep; SAM 2's are: {known}"
+        )
     hiera = SIZES[width, depth]
     widths = [state[f"{TRUNK}.blocks.{k}.attn.proj.weight"].shape[0] for k in range(depth)]
     starts = [0, *(k for k, (a, b) in enumerate(pairwise(widths), 1) if a != b), depth]

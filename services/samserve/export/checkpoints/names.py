@@ -50,7 +50,10 @@ SAM_NAMES: Names = (
 )
 
 SAM2_NAMES: Names = (
-    (r"^image_encoder\.trunk\.patch_embed\.proj\.", "vision_encoder.backbone.patch_embed.projection."),
+    (
+        r"^image_encoder\.trunk\.patch_embed\.proj\.",
+        "vision_encoder.backbone.patch_embed.projection.",
+    ),
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
     (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
     (r"^sam_prompt_encoder\.", "prompt_encoder."),

@@ -39,7 +39,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise BadCheckpoint(f"there is no {path}")
     if path.suffix == ".safetensors":
-        raise BadCheckpoint(f"{path} does not say what it is: give the folder that holds it and its config.json")
+        raise BadCheckpoint(
+            f"{path} does not say what it is: give the folder that holds it and its config.json"
+        )
     return _read_file(path)
 
 
@@ -60,7 +62,9 @@ def _read_file(path: Path) -> Checkpoint:
                 f"but these {listed(list(raw))}"
             )
     except KeyError as missing:
-        raise BadCheckpoint(f"{path} looks like a checkpoint of {kind}, but it lacks {missing.args[0]}") from missing
+        raise BadCheckpoint(
+            f"{path} looks like a checkpoint of {kind}, but it lacks {missing.args[0]}"
+        ) from missing
     return Checkpoint(
         family=family,
         config=config,
@@ -88,7 +92,9 @@ def _read_folder(folder: Path) -> Checkpoint:
         resize=STRETCH if family == SAM2 else LONGEST,
         pixel_mean=mean,
         pixel_std=std,
-        source=Source(f"{folder.resolve().name}/{files[0].name}", digest_of(files), f"transformers {kind}"),
+        source=Source(
+            f"{folder.resolve().name}/{files[0].name}", digest_of(files), f"transformers {kind}"
+        ),
         licence=hugging_face.read_licence(folder),
     )
 

@@ -21,13 +21,28 @@ def load_torch_file(path: Path) -> State:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as problem:
+            found = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+    ) as problem:
         what = (str(problem).strip().splitlines() or ["it ends too early"])[0]
-        raise BadCheckpoint(f"{path} is not a whole file of weights written by torch.save: {what[:120]}") from problem
+        raise BadCheckpoint(
+            f"{path} is not a whole file of weights written by torch.save: {what[:120]}"
+        ) from problem
     for wrapper in ("model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise BadCheckpoint(f"{path} should hold weights by their names, but it holds a {type(found).__name__}")
+    if not isinstance(found, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in found.values()
+    ):
+        raise BadCheckpoint(
+            f"{path} should hold weights by their names, but it holds a {type(found).__name__}"
+        )
     return {str(name): tensor for name, tensor in found.items()}

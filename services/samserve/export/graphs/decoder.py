@@ -23,7 +23,12 @@ class DecoderGraph(nn.Module):
         self.mask_decoder = mask_decoder
 
     def forward(
-        self, embedding: Tensor, points: Tensor, labels: Tensor, mask_input: Tensor, has_mask: Tensor
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        mask_input: Tensor,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode N prompts.
 
@@ -72,7 +77,9 @@ class DecoderGraph(nn.Module):
             image_positional_embeddings=self.grid_encoding(),
             attention_similarity=None,
         )
-        return tokens[:, 0, : len(fixed)], image[:, 0].transpose(1, 2).reshape(count, -1, cells, cells)
+        return tokens[:, 0, : len(fixed)], image[:, 0].transpose(1, 2).reshape(
+            count, -1, cells, cells
+        )
 
     def upscale(self, grid: Tensor) -> Tensor:
         """[N, 256, G, G] -> [N, 32, 4G, 4G]."""

@@ -19,7 +19,11 @@ class Sam2Encoder(nn.Module):
     def __init__(self, model: Sam2Model) -> None:
         super().__init__()
         backbone, decoder = model.vision_encoder.backbone, model.mask_decoder
-        self.patch_embed, self.blocks, self.stage_ends = backbone.patch_embed, backbone.blocks, backbone.stage_ends
+        self.patch_embed, self.blocks, self.stage_ends = (
+            backbone.patch_embed,
+            backbone.blocks,
+            backbone.stage_ends,
+        )
         self.neck = model.vision_encoder.neck
         self.conv_s0, self.conv_s1 = decoder.conv_s0, decoder.conv_s1
         strides = self.patch_embed.projection.stride
@@ -56,7 +60,9 @@ class Sam2DecoderGraph(DecoderGraph):
     ) -> tuple[Tensor, Tensor]:
         """Decode N prompts on one image; its three tensors are [1, ...]. All else as DecoderGraph.forward."""
         decoder = self.mask_decoder
-        fixed = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+        fixed = torch.cat(
+            [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
+        )
         image = embedding + self.embed_masks(mask_input, has_mask)
         tokens, grid = self.attend(fixed, self.embed_points(points, labels), image)
         fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(grid) + fine_1))

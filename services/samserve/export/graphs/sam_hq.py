@@ -19,13 +19,18 @@ class SamHqEncoder(VitEncoder):
         self.activation = decoder.activation
         self.encoder_conv1, self.encoder_conv2 = decoder.encoder_conv1, decoder.encoder_conv2
         self.encoder_norm = decoder.encoder_norm
-        self.compress_vit_conv1, self.compress_vit_conv2 = decoder.compress_vit_conv1, decoder.compress_vit_conv2
+        self.compress_vit_conv1, self.compress_vit_conv2 = (
+            decoder.compress_vit_conv1,
+            decoder.compress_vit_conv2,
+        )
         self.compress_vit_norm = decoder.compress_vit_norm
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         embedding, wholes = self.encode(pixels)
         late = self.activation(self.encoder_norm(self.encoder_conv1(embedding)))
-        early = self.activation(self.compress_vit_norm(self.compress_vit_conv1(wholes[0].permute(0, 3, 1, 2))))
+        early = self.activation(
+            self.compress_vit_norm(self.compress_vit_conv1(wholes[0].permute(0, 3, 1, 2)))
+        )
         return embedding, self.encoder_conv2(late) + self.compress_vit_conv2(early)
 
 
@@ -33,16 +38,28 @@ class SamHqDecoderGraph(DecoderGraph):
     """As SAM's, with one more token, whose mask on the fine features is added to each of SAM's four."""
 
     def forward(  # type: ignore[override]
-        self, embedding: Tensor, hq: Tensor, points: Tensor, labels: Tensor, mask_input: Tensor, has_mask: Tensor
+        self,
+        embedding: Tensor,
+        hq: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        mask_input: Tensor,
+        has_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode N prompts on one image; embedding and hq are [1, ...]. All else as DecoderGraph.forward."""
         decoder = self.mask_decoder
-        fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
+        fixed = torch.cat(
+            [decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight]
+        )
         image = embedding + self.embed_masks(mask_input, has_mask)
         tokens, grid = self.attend(fixed, self.embed_points(points, labels), image)
         fine = self.upscale(grid)
-        finer = decoder.mask_conv2(decoder.activation(decoder.mask_norm(decoder.mask_conv1(fine)))) + hq
+        finer = (
+            decoder.mask_conv2(decoder.activation(decoder.mask_norm(decoder.mask_conv1(fine)))) + hq
+        )
         weights = decoder.hq_mask_mlp(tokens[:, -1:])
         side = finer.shape[-1]
         correction = (weights @ finer.flatten(2)).reshape(-1, 1, side, side)
-        return self.masks(tokens[:, 1:], fine) + correction, decoder.iou_prediction_head(tokens[:, 0])
+        return self.masks(tokens[:, 1:], fine) + correction, decoder.iou_prediction_head(
+            tokens[:, 0]
+        )

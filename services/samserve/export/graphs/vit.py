@@ -20,7 +20,9 @@ class VitEncoder(nn.Module):
         encoder = model.vision_encoder
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
-        self.layers = nn.ModuleList(Block(layer, encoder.pos_embed.shape[1]) for layer in encoder.layers)
+        self.layers = nn.ModuleList(
+            Block(layer, encoder.pos_embed.shape[1]) for layer in encoder.layers
+        )
         self.neck = encoder.neck
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -45,7 +47,11 @@ class Block(nn.Module):
         self.cells, self.whole = cells, layer.window_size == 0
         self.window = layer.window_size or cells
         self.windows = -(-cells // self.window)  # along each axis
-        self.layer_norm1, self.layer_norm2, self.mlp = layer.layer_norm1, layer.layer_norm2, layer.mlp
+        self.layer_norm1, self.layer_norm2, self.mlp = (
+            layer.layer_norm1,
+            layer.layer_norm2,
+            layer.mlp,
+        )
         self.attn = Attention(layer.attn, self.window)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,14 +86,18 @@ class Attention(nn.Module):
         self.qkv, self.proj = attention.qkv, attention.proj
         self.side, self.heads, self.scale = side, attention.num_attention_heads, attention.scale
         for axis in "hw":
-            distances = attention.get_rel_pos(side, side, getattr(attention, f"rel_pos_{axis}"))  # [from, to, D]
+            distances = attention.get_rel_pos(
+                side, side, getattr(attention, f"rel_pos_{axis}")
+            )  # [from, to, D]
             self.register_buffer(f"rel_{axis}", distances.detach().transpose(1, 2).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, S, C] -> the same."""
         side, cells, channels = self.side, self.side**2, x.shape[-1]
         depth = channels // self.heads
-        query, key, value = self.qkv(x).reshape(-1, cells, 3, self.heads, depth).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (
+            self.qkv(x).reshape(-1, cells, 3, self.heads, depth).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         grid = query.reshape(-1, side, side, depth)
         down = grid @ self.rel_h
         across = (grid.transpose(1, 2) @ self.rel_w).transpose(1, 2)

@@ -13,7 +13,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from samserve.core.geometry import Frame
 from samserve.core.image import FORMATS, FramedImage, Limits, frame_image
 
-SIZES = ((640, 480), (480, 640), (400, 300), (333, 500), (640, 200), (160, 480), (256, 256), (600, 600))
+SIZES = (
+    (640, 480),
+    (480, 640),
+    (400, 300),
+    (333, 500),
+    (640, 200),
+    (160, 480),
+    (256, 256),
+    (600, 600),
+)
 SHAPES = 9  # on each drawn picture
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
@@ -31,7 +40,9 @@ def pictures(frame: Frame, folder: Path | None = None) -> list[Picture]:
     InvalidInput for a damaged one.
     """
     if folder is None:
-        return [_framed(f"drawn-{number}", png(draw(number)), frame) for number in range(len(SIZES))]
+        return [
+            _framed(f"drawn-{number}", png(draw(number)), frame) for number in range(len(SIZES))
+        ]
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise FileNotFoundError(f"there is no image in {folder}")
@@ -48,7 +59,9 @@ def draw(number: int) -> Image.Image:
     for _ in range(SHAPES):
         picture.paste(_surface(rng, width, height), mask=_shape(rng, width, height))
     blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)))
-    return Image.fromarray(np.clip(blurred + rng.normal(0, 5, blurred.shape), 0, 255).astype(np.uint8))
+    return Image.fromarray(
+        np.clip(blurred + rng.normal(0, 5, blurred.shape), 0, 255).astype(np.uint8)
+    )
 
 
 def png(picture: Image.Image) -> bytes:
@@ -69,7 +82,11 @@ def _surface(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     slope = (along - along.min()) / np.ptp(along)
     stripes = 0.5 + 0.5 * np.sin(2 * np.pi * along / period)
     blotches = Image.fromarray(rng.integers(0, 256, (height // 16 + 2, width // 16 + 2), np.uint8))
-    mixes = (slope, stripes, np.asarray(blotches.resize((width, height), Image.Resampling.BICUBIC)) / 255)
+    mixes = (
+        slope,
+        stripes,
+        np.asarray(blotches.resize((width, height), Image.Resampling.BICUBIC)) / 255,
+    )
     share: NDArray[np.float64] = mixes[rng.integers(len(mixes))][..., None]
     one, other = rng.uniform(0, 255, (2, 3))
     return Image.fromarray((one + (other - one) * share).astype(np.uint8))

@@ -18,7 +18,9 @@ from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.variants.gate.images import Picture
 from samserve.variants.gate.masks import Overlaps, Tensors, overlaps
 
-Encoder = Callable[[FramedImage], Tensors]  # to fp16 tensors by their names, as EmbeddingService caches them
+Encoder = Callable[
+    [FramedImage], Tensors
+]  # to fp16 tensors by their names, as EmbeddingService caches them
 ONE_CHANNEL = 0.5  # of the squared error: so much in one channel is worth a word
 
 
@@ -100,13 +102,17 @@ def judge(
 
 
 def _figures(decoder: MaskDecoder, picture: Picture, wanted: Tensors, got: Tensors) -> Figures:
-    not_finite = sum(int(np.count_nonzero(~np.isfinite(tensor))) for tensor in (*wanted.values(), *got.values()))
+    not_finite = sum(
+        int(np.count_nonzero(~np.isfinite(tensor))) for tensor in (*wanted.values(), *got.values())
+    )
     if not_finite:
         return Figures(picture.name, dict.fromkeys(wanted, 0.0), not_finite, 1, 0, 0.0, 0.0)
     found: Overlaps = overlaps(decoder, wanted, got, picture.image.size)
     ious = found.ious or [1.0]
     cosines = {name: cosine(tensor, got[name]) for name, tensor in wanted.items()}
-    return Figures(picture.name, cosines, 0, len(found.ious), found.too_small, float(np.mean(ious)), min(ious))
+    return Figures(
+        picture.name, cosines, 0, len(found.ious), found.too_small, float(np.mean(ious)), min(ious)
+    )
 
 
 def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
@@ -131,7 +137,11 @@ def _reasons(report: Report) -> list[str]:
     if low:
         worst = min(low, key=lambda one: min(one.cosine.values()))
         tensor, value = min(worst.cosine.items(), key=lambda item: item[1])
-        cause = "its preprocessing or its weights differ" if value < 0.9 else "digits are lost, or a part differs"
+        cause = (
+            "its preprocessing or its weights differ"
+            if value < 0.9
+            else "digits are lost, or a part differs"
+        )
         found.append(
             f"the cosine of {tensor!r} is below {limits.cosine:g} on {len(low)} of {len(report.pictures)} pictures, "
             f"{value:.4f} on {worst.picture}: {cause}"
@@ -142,7 +152,9 @@ def _reasons(report: Report) -> list[str]:
         found.append(f"the masks' mean IoU is {report.mean_iou:.4f}, not {limits.mean_iou:g}")
     if report.worst_iou < limits.worst_iou:
         worst = min(report.pictures, key=lambda one: one.worst_iou)
-        found.append(f"a mask of {worst.picture} has an IoU of {report.worst_iou:.3f}, not {limits.worst_iou:g}")
+        found.append(
+            f"a mask of {worst.picture} has an IoU of {report.worst_iou:.3f}, not {limits.worst_iou:g}"
+        )
     return found
 
 
@@ -151,7 +163,9 @@ def _causes(picture: Picture, wanted: Tensors, got: Tensors, candidate: Encoder)
     image, found = picture.image, []
     before = min(cosine(tensor, got[name]) for name, tensor in wanted.items())
     misread = {
-        "it takes RGB for BGR: swap the channels of its input": replace(image, pixels=image.pixels[..., ::-1].copy()),
+        "it takes RGB for BGR: swap the channels of its input": replace(
+            image, pixels=image.pixels[..., ::-1].copy()
+        ),
         "it takes `valid` for width and height: it is height and width": replace(
             image, valid=Size(image.valid.height, image.valid.width)
         ),
@@ -166,5 +180,7 @@ def _causes(picture: Picture, wanted: Tensors, got: Tensors, candidate: Encoder)
         errors = np.square(tensor.astype(np.float64) - got[name]).sum(axes)
         share = float(errors.max() / errors.sum()) if errors.sum() else 0.0
         if share > ONE_CHANNEL:
-            found.append(f"{share:.0%} of the error lies in channel {int(errors.argmax())} of {name!r}")
+            found.append(
+                f"{share:.0%} of the error lies in channel {int(errors.argmax())} of {name!r}"
+            )
     return found

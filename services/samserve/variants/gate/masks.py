@@ -54,7 +54,10 @@ def masks_of(decoder: MaskDecoder, tensors: Tensors, size: Size) -> list[Masks]:
     bundle = decoder.bundle
     ready = decoder.prepare(Embedding(bundle.model_version, size, tensors))
     answers = decoder.decode(ready, prompts(size))
-    return [[dense(outline(each, size, bundle.mask_frame)) for each in answer.logits] for answer in answers]
+    return [
+        [dense(outline(each, size, bundle.mask_frame)) for each in answer.logits]
+        for answer in answers
+    ]
 
 
 def overlaps(decoder: MaskDecoder, reference: Tensors, candidate: Tensors, size: Size) -> Overlaps:
@@ -67,7 +70,9 @@ def overlaps(decoder: MaskDecoder, reference: Tensors, candidate: Tensors, size:
     least = LEAST_CELLS * _cell(decoder, size)
     ious: list[float] = []
     too_small = 0
-    for wanted, got in zip(masks_of(decoder, reference, size), masks_of(decoder, candidate, size), strict=True):
+    for wanted, got in zip(
+        masks_of(decoder, reference, size), masks_of(decoder, candidate, size), strict=True
+    ):
         table = [[iou(one, other) for other in got] for one in wanted]
         every = range(len(got))
         order = max(permutations(every), key=lambda order: sum(table[i][order[i]] for i in every))

@@ -73,7 +73,11 @@ def encode_reference(bundle: Bundle, pictures: Sequence[Picture], advance: Advan
 
 
 def verify(
-    bundle: Bundle, encoder: Encoder, pictures: Sequence[Picture], reference: Reference, advance: Advance
+    bundle: Bundle,
+    encoder: Encoder,
+    pictures: Sequence[Picture],
+    reference: Reference,
+    advance: Advance,
 ) -> tuple[Report, float]:
     """The gate's report on an encoder, and its median milliseconds of an image."""
     timed = TimedEncoder(encoder)
@@ -82,7 +86,12 @@ def verify(
 
 
 def try_variant(
-    bundle: Bundle, precision: str, aside: Path, pictures: Sequence[Picture], reference: Reference, advance: Advance
+    bundle: Bundle,
+    precision: str,
+    aside: Path,
+    pictures: Sequence[Picture],
+    reference: Reference,
+    advance: Advance,
 ) -> Trial:
     """Make a CPU variant under `aside`, and judge and time it. Raises NothingToQuantise, StartFailed, Unavailable."""
     folder = aside / variant_name(precision)
@@ -93,11 +102,17 @@ def try_variant(
 
 
 def try_engine(
-    bundle: Bundle, engine: Engine, pictures: Sequence[Picture], reference: Reference, advance: Advance
+    bundle: Bundle,
+    engine: Engine,
+    pictures: Sequence[Picture],
+    reference: Reference,
+    advance: Advance,
 ) -> tuple[Report, float]:
     """Judge and time an engine on this machine's GPU, by Triton's TensorRT backend. Raises StartFailed, Unavailable."""
     facts = engine.facts
-    version = version_of(bundle.name, facts["sha256"], bundle.facts["preprocessing"], facts["precision"])
+    version = version_of(
+        bundle.name, facts["sha256"], bundle.facts["preprocessing"], facts["precision"]
+    )
     candidate = Variant(engine.file.stem, version, TENSORRT, engine.file, facts["precision"], facts)
     with start_encoder(replace(bundle, variant=candidate)) as encoder:
         return verify(bundle, encoder, pictures, reference, advance)

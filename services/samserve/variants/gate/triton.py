@@ -31,7 +31,9 @@ def start_encoder(bundle: Bundle) -> Iterator[Encoder]:
     """The bundle's encoder, run as its variant says by a Triton started for the purpose. Raises StartFailed."""
     with tempfile.TemporaryDirectory(prefix="samserve-gate-") as name:
         folder = Path(name)
-        write_model(bundle, folder / "models", TritonOptions(threads=os.cpu_count() or 1))  # passed or not
+        write_model(
+            bundle, folder / "models", TritonOptions(threads=os.cpu_count() or 1)
+        )  # passed or not
         http, grpc, metrics = free_port(), free_port(), free_port()
         program = triton.start(folder / "models", http, grpc, metrics, folder / "triton.log")
         try:
@@ -50,7 +52,9 @@ def connect_encoder(bundle: Bundle, address: str) -> Iterator[Encoder]:
         try:
             spec = runner.run(triton_encoder.spec(""))
             if spec.model_version != bundle.model_version:
-                raise WrongModelServed(f"Triton at {address} serves {spec.model_version}, not {bundle.model_version}")
+                raise WrongModelServed(
+                    f"Triton at {address} serves {spec.model_version}, not {bundle.model_version}"
+                )
 
             def encode(image: FramedImage) -> Tensors:
                 return runner.run(triton_encoder.encode(spec, image, Priority.BULK, SECONDS))

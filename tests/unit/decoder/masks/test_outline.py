@@ -21,7 +21,9 @@ FRAME = Frame(1024)
 
 def logits_of(seed: int, grain: int) -> np.ndarray:
     """Noise of `grain` bumps a side; as many as there are logits: no two alike."""
-    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 1, grain, grain)).astype(np.float32))
+    noise = torch.from_numpy(
+        np.random.default_rng(seed).normal(size=(1, 1, grain, grain)).astype(np.float32)
+    )
     return torch.nn.functional.interpolate(noise, (256, 256), mode="bicubic")[0, 0].numpy() * 8
 
 
@@ -34,8 +36,12 @@ def reference(logits: np.ndarray, size: Size) -> np.ndarray:
     """SAM's postprocess_masks in PyTorch, in double precision: full-size logits."""
     inner = fit(size, FRAME)
     exact = torch.from_numpy(logits.astype(np.float64))[None, None]
-    cut = torch.nn.functional.interpolate(exact, (1024, 1024), mode="bilinear")[..., : inner.height, : inner.width]
-    return torch.nn.functional.interpolate(cut, (size.height, size.width), mode="bilinear")[0, 0].numpy()
+    cut = torch.nn.functional.interpolate(exact, (1024, 1024), mode="bilinear")[
+        ..., : inner.height, : inner.width
+    ]
+    return torch.nn.functional.interpolate(cut, (size.height, size.width), mode="bilinear")[
+        0, 0
+    ].numpy()
 
 
 def check(logits: np.ndarray, size: Size) -> None:
@@ -49,7 +55,9 @@ def check(logits: np.ndarray, size: Size) -> None:
     assert np.array_equal(coco.decode({"size": list(got.shape), "counts": encode_rle(runs)}), got)
 
 
-@given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 99), st.sampled_from([2, 12, 80, 256]))
+@given(
+    st.integers(1, 900), st.integers(1, 900), st.integers(0, 99), st.sampled_from([2, 12, 80, 256])
+)
 @example(1, 1, 0, 12)
 @example(1, 900, 0, 12)
 @example(900, 1, 0, 12)
@@ -66,13 +74,16 @@ def test_a_mask_is_upscaled_as_sam_does(width: int, height: int, seed: int, grai
 
 
 @pytest.mark.parametrize(
-    "size", [Size(256, 256), Size(640, 427), Size(100, 90), Size(1, 1), Size(37, 900), Size(1500, 1100)]
+    "size",
+    [Size(256, 256), Size(640, 427), Size(100, 90), Size(1, 1), Size(37, 900), Size(1500, 1100)],
 )
 @pytest.mark.parametrize("grain", [2, 12, 80, 256])
 def test_sam_2s_masks_go_to_the_sources_size_at_once(size: Size, grain: int) -> None:
     logits = logits_of(grain, grain)
     exact = torch.from_numpy(logits.astype(np.float64))[None, None]
-    wanted = torch.nn.functional.interpolate(exact, (size.height, size.width), mode="bilinear")[0, 0].numpy()
+    wanted = torch.nn.functional.interpolate(exact, (size.height, size.width), mode="bilinear")[
+        0, 0
+    ].numpy()
     got = dense(masks.outline(logits, size, Frame(256, stretch=True)))
     assert not ((got != (wanted > 0)) & (np.abs(wanted) > NEAR)).any()
 

@@ -13,7 +13,9 @@ shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
 def filled(found: list[Polygon], shape: tuple[int, int]) -> np.ndarray:
     """Even-odd: a pixel is on the mask if a line from its centre to the left meets an odd number of edges."""
     inside, centres = np.zeros(shape, bool), np.arange(shape[1]) + 0.5
-    for ring in (ring.astype(float) for polygon in found for ring in (polygon.exterior, *polygon.holes)):
+    for ring in (
+        ring.astype(float) for polygon in found for ring in (polygon.exterior, *polygon.holes)
+    ):
         for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, 0), strict=True):
             low, high = sorted((y0, y1))
             for row in range(int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))):
@@ -46,12 +48,19 @@ def test_without_tolerance_polygons_are_the_masks_parts_exactly(mask: np.ndarray
         part = filled([polygon], mask.shape)
         assert len(np.unique(labels[part])) == 1
         assert np.array_equal(part, labels == labels[part][0])
-        assert signed_area(polygon.exterior) == -filled([Polygon(polygon.exterior, [])], mask.shape).sum()
+        assert (
+            signed_area(polygon.exterior)
+            == -filled([Polygon(polygon.exterior, [])], mask.shape).sum()
+        )
         assert all(signed_area(hole) > 0 for hole in polygon.holes)
 
 
 @given(
-    st.integers(0, 999), st.integers(1, 90), st.integers(1, 90), st.integers(2, 16), st.sampled_from([0.3, 0.5, 0.8, 1])
+    st.integers(0, 999),
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(2, 16),
+    st.sampled_from([0.3, 0.5, 0.8, 1]),
 )
 @settings(max_examples=100)
 def test_a_tolerance_up_to_a_pixel_changes_at_most_a_hundredth(
@@ -114,7 +123,9 @@ def test_a_pixel_is_the_square_around_its_centre() -> None:
 def test_more_tolerance_leaves_fewer_corners_and_strays_no_further() -> None:
     mask = np.pad(blobs(3, 300, 400, 5), 1)
     outline = cv2.distanceTransform(
-        1 - cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))), cv2.DIST_L2, 5
+        1 - cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))),
+        cv2.DIST_L2,
+        5,
     )
     corners = []
     for tolerance in (0, 1, 3, 10):

@@ -21,7 +21,13 @@ def graded(sure: int, unsure: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("first", "chosen"),
-    [(graded(100, 0), 0), (graded(98, 2), 0), (graded(97, 3), 2), (graded(0, 5), 2), (graded(0, 0), 0)],
+    [
+        (graded(100, 0), 0),
+        (graded(98, 2), 0),
+        (graded(97, 3), 2),
+        (graded(0, 5), 2),
+        (graded(0, 0), 0),
+    ],
     ids=["sharp", "just stable", "just not", "nothing sure", "empty"],
 )
 def test_the_single_mask_stands_if_it_is_stable(first: np.ndarray, chosen: int) -> None:

@@ -28,11 +28,15 @@ def decoded() -> Candidates:
     image = decoder.prepare(Embedding(bundle.model_version, Size(640, 480), {"embedding": noise}))
     rough = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
     click = np.array([[200, 100]], np.float32)
-    (answer,) = decoder.decode(image, [Prompt(click, np.ones(1, np.float32), None, rough, multimask=True)])
+    (answer,) = decoder.decode(
+        image, [Prompt(click, np.ones(1, np.float32), None, rough, multimask=True)]
+    )
     return answer
 
 
-def test_every_instruction_set_gives_the_same_masks(fresh_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_instruction_set_gives_the_same_masks(
+    fresh_library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = []
     for level, flags in loader.LEVELS.items():
         if flags <= loader.processor_flags():
@@ -41,11 +45,15 @@ def test_every_instruction_set_gives_the_same_masks(fresh_library: None, monkeyp
             answers.append(decoded())
     assert answers
     for answer in answers[1:]:
-        assert np.allclose(answer.logits, answers[0].logits, atol=1e-4 * np.abs(answers[0].logits).max())
+        assert np.allclose(
+            answer.logits, answers[0].logits, atol=1e-4 * np.abs(answers[0].logits).max()
+        )
         assert np.allclose(answer.predicted_iou, answers[0].predicted_iou, atol=1e-5)
 
 
-def test_a_processor_without_avx2_is_told_so(fresh_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_avx2_is_told_so(
+    fresh_library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loader, "processor_flags", lambda: {"sse2"})
     with pytest.raises(OSError, match="AVX2"):
         kernel._library()
@@ -72,10 +80,14 @@ def test_gelu_is_exact(count: int) -> None:
     assert np.abs(x - wanted).max() < 2e-6
 
 
-@pytest.mark.parametrize(("rows", "inner"), [(1, 16), (6, 7), (7, 16), (8, 56), (13, 64), (56, 112)])
+@pytest.mark.parametrize(
+    ("rows", "inner"), [(1, 16), (6, 7), (7, 16), (8, 56), (13, 64), (56, 112)]
+)
 def test_products_of_any_number_of_rows_are_right(rows: int, inner: int) -> None:
     rng = np.random.default_rng(rows)
-    weight, x = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (3, inner, 64)))
+    weight, x = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (3, inner, 64))
+    )
     out = np.zeros((3, rows, 64), np.float32)
     kernel.project(weight, x, out, 64, 192)
     assert not out[0].any()
@@ -84,7 +96,10 @@ def test_products_of_any_number_of_rows_are_right(rows: int, inner: int) -> None
 
 @pytest.mark.parametrize("cells_first", [False, True])
 def test_integers_keep_fifteen_bits_of_each_row(cells_first: bool) -> None:
-    x = np.random.default_rng(0).normal(size=(4, 128, 64)).astype(np.float32) * np.logspace(-3, 3, 128)[:, None]
+    x = (
+        np.random.default_rng(0).normal(size=(4, 128, 64)).astype(np.float32)
+        * np.logspace(-3, 3, 128)[:, None]
+    )
     x = x.astype(np.float32)
     x[:, 5] = 0
     small, scale = kernel.quantise(x, cells_first)

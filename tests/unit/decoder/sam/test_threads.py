@@ -25,7 +25,9 @@ def test_work_is_split_between_the_caller_and_the_workers() -> None:
 
 
 def test_items_are_answered_in_their_order() -> None:
-    assert Cores(4096, 2, Workers(2)).each(lambda item: item * item, range(20)) == [n * n for n in range(20)]
+    assert Cores(4096, 2, Workers(2)).each(lambda item: item * item, range(20)) == [
+        n * n for n in range(20)
+    ]
 
 
 def test_a_worker_s_failure_reaches_the_caller() -> None:

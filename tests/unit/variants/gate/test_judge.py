@@ -22,11 +22,17 @@ SHOWN = slice(5, 7)
 
 
 def encoder_of(model: onnx.ModelProto) -> Encoder:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
     def encode(image: FramedImage) -> Tensors:
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
-        return {"embedding": session.run(["embedding"], {"image": image.pixels[None], "valid": valid})[0][0]}
+        return {
+            "embedding": session.run(["embedding"], {"image": image.pixels[None], "valid": valid})[
+                0
+            ][0]
+        }
 
     return encode
 
@@ -116,7 +122,10 @@ def test_width_taken_for_height_is_refused_and_named(gate) -> None:
     encode = encoder_of(broken_encoders.whole())
     report = gate(
         lambda image: encode(
-            replace(image, valid=replace(image.valid, width=image.valid.height, height=image.valid.width))
+            replace(
+                image,
+                valid=replace(image.valid, width=image.valid.height, height=image.valid.width),
+            )
         )
     )
     assert not report.passed

@@ -11,7 +11,9 @@ from samserve.variants.quantise import write
 
 REFERENCE = Reference([], milliseconds=900.0)
 PASSED = Report(True, [], Thresholds(), 1.0, 53, 0, 1.0, 1.0, [])
-REFUSED = replace(PASSED, passed=False, reasons=["the masks' mean IoU is 0.9, not 0.99"], mean_iou=0.9)
+REFUSED = replace(
+    PASSED, passed=False, reasons=["the masks' mean IoU is 0.9, not 0.99"], mean_iou=0.9
+)
 
 
 @pytest.fixture

@@ -32,11 +32,19 @@ class Job:
     """One prompt on one image, run step by step; keeps alive what it reads."""
 
     def __init__(
-        self, weights: structs.Weights, tokens: Floats, wanted: list[int], arrays: Mapping[str, NDArray[Any]]
+        self,
+        weights: structs.Weights,
+        tokens: Floats,
+        wanted: list[int],
+        arrays: Mapping[str, NDArray[Any]],
     ) -> None:
         """tokens [n, 256]; wanted: of masks 0 to 3; arrays: the others, by their names in decode_job.h."""
         self._library = _library()
-        self._kept = {"given": tokens, "side": np.empty(self._library.tokens_bytes(), np.uint8), **arrays}
+        self._kept = {
+            "given": tokens,
+            "side": np.empty(self._library.tokens_bytes(), np.uint8),
+            **arrays,
+        }
         self._raw = structs.Job(**{name: address(array) for name, array in self._kept.items()})
         self._raw.cells, self._raw.tokens = arrays["r1"].size, len(tokens)
         self._raw.rough, self._raw.masks = arrays["rough_rows"].shape[1], len(wanted)
@@ -52,7 +60,9 @@ class Job:
     def tokens(self, name: str, outs: list[Floats]) -> None:
         """Run step `name` on the tokens, with what the callers of the pass before it wrote to their `out`."""
         where = (ctypes.c_void_p * len(outs))(*map(address, outs))
-        getattr(self._library, f"tokens_{name}")(ctypes.byref(self._raw), where, ctypes.c_int64(len(outs)))
+        getattr(self._library, f"tokens_{name}")(
+            ctypes.byref(self._raw), where, ctypes.c_int64(len(outs))
+        )
 
 
 def gelu(x: Floats) -> None:

@@ -53,7 +53,11 @@ class ToImage(ctypes.Structure):
 class FromImage(ctypes.Structure):
     """Attention of the image to the tokens."""
 
-    _fields_ = (*_each(Linear, "key value"), *_each(Packed16, "query out"), *_pointers("query_bias out_bias"))
+    _fields_ = (
+        *_each(Linear, "key value"),
+        *_each(Packed16, "query out"),
+        *_pointers("query_bias out_bias"),
+    )
 
 
 class Layer(ctypes.Structure):
@@ -77,7 +81,9 @@ class Weights(ctypes.Structure):
         ("last_norm", Norm),
         ("hyper", Linear * 3 * MOST_MASKS),
         ("iou", Linear * 3),
-        *_pointers("gain1 gain2 rough rough_turned up fine_bias norm_weight norm_bias thinner thinner_bias"),
+        *_pointers(
+            "gain1 gain2 rough rough_turned up fine_bias norm_weight norm_bias thinner thinner_bias"
+        ),
         *_pointers("place_key1 place_query1 place_key2"),
         *_each(ctypes.c_float, "epsilon1 epsilon2 epsilon_fine"),
     )
