@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE as BITS_PER_SAMPLE
 from PIL.TiffImagePlugin import TILELENGTH as TILE_LENGTH
 from PIL.TiffImagePlugin import TILEWIDTH as TILE_WIDTH
 from PIL.TiffImagePlugin import TiffImageFile
 
+from samserve.core.arrays import Bytes
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 
@@ -56,7 +56,7 @@ class Limits:
 class FramedImage:
     """pixels: uint8 [frame, frame, 3] RGB, zero outside `valid`; size: the oriented source's."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Bytes
     valid: Size
     size: Size
 
