@@ -47,9 +47,9 @@ class Limits:
     At 64:1 the short side is one cell of SAM's embedding.
     """
 
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 100_000_000
-    max_aspect: float = 64
+    max_bytes: int
+    max_pixels: int
+    max_aspect: float
 
 
 @dataclass(frozen=True, slots=True)

