@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
+CODE := services tests loadtest helm/boards protos/build.py hatch_build.py docs/build_configuration.py
 
 .PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality clean
 
@@ -44,6 +44,7 @@ check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
 	$(BIN)/mypy
 	PYTHONPATH=services $(BIN)/lint-imports pyproject.toml
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
 
 format: $(VENV)/.dev  ## put the code in order
