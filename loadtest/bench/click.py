@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.client import Click, Client
-from samserve.core.image import Limits, frame_image
+from samserve.core.image import frame_image
 from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.segmenter import Output, write_mask
+from samserve.infra.settings import EmbeddingSettings
 from samserve.local.stack import StackOptions, running
 
 from loadtest.bench.report import Row, medians, report
@@ -40,7 +41,7 @@ class Uncached:
 
     def click(self) -> None:
         frame, side = self._bundle.frame, self._bundle.low_res
-        image = frame_image(PHOTO.read_bytes(), frame, Limits())
+        image = frame_image(PHOTO.read_bytes(), frame, EmbeddingSettings().image_limits)
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
         (tensor,) = self._encoder.run(["embedding"], {"image": image.pixels[None], "valid": valid})
         click = Prompt(
@@ -68,7 +69,7 @@ class Uncached:
 
 
 def main() -> None:
-    uncached = Uncached(load_bundle(BUNDLES / "nano"))
+    uncached = Uncached(load_bundle(SHIPPED / "nano"))
     with (
         running(StackOptions()) as stack,
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,

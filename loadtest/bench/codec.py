@@ -21,13 +21,14 @@ from redis.asyncio import Redis
 from rich.console import Console
 from safetensors.numpy import load_file
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.codec.packed import pack, unpack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame
-from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
+from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
 from samserve.training.network import PIXEL_MEAN, PIXEL_STD, Nano
@@ -53,11 +54,11 @@ def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
     pixels, labels = (scene.image, scene.labels) if number else coins()
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return frame_image(out.getvalue(), Frame(1024), Limits()), labels
+    return frame_image(out.getvalue(), Frame(1024), EmbeddingSettings().image_limits), labels
 
 
 def of_nano() -> tuple[KernelDecoder, list[Sample]]:
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
     encoder = PlainEncoder(bundle)
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
@@ -186,7 +187,7 @@ def bench_times(one: Sample) -> list[Row]:
     key, plain_key = (CacheKey("bench", "bench", digit * 64) for digit in "01")
     with ValkeyServer() as server, asyncio.Runner() as runner:
         url = f"redis://127.0.0.1:{server.port}"
-        cache = EmbeddingCache(CacheOptions(url, timeout=5))
+        cache = EmbeddingCache(CacheOptions(url, ttl=3600, timeout=5))
         # as the cache asks, but for what is kept
         redis = Redis.from_url(
             url, socket_read_size=2**18, socket_timeout=5, socket_connect_timeout=5

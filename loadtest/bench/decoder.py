@@ -19,17 +19,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.client import Click, Client
 from samserve.client import Prompt as Asked
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
-from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Output, write_mask
+from samserve.infra.settings import EmbeddingSettings
 from samserve.local.stack import StackOptions, running
 from samserve.training.network import graph_weights
 from threadpoolctl import threadpool_limits
@@ -59,7 +60,7 @@ def photo(megapixels: float) -> bytes:
 
 
 def embed(bundle: Bundle, data: bytes) -> Embedding:
-    return embed_framed(bundle, frame_image(data, bundle.frame, Limits()))
+    return embed_framed(bundle, frame_image(data, bundle.frame, EmbeddingSettings().image_limits))
 
 
 def embed_framed(bundle: Bundle, image: FramedImage) -> Embedding:
@@ -201,7 +202,7 @@ def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
     best = decoder.decode(decoder.prepare(embedding), clicks(1, embedding.size))[0].logits[0]
     rows = []
     for megapixels in (1, 3, 12, 24):
-        size = frame_image(photo(megapixels), bundle.frame, Limits()).size
+        size = frame_image(photo(megapixels), bundle.frame, EmbeddingSettings().image_limits).size
         inner = fit(size, bundle.frame)
 
         def dense(size: Size = size, inner: Size = inner) -> object:
@@ -240,7 +241,7 @@ def plot(rows: list[Row]) -> str:
 
 def main() -> None:
     threadpool_limits(1, "blas")
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
     embedding = embed(bundle, photo(1))
     console = Console(stderr=True)
     rows = []

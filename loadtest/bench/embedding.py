@@ -29,9 +29,10 @@ import skimage.data
 from PIL import Image
 from rich.console import Console
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
-from samserve.core.image import Limits, frame_image
+from samserve.bundles.names import SHIPPED
+from samserve.core.image import frame_image
 from samserve.core.image_id import image_id
+from samserve.infra.settings import EmbeddingSettings
 from samserve.local.process import Program, accepts_connections, free_port
 from samserve.local.stack import Stack, StackOptions, running
 from samserve.v1 import embedding_pb2 as pb
@@ -81,10 +82,10 @@ class Bare:
 
     def __init__(self, address: str) -> None:
         self._triton = InferenceServerClient(address)
-        self._bundle = load_bundle(BUNDLES / "nano")
+        self._bundle = load_bundle(SHIPPED / "nano")
 
     def miss(self, data: bytes) -> None:
-        image = frame_image(data, self._bundle.frame, Limits())
+        image = frame_image(data, self._bundle.frame, EmbeddingSettings().image_limits)
         pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from samserve.bundles.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import OPENVINO, Variant, load_variant
 from samserve.core.image import FramedImage
 from samserve.export.graphs.vit import VitEncoder
@@ -71,7 +71,7 @@ def vit_b() -> SamModel:
 
 def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
     """nano's bundle with another encoder of the same frame and embedding."""
-    nano = load_bundle(BUNDLES / "nano")
+    nano = load_bundle(SHIPPED / "nano")
     folder.mkdir()
     for file in (DECODER, WEIGHTS):
         shutil.copyfile(nano.path / file, folder / file)
@@ -87,7 +87,7 @@ def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
 
 def nano() -> nn.Module:
     encoder = NanoEncoder().eval()
-    weights = graph_weights(load_bundle(BUNDLES / "nano").encoder)
+    weights = graph_weights(load_bundle(SHIPPED / "nano").encoder)
     prefix = "vision_encoder."
     encoder.load_state_dict(
         {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         aside = Path(name)
         console.print("measuring nano")
-        rows = bench("nano", nano(), load_bundle(BUNDLES / "nano"), aside, goal="")
+        rows = bench("nano", nano(), load_bundle(SHIPPED / "nano"), aside, goal="")
         console.print("measuring an encoder of ViT-B's shape")
         model = vit_b()
         bundle = bundle_of(VitEncoder(model), aside / "vit-b")

@@ -15,11 +15,12 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import Frame, Size, fit
-from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
+from samserve.infra.settings import EmbeddingSettings
 
 from loadtest.bench.decoder import clicks, embed_framed
 from loadtest.bench.report import Row, medians, report
@@ -64,7 +65,7 @@ def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def main() -> None:
-    bundle, limits, rows = load_bundle(BUNDLES / "nano"), Limits(), []
+    bundle, limits, rows = load_bundle(SHIPPED / "nano"), EmbeddingSettings().image_limits, []
     rng = np.random.default_rng(0)
     for megapixels in MEGAPIXELS:
         data = mosaic(megapixels)

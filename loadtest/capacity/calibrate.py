@@ -23,13 +23,13 @@ import numpy as np
 import onnxruntime
 from redis import Redis
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.codec.packed import pack, unpack
 from samserve.core.embedding import Embedding
-from samserve.core.image import Limits, frame_image
+from samserve.core.image import frame_image
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.infra.settings import DecoderSettings, load_settings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings, load_settings
 from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
 from threadpoolctl import threadpool_limits
@@ -58,7 +58,7 @@ Work = Callable[[], object]
 
 
 def main() -> None:
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
     try:
         found = calibrate(bundle, FILE.parent, lambda words: print(words, flush=True))
     except (LoadFailed, StartFailed) as problem:
@@ -254,7 +254,9 @@ def redis_ms(entry: bytes) -> float:
 
 
 def embed(bundle: Bundle) -> Embedding:
-    image = frame_image(known_pictures(1, seed=0)[0].data, bundle.frame, Limits())
+    image = frame_image(
+        known_pictures(1, seed=0)[0].data, bundle.frame, EmbeddingSettings().image_limits
+    )
     valid = np.array([[image.valid.height, image.valid.width]], np.int32)
     session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
     names = list(bundle.embedding)
@@ -267,7 +269,9 @@ def embed(bundle: Bundle) -> Embedding:
 def encode_times(bundle: Bundle) -> dict[int, float]:
     """Milliseconds by batch, with all cores, as Triton's Python backend runs it here."""
     session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
-    image = frame_image(known_pictures(1, seed=0)[0].data, bundle.frame, Limits())
+    image = frame_image(
+        known_pictures(1, seed=0)[0].data, bundle.frame, EmbeddingSettings().image_limits
+    )
     names = list(bundle.embedding)
     found = {}
     for batch in BATCHES:
