@@ -71,9 +71,7 @@ def write_calibration(found: Calibration, file: Path) -> None:
 def read_calibration(file: Path) -> Calibration:
     """Raises FileNotFoundError with what to do."""
     if not file.exists():
-        raise FileNotFoundError(
-            f"{file} not found; run `python -m loadtest.capacity.calibrate`"
-        )
+        raise FileNotFoundError(f"{file} not found; run `python -m loadtest.capacity.calibrate`")
     values = json.loads(file.read_text())
     return Calibration(
         **{
