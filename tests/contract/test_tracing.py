@@ -12,7 +12,7 @@ from types import ModuleType
 
 import grpc.aio
 import pytest
-from contract.test_interact import FIRST, prompt
+from contract.calls import FIRST, prompt
 from fake_triton import FakeTriton
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider

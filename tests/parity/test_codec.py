@@ -1,11 +1,10 @@
-"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench_codec.py has more of them."""
+"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench/codec.py has more of them."""
 
 import io
 from itertools import chain
 
 import numpy as np
 import pytest
-from agreement import SIDE, PlainEncoder, overlaps, sample
 from PIL import Image
 from safetensors.numpy import load_file
 from samserve.bundles.bundle import Bundle
@@ -17,6 +16,8 @@ from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
 from samserve.training.train import SCENE, VALIDATION_SEED
+
+from loadtest.bench.agreement import SIDE, PlainEncoder, overlaps, sample
 
 
 @pytest.mark.parametrize("picture", ["coins", "scene"])
