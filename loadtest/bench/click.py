@@ -16,7 +16,7 @@ from samserve.client import Click, Client
 from samserve.core.image import frame_image
 from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
-from samserve.decoder.segmenter import Output, write_mask
+from samserve.decoder.masks.write import Output, write_mask
 from samserve.infra.settings import EmbeddingSettings
 from samserve.local.stack import StackOptions, running
 

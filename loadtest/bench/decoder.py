@@ -29,7 +29,7 @@ from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.decoder.segmenter import Output, write_mask
+from samserve.decoder.masks.write import Output, write_mask
 from samserve.infra.settings import EmbeddingSettings
 from samserve.local.stack import StackOptions, running
 from samserve.training.network import graph_weights

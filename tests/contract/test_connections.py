@@ -16,7 +16,8 @@ from samserve.client import Client
 from samserve.codec.packed import pack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.image_source import RemoteEmbedder
+from samserve.core.image_request import ImageRequest
+from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.server import server_options
 from samserve.decoder.servicer import TimeLimits
 from samserve.embedding import encoder as encoder_module
@@ -86,7 +87,7 @@ async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair)
     embedder, end = RemoteEmbedder(pair.name, 5, 2**20), time.monotonic() + ENDS
     while not all(service.peers for service in pair.services):
         assert time.monotonic() < end
-        await embedder.embed("public", "", b"photo")
+        await embedder.embed(ImageRequest("public", "", b"photo"))
     await embedder.close()
 
 

@@ -186,7 +186,7 @@ async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -
         service.decoder.go.clear()
         await stream.call.write(step(1, prompt(FIRST)))
         await until(service.decoder.busy.is_set)
-    await until(lambda: "SegmentationServicer._take_steps" in begun_since(before))
+    await until(lambda: "SegmentationServicer._read_steps" in begun_since(before))
     stream.call.cancel()
     await until(lambda: ended("CANCELLED") == count + 1)
     service.decoder.go.set()

@@ -20,13 +20,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 from samserve.client import Click, Client
-from samserve.core.embedding import Embedding
 from samserve.core.image_id import image_id
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_lru import ImageLru
-from samserve.decoder.image_source import ImageSource, RemoteEmbedder
+from samserve.decoder.image_source import ImageSource
 from samserve.decoder.registry import ModelRegistry
-from samserve.decoder.sam.mask_decoder import MaskDecoder, ReadyImage
+from samserve.decoder.remote_embedder import RemoteEmbedder
+from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
@@ -105,20 +105,14 @@ async def path(
     service = app.EmbeddingService(EmbeddingSettings())
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
     with ThreadPoolExecutor(2) as pool:
-
-        async def prepare(embedding: Embedding) -> ReadyImage:
-            return await asyncio.get_running_loop().run_in_executor(
-                pool, decoder.prepare, embedding
-            )
-
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = ImageSource(ImageLru(2**30), cache, remote, prepare, admission)
+        embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
         servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
         segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
-        await service._checking
+        await service._cache_check
         yield Path(decoder=at[2], embedding=at[1], triton=triton)
         for server in reversed(servers):
             await server.stop(None)

@@ -112,7 +112,7 @@ class EmbeddingCache:
 
     async def put(self, key: CacheKey, embedding: Embedding) -> None:
         """Store it, at the second try if need be: it was dear. A failure is counted, and matters to nobody else."""
-        packed = await asyncio.to_thread(pack, embedding)
+        packed = embedding.packed or await asyncio.to_thread(pack, embedding)
         command = ("SET", str(key), packed, "EX", self._ttl)
         try:
             await self._insist("put", command)

@@ -25,9 +25,10 @@ from samserve.core.errors import (
 from samserve.core.geometry import Size
 from samserve.core.image import Limits
 from samserve.core.image_id import image_id
+from samserve.core.image_request import ImageRequest
 from samserve.embedding.admission import EncodeSlots, Priority
-from samserve.embedding.embedder import Embedder, EmbedOrder
-from samserve.embedding.single_flight import SingleFlight
+from samserve.embedding.claims import ReplicaClaims
+from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.infra.cache import CacheKey
 from samserve.infra.stages import StageClock
 
@@ -38,8 +39,8 @@ def picture(shade: int) -> bytes:
     return out.getvalue()
 
 
-def order(data: bytes | None, name: str = "", **changes: object) -> EmbedOrder:
-    return replace(EmbedOrder("public", "", data, name, "", want_tensors=False), **changes)
+def order(data: bytes | None, name: str = "", **changes: object) -> ImageRequest:
+    return replace(ImageRequest("public", "", data, name), **changes)
 
 
 @pytest.fixture
@@ -58,15 +59,14 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 
 
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
-    turns, admission = SingleFlight(cache, patience=5), EncodeSlots(slots=2, queue=2)
     return Embedder(
         cache,
-        turns,
-        admission,
+        ReplicaClaims(cache, patience=60),
+        EncodeSlots(slots=2, queue=2),
         encoder,
-        Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64),
-        ThreadPoolExecutor(1),
-        coding,
+        limits=Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64),
+        pool=ThreadPoolExecutor(1),
+        coding=coding,
     )
 
 
@@ -77,7 +77,7 @@ async def test_same_image_sent_twice_is_encoded_once(
     second = await embedder.embed(order(picture(9)), StageClock())
     assert (first.status, second.status, encoder.encoded) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     assert first.image_id == second.image_id == image_id(picture(9))
-    assert second.found == EmbeddingHeader("nano-test", Size(30, 20))
+    assert second.header == EmbeddingHeader("nano-test", Size(30, 20))
 
 
 async def test_an_image_can_be_asked_for_by_id_alone_once_it_is_known(embedder: Embedder) -> None:
@@ -99,8 +99,8 @@ async def test_without_a_cache_every_image_is_encoded_and_none_fails(
 ) -> None:
     cache.down = True
     for _ in range(2):
-        done = await embedder.embed(order(picture(9), want_tensors=True), StageClock())
-        assert isinstance(done.found, Embedding)
+        result = await embedder.fetch(order(picture(9)), StageClock())
+        assert result.embedding.tensors
     assert encoder.encoded == 2
 
 
@@ -177,17 +177,17 @@ async def test_stages_are_timed(embedder: Embedder) -> None:
     ]
 
 
+async def both(replica: Embedder, tensors: bool) -> EmbedResult | FetchResult:
+    call = replica.fetch if tensors else replica.embed
+    return await call(order(picture(9)), StageClock())
+
+
 async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(
     cache: FakeCache, encoder: FakeEncoder
 ) -> None:
     replicas = [replica(cache, encoder), replica(cache, encoder)]
     encoder.go.clear()
-    calls = [
-        asyncio.create_task(
-            replicas[n % 2].embed(order(picture(9), want_tensors=n < 16), StageClock())
-        )
-        for n in range(32)
-    ]
+    calls = [asyncio.create_task(both(replicas[n % 2], tensors=n < 16)) for n in range(32)]
     await encoder.busy.wait()
     encoder.go.set()
     answers = await asyncio.gather(*calls)
@@ -200,9 +200,9 @@ async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(
     )  # some came late
     assert {answer.image_id for answer in answers} == {image_id(picture(9))}
     tensors = [
-        answer.found.tensors["embedding"]
+        answer.embedding.tensors["embedding"]
         for answer in answers[:16]
-        if isinstance(answer.found, Embedding)
+        if isinstance(answer, FetchResult)
     ]
     assert len(tensors) == 16
     assert all(np.array_equal(tensor, tensors[0]) for tensor in tensors)
@@ -259,7 +259,7 @@ async def test_priority_and_the_time_left_reach_the_encoder(
     embedder: Embedder, encoder: FakeEncoder
 ) -> None:
     deadline = asyncio.get_running_loop().time() + 20
-    await embedder.embed(order(picture(1), priority=Priority.BULK, deadline=deadline), StageClock())
+    await embedder.embed(order(picture(1)), StageClock(), priority=Priority.BULK, deadline=deadline)
     ((priority, seconds),) = encoder.asked
     assert priority is Priority.BULK
     assert 19 < seconds <= 20
@@ -271,7 +271,7 @@ async def test_a_caller_whose_time_is_up_is_told_where_it_went(
     encoder.go.clear()
     deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(DeadlinePassed, match="encode"):
-        await embedder.embed(order(picture(1), deadline=deadline), StageClock())
+        await embedder.embed(order(picture(1)), StageClock(), deadline=deadline)
 
 
 async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_not(

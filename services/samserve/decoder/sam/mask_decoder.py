@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from samserve.bundles.bundle import Bundle
+from samserve.core.arrays import Floats
 from samserve.core.embedding import Embedding
 from samserve.decoder.masks.outline import stability_score
-from samserve.decoder.prompt import Floats, Prompt, tokens
+from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.sam.family import family_of, single_mask
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.decoder.sam.onnx_decoder import OnnxDecoder
