@@ -28,7 +28,7 @@ class ImageLru:
         return image
 
     def put(self, key: CacheKey, image: ReadyImage) -> None:
-        """Add an image, and evict others to make room. An image larger than the bound is ignored."""
+        """Add an image, and evict others to make room. Ignore an image larger than the bound."""
         if image.nbytes > self._max_bytes or key in self._entries:
             return
 

@@ -122,7 +122,7 @@ class ImageSource:
         return SourcedImage(image, remote.status, remote.remote_ms)
 
     async def _prepare(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> ReadyImage:
-        """Prepare the image once for all calls that want it now; a cancelled call stops no other."""
+        """Prepare the image, once for concurrent calls; a cancelled call stops no other."""
         version = embedding.model_version
         if version not in model.versions:
             raise ModelVersionMismatch(version, key.model_version)

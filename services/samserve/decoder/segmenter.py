@@ -10,7 +10,7 @@ from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import ModelVersionMismatch
-from samserve.core.image_id import image_id
+from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_source import SourcedImage
@@ -125,17 +125,17 @@ class Segmenter:
         model = await self._accepting(request.model_version, model)
 
         with clock.stage("hash"):
-            name = await request.identify(self._hash)
-        bind_image_id(name)
+            image_id = await request.identify(self._hash)
+        bind_image_id(image_id)
 
         try:
-            return await self._find(request, name, model, clock)
+            return await self._find(request, image_id, model, clock)
         except ModelVersionMismatch:
             # The embedding may be of a variant that was added since the start.
             refreshed = await self._models.refresh(model)
             if refreshed is None:
                 raise
-        return await self._find(request, name, refreshed, clock)
+        return await self._find(request, image_id, refreshed, clock)
 
     async def _accepting(self, version: str, model: ServedModel) -> ServedModel:
         """Return the model with its newest variants if the version is not of the known ones."""
@@ -148,16 +148,16 @@ class Segmenter:
         return refreshed
 
     async def _find(
-        self, request: ImageRequest, name: str, model: ServedModel, clock: StageClock
+        self, request: ImageRequest, image_id: str, model: ServedModel, clock: StageClock
     ) -> FoundImage:
         version = request.model_version or self._source.version_served(model)
 
         with clock.stage("embedding"):
-            key = CacheKey(request.tenant, version, name)
+            key = CacheKey(request.tenant, version, image_id)
             found = await self._source.find(key, model, request.data)
 
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        return FoundImage(name, found.image, found.status)
+        return FoundImage(image_id, found.image, found.status)
 
     async def answer(
         self,
@@ -190,7 +190,7 @@ class Segmenter:
 
     async def _hash(self, data: bytes) -> str:
         with self._queue.place():
-            return await run_in_pool(self._pool, image_id, data)
+            return await run_in_pool(self._pool, hash_image, data)
 
 
 @dataclass(frozen=True, slots=True)

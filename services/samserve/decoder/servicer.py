@@ -113,7 +113,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             interaction.end(error)
 
     async def _end_in_time(self, interaction: Interaction) -> None:
-        """End the stream between two steps; if its connection closed first, a step would be lost."""
+        """End the stream between two steps. A step is lost if the connection closes first."""
         try:
             async with asyncio.timeout(self._limits.stream):
                 await self._draining.wait()

@@ -58,7 +58,7 @@ class EmbeddingService(EmbeddingServicer):
 
 
 def _return_memory_of_images() -> None:
-    """Give freed images back to the system. By default glibc raises the threshold and keeps them."""
+    """Return freed images to the system; by default glibc raises the threshold and keeps them."""
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 

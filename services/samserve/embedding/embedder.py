@@ -18,7 +18,7 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.core.image_id import image_id
+from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.claims import ReplicaClaims
@@ -83,15 +83,8 @@ class _Job:
 class Embedder:
     """Finds embeddings in the cache, and encodes those that are missing.
 
-    A missing embedding is encoded in this order; each step is one stage of the request's clock:
-
-    1. `lookup`: look in the cache.
-    2. Join the work for the same image in this process, if there is any (`SingleFlight`).
-    3. `turn`: claim the image among all replicas, or wait until another one has stored it.
-    4. `queue`: wait for a slot.
-    5. `decode`: decode and resize the image. Until then the work stops if its callers leave.
-    6. `encode`: run the encoder.
-    7. `store`: pack the embedding and store it; then release the claim.
+    `_find_or_encode` and `_encode` hold the order of events. Up to step 5 the work stops when all
+    its callers leave. Each step is timed as a stage of the request's clock.
     """
 
     def __init__(
@@ -178,14 +171,14 @@ class Embedder:
 
         with clock.stage("hash"):
             request.check_size(self._limits.max_bytes)
-            name = await request.identify(self._hash)
-        bind_image_id(name)
+            image_id = await request.identify(self._hash)
+        bind_image_id(image_id)
 
-        key = CacheKey(request.tenant, spec.model_version, image_id=name)
+        key = CacheKey(request.tenant, spec.model_version, image_id)
         return _Job(key, spec, request.data, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:
-        return await run_in_pool(self._pool, image_id, data)
+        return await run_in_pool(self._pool, hash_image, data)
 
     async def _in_time(
         self, job: _Job, look_up: Callable[[CacheKey], Awaitable[Found | None]]
@@ -208,6 +201,7 @@ class Embedder:
         status_if_found = CacheStatus.HIT
 
         while True:
+            # 1. Look in the cache.
             with clock.stage("lookup"):
                 embedding = await look_up(job.key)
             if embedding is not None:
@@ -215,7 +209,7 @@ class Embedder:
             if job.data is None:
                 raise EmbeddingNotCached(job.key.image_id)
 
-            # Callers in this process share one task, which does the rest.
+            # 2. Share one task with all callers in this process; it does the rest.
             encode = partial(self._encode, job, job.data)
             with clock.stage("turn") if job.key in self._flights else nullcontext():
                 shared = await self._flights.run(job.key, encode, job.deadline)
@@ -229,25 +223,28 @@ class Embedder:
         """Encode the image and store the embedding; None if another replica stored it."""
         clock = job.clock
 
+        # 3. Claim the image among all replicas.
         async with self._claims.claim(job.key) as claim:
             with clock.stage("turn"):
                 if not await claim.acquire():
                     return None
 
+            # 4. Wait for a slot.
             with clock.stage("queue"):
                 slot = await self._slots.slot(job.priority)
             with slot:
+                # 5. Decode and resize the image.
                 with clock.stage("decode"):
                     image = await run_in_pool(
                         self._pool, frame_image, data, job.spec.frame, self._limits
                     )
 
-                # From here on the work is too expensive to throw away.
+                # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()
                 with clock.stage("encode"):
                     tensors = await self._encoder.encode(job.spec, image, job.priority, seconds)
 
-            # Pack once: the same bytes are cached and sent.
+            # 7. Pack once, since the same bytes are cached and sent; store them.
             with clock.stage("store"):
                 embedding = Embedding(job.spec.model_version, image.size, tensors)
                 packed = await run_in_pool(self._pool, pack, embedding, self._coding)

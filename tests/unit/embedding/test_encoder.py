@@ -77,7 +77,7 @@ async def test_a_model_not_loaded_since_the_start_is_unavailable_and_the_others_
     served: Served,
 ) -> None:
     served.triton.ready["nano"] = False
-    with pytest.raises(Unavailable, match="not loaded the model nano"):
+    with pytest.raises(Unavailable, match="not loaded model 'nano'"):
         await served.encoder.spec("")
     assert (await served.encoder.spec("twin")).model_version == "twin-1"
 

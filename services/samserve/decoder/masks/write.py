@@ -91,7 +91,7 @@ def check_output(output: Output) -> None:
 def write_masks(
     candidates: ScoredLogits, size: Size, frame: Frame, output: Output
 ) -> list[MaskAnswer]:
-    """Write as many of the candidates as are asked for, best first. Arguments as of `write_mask`."""
+    """Write as many candidates as are asked for, best first. Arguments as of `write_mask`."""
     masks = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
     return [
         write_mask(logits, (float(iou), float(stability)), size, frame, output)
