@@ -71,7 +71,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 MODEL = ServedModel(Preparer(), VERSIONS)  # type: ignore[arg-type]
 
 
-async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
+async def test_images_are_looked_for_in_this_process_then_redis_then_the_embedding_service(
     pool: ThreadPoolExecutor,
 ) -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
@@ -87,7 +87,7 @@ async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder(
     assert embedder.asked == 1
 
 
-async def test_what_the_embedding_service_says_of_its_cache_is_passed_on(
+async def test_the_embedding_services_cache_status_is_passed_on(
     pool: ThreadPoolExecutor,
 ) -> None:
     embeddings = ImageSource(
@@ -96,7 +96,7 @@ async def test_what_the_embedding_service_says_of_its_cache_is_passed_on(
     assert (await embeddings.find(KEY, MODEL, b"photo")).status is CacheStatus.COALESCED
 
 
-async def test_without_bytes_an_unknown_image_is_asked_for(pool: ThreadPoolExecutor) -> None:
+async def test_an_unknown_image_without_bytes_is_not_cached(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(EmbeddingNotCached):
         await ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM).find(
             KEY, MODEL, None
@@ -124,7 +124,7 @@ async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_ve
     assert embedder.asked == 1
 
 
-async def test_after_bytes_the_variant_that_is_served_is_looked_for(
+async def test_the_version_last_served_is_looked_for(
     pool: ThreadPoolExecutor,
 ) -> None:
     embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder("v1-int8"), pool, ROOM)
@@ -134,7 +134,7 @@ async def test_after_bytes_the_variant_that_is_served_is_looked_for(
     assert (await embeddings.find(served, MODEL, None)).image.model_version == "v1-int8"
 
 
-async def test_calls_at_once_prepare_an_image_once(pool: ThreadPoolExecutor) -> None:
+async def test_concurrent_calls_prepare_an_image_once(pool: ThreadPoolExecutor) -> None:
     prepare = Preparer()
     model = ServedModel(prepare, VERSIONS)  # type: ignore[arg-type]
     embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM)
@@ -143,7 +143,7 @@ async def test_calls_at_once_prepare_an_image_once(pool: ThreadPoolExecutor) -> 
     assert all(f.image is found[0].image for f in found)
 
 
-async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others(
+async def test_a_cancelled_call_does_not_stop_the_preparation(
     pool: ThreadPoolExecutor,
 ) -> None:
     prepare = Preparer()
@@ -156,7 +156,7 @@ async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others(
     assert prepare.prepared == 1
 
 
-async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_ready_is_found(
+async def test_with_a_full_queue_redis_is_not_asked_and_prepared_images_are_found(
     pool: ThreadPoolExecutor,
 ) -> None:
     room, resident = DecodeQueue(1, 0), ImageLru(1000)
@@ -171,7 +171,7 @@ async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_r
         await embeddings.find(other, MODEL, None)
 
 
-async def test_who_waits_for_the_embedding_service_takes_no_place(pool: ThreadPoolExecutor) -> None:
+async def test_a_call_to_the_embedding_service_holds_no_place(pool: ThreadPoolExecutor) -> None:
     class Slow(FakeEmbedder):
         def __init__(self) -> None:
             super().__init__()

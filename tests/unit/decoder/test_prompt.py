@@ -36,7 +36,7 @@ def prompt(
         prompt([(3, 4)], [1, 1, 9, 9]),
     ],
 )
-def test_prompts_on_the_image_are_taken(good: Prompt) -> None:
+def test_prompts_on_the_image_are_valid(good: Prompt) -> None:
     check_shape(good, "prompt")
     check_all_inside([good], SIZE)
 

@@ -109,7 +109,7 @@ async def test_a_reference_of_another_model_or_of_no_known_version_is_refused(
     assert not finder.asked
 
 
-async def test_a_variant_that_comes_later_is_taken_without_a_restart(
+async def test_a_variant_added_later_is_accepted_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "nano"
@@ -133,7 +133,7 @@ async def test_a_variant_that_comes_later_is_taken_without_a_restart(
             await find(segmenter, "nano", "nano-never")
 
 
-def test_the_size_of_a_mask_to_refine_is_the_models_own(models: ModelRegistry) -> None:
+def test_the_size_of_mask_input_depends_on_the_model(models: ModelRegistry) -> None:
     with ThreadPoolExecutor(1) as pool:
         segmenter = Segmenter(Finder(), models, pool, DecodeQueue(2, 8))
         assert [segmenter.resolve(model).low_res for model in ("", "nano", "twin")] == [
@@ -143,7 +143,7 @@ def test_the_size_of_a_mask_to_refine_is_the_models_own(models: ModelRegistry) -
         ]
 
 
-def test_metrics_name_every_version_whose_embeddings_are_taken(models: ModelRegistry) -> None:
+def test_metrics_name_every_accepted_version(models: ModelRegistry) -> None:
     models.publish_metrics()
     for model, version in (("nano", "nano-fp32"), ("nano", "nano-int8"), ("twin", "twin-fp32")):
         labels = {"model": model, "version": version, "variant": "", "backend": ""}

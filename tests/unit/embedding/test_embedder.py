@@ -121,7 +121,7 @@ async def test_two_models_never_share_an_entry(
 
 
 @pytest.mark.parametrize(("coding", "written"), [("small", b'"q1"'), ("exact", b'"f2"')])
-async def test_what_is_cached_is_packed_as_the_service_is_told(
+async def test_embeddings_are_cached_in_the_configured_coding(
     cache: FakeCache, encoder: FakeEncoder, coding: Coding, written: bytes
 ) -> None:
     encoder.channels = 256
@@ -218,14 +218,14 @@ def counted() -> Counter[CacheStatus]:
     )
 
 
-async def test_metrics_tell_hits_misses_and_coalesced_apart(embedder: Embedder) -> None:
+async def test_metrics_count_hits_misses_and_coalesced(embedder: Embedder) -> None:
     before = counted()
     await asyncio.gather(*(embedder.embed(order(picture(9)), StageClock()) for _ in range(3)))
     await embedder.embed(order(picture(9)), StageClock())
     assert counted() - before == {CacheStatus.HIT: 1, CacheStatus.MISS: 1, CacheStatus.COALESCED: 2}
 
 
-async def test_an_image_that_is_known_is_not_decoded(cache: FakeCache, embedder: Embedder) -> None:
+async def test_a_cached_image_is_not_decoded(cache: FakeCache, embedder: Embedder) -> None:
     broken = b"no image at all"
     key = CacheKey("public", "nano-test", image_id(broken))
     await cache.put(key, Embedding("nano-test", Size(3, 2), {}))
@@ -233,7 +233,7 @@ async def test_an_image_that_is_known_is_not_decoded(cache: FakeCache, embedder:
 
 
 @pytest.mark.parametrize("data", [picture(9), None])
-async def test_an_image_that_is_not_the_one_the_caller_hashed_is_refused(
+async def test_an_image_with_another_hash_than_expected_is_refused(
     embedder: Embedder, encoder: FakeEncoder, data: bytes | None
 ) -> None:
     name = image_id(picture(9))
@@ -265,16 +265,14 @@ async def test_priority_and_the_time_left_reach_the_encoder(
     assert 19 < seconds <= 20
 
 
-async def test_a_caller_whose_time_is_up_is_told_where_it_went(
-    embedder: Embedder, encoder: FakeEncoder
-) -> None:
+async def test_a_missed_deadline_names_the_stage(embedder: Embedder, encoder: FakeEncoder) -> None:
     encoder.go.clear()
     deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(DeadlinePassed, match="encode"):
         await embedder.embed(order(picture(1)), StageClock(), deadline=deadline)
 
 
-async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_not(
+async def test_with_a_full_queue_new_images_are_refused_and_cached_ones_are_answered(
     embedder: Embedder, encoder: FakeEncoder
 ) -> None:
     await embedder.embed(order(picture(0)), StageClock())
@@ -291,7 +289,7 @@ async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_
     assert [task.status for task in await asyncio.gather(*fill)] == [CacheStatus.MISS] * 4
 
 
-async def test_images_whose_callers_have_gone_are_never_encoded(
+async def test_images_whose_callers_have_left_are_not_encoded(
     embedder: Embedder, encoder: FakeEncoder
 ) -> None:
     encoder.go.clear()

@@ -81,7 +81,7 @@ async def until(true: Callable[[], object]) -> None:
     pytest.fail("it never came true")
 
 
-async def test_callers_of_one_process_share_one_making(cache: FakeCache, maker: Maker) -> None:
+async def test_callers_in_one_process_share_one_flight(cache: FakeCache, maker: Maker) -> None:
     calls = asking(Replica(cache), maker, 5)
     maker.go()
     shared = await asyncio.gather(*calls)
@@ -133,7 +133,7 @@ async def test_without_redis_callers_of_one_process_still_share(
     assert maker.started == 1
 
 
-async def test_nobody_waits_for_another_replica_for_ever(cache: FakeCache, maker: Maker) -> None:
+async def test_the_wait_for_another_replica_is_bounded(cache: FakeCache, maker: Maker) -> None:
     cache.claims[KEY] = "a replica that never ends"
     calls = asking(Replica(cache, patience=0.05), maker, 3)
     failures = await asyncio.gather(*calls, return_exceptions=True)
@@ -141,7 +141,7 @@ async def test_nobody_waits_for_another_replica_for_ever(cache: FakeCache, maker
     assert cache.claims[KEY] == "a replica that never ends"
 
 
-async def test_a_caller_who_goes_stops_nothing_for_the_others(
+async def test_a_caller_that_leaves_does_not_stop_the_others(
     cache: FakeCache, maker: Maker
 ) -> None:
     first, second = asking(Replica(cache), maker, 2)
@@ -152,7 +152,9 @@ async def test_a_caller_who_goes_stops_nothing_for_the_others(
     assert maker.started == 1
 
 
-async def test_work_that_nobody_waits_for_is_not_begun(cache: FakeCache, maker: Maker) -> None:
+async def test_work_without_callers_is_cancelled_before_it_begins(
+    cache: FakeCache, maker: Maker
+) -> None:
     replica = Replica(cache)
     calls = asking(replica, maker, 2)
     await until(lambda: maker.started)
@@ -168,7 +170,7 @@ async def test_work_that_nobody_waits_for_is_not_begun(cache: FakeCache, maker: 
     assert not cache.claims
 
 
-async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(
+async def test_a_caller_that_leaves_while_another_replica_works_leaves_no_claim(
     cache: FakeCache, maker: Maker
 ) -> None:
     cache.claims[KEY] = "another replica"
@@ -181,9 +183,7 @@ async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(
     assert (cache.claims, maker.started) == ({}, 0)
 
 
-async def test_work_that_has_begun_is_finished_even_if_nobody_waits(
-    cache: FakeCache, maker: Maker
-) -> None:
+async def test_work_that_has_begun_finishes_without_callers(cache: FakeCache, maker: Maker) -> None:
     (call,) = asking(Replica(cache), maker)
     maker.decoded.set()
     await until(lambda: maker.begun)
@@ -193,7 +193,7 @@ async def test_work_that_has_begun_is_finished_even_if_nobody_waits(
     assert cache.entries[KEY] is MADE
 
 
-async def test_a_failure_is_given_to_all_who_wait_and_to_nobody_later(
+async def test_a_failure_reaches_all_waiting_callers_and_no_later_one(
     cache: FakeCache, maker: Maker
 ) -> None:
     replica = Replica(cache)
@@ -206,7 +206,7 @@ async def test_a_failure_is_given_to_all_who_wait_and_to_nobody_later(
     assert await asking(replica, maker)[0] == Shared(MADE, joined=False)
 
 
-async def test_a_failure_in_one_replica_is_anothers_turn(cache: FakeCache, maker: Maker) -> None:
+async def test_after_a_failure_in_one_replica_another_tries(cache: FakeCache, maker: Maker) -> None:
     failing = Maker(cache)
     failing.failure = Unavailable("the image encoder ran out of memory")
     (first,) = asking(Replica(cache), failing)
