@@ -2,7 +2,7 @@
 
 Packed layout, little-endian: magic `SAME`, frame version u8, header length u16, payload length u32, CRC-32 of the
 payload u32, CRC-32 of what stands before and of the padded header u32; then the header (JSON: model version, oriented
-size, of each tensor name, coding, shape and bytes), padded with spaces to HEAD bytes in all; then the tensors one after
+size, of each tensor name, coding, shape and bytes), padded with spaces to HEADER_BYTES bytes in all; then the tensors one after
 another, coded as tensors.py says. The head alone can be read without the payload.
 """
 
@@ -19,7 +19,7 @@ from samserve.codec.tensors import Coding, decode, encode
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.geometry import Size
 
-HEAD = 512
+HEADER_BYTES = 512
 MOST_VALUES = 2**25  # in one embedding; SAM 2 has 4 million
 _MAGIC, _VERSION = b"SAME", 2
 _PREFIX = struct.Struct("<4sBHIII")
@@ -54,24 +54,24 @@ def pack(embedding: Embedding, coding: Coding = "small") -> bytes:
         },
         separators=(",", ":"),
     ).encode()
-    if len(header) > HEAD - _PREFIX.size:
+    if len(header) > HEADER_BYTES - _PREFIX.size:
         raise ValueError(
-            f"an embedding's header of {len(header)} bytes does not fit {HEAD - _PREFIX.size}"
+            f"an embedding's header of {len(header)} bytes does not fit {HEADER_BYTES - _PREFIX.size}"
         )
-    padded = header.ljust(HEAD - _PREFIX.size)
+    padded = header.ljust(HEADER_BYTES - _PREFIX.size)
     before = _PREFIX.pack(_MAGIC, _VERSION, len(header), length, check, 0)[:-4]
     return b"".join([before, _check_of(before, padded), padded, *pieces])
 
 
 def unpack_header(packed: bytes) -> EmbeddingHeader:
-    """Read the first HEAD bytes. Raises DamagedEmbedding."""
+    """Read the first HEADER_BYTES bytes. Raises DamagedEmbedding."""
     return _header(packed).head
 
 
 def unpack(packed: bytes) -> Embedding:
     """Read it all; tensors kept as plain fp16 are not copied. Raises DamagedEmbedding."""
     header = _header(packed)
-    payload = memoryview(packed)[HEAD:]
+    payload = memoryview(packed)[HEADER_BYTES:]
     if len(payload) != header.length or zlib.crc32(payload) != header.check:
         raise DamagedEmbedding("the packed embedding's length or checksum is wrong")
     tensors, at = {}, 0
@@ -97,13 +97,15 @@ class _Header:
 
 
 def _header(packed: bytes) -> _Header:
-    if len(packed) < HEAD:
-        raise DamagedEmbedding(f"a packed embedding has at least {HEAD} bytes, not {len(packed)}")
+    if len(packed) < HEADER_BYTES:
+        raise DamagedEmbedding(
+            f"a packed embedding has at least {HEADER_BYTES} bytes, not {len(packed)}"
+        )
     magic, version, header_length, length, check, _ = _PREFIX.unpack_from(packed)
     if magic != _MAGIC or version != _VERSION:
         raise DamagedEmbedding(f"not a packed embedding of version {_VERSION}")
     end = _PREFIX.size
-    if _check_of(packed[: end - 4], packed[end:HEAD]) != packed[end - 4 : end]:
+    if _check_of(packed[: end - 4], packed[end:HEADER_BYTES]) != packed[end - 4 : end]:
         raise DamagedEmbedding("the packed embedding's head has a wrong checksum")
     try:
         fields: Any = json.loads(packed[end : end + header_length])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samserve.codec.packed import HEAD, DamagedEmbedding, pack, unpack, unpack_header
+from samserve.codec.packed import HEADER_BYTES, DamagedEmbedding, pack, unpack, unpack_header
 from samserve.codec.tensors import FINENESS
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
@@ -30,7 +30,7 @@ PACKED = pack(BUNDLE)
 def forged(header: Any, payload: bytes = b"") -> bytes:
     """An entry whose checksums are right, whatever it says."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
-    padded = text.ljust(HEAD - PREFIX.size)
+    padded = text.ljust(HEADER_BYTES - PREFIX.size)
     before = PREFIX.pack(b"SAME", 2, len(text), len(payload), zlib.crc32(payload), 0)[:-4]
     return before + zlib.crc32(before + padded).to_bytes(4, "little") + padded + payload
 
@@ -67,7 +67,7 @@ def test_an_embedding_without_tensors_survives_packing() -> None:
 
 
 def test_its_head_is_read_without_its_tensors() -> None:
-    head = unpack_header(PACKED[:HEAD])
+    head = unpack_header(PACKED[:HEADER_BYTES])
     assert (head.model_version, head.size) == ("nano-1", Size(640, 427))
 
 
@@ -81,8 +81,8 @@ def test_one_wrong_bit_is_noticed(bit: int) -> None:
 
 
 def test_every_wrong_bit_of_the_head_is_noticed_in_the_head() -> None:
-    for bit in range(8 * HEAD):
-        packed = bytearray(PACKED[:HEAD])
+    for bit in range(8 * HEADER_BYTES):
+        packed = bytearray(PACKED[:HEADER_BYTES])
         packed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DamagedEmbedding):
             unpack_header(bytes(packed))
@@ -162,7 +162,7 @@ def test_a_foreign_body_behind_an_honest_header_is_noticed(payload: bytes) -> No
 
 def test_a_header_or_tensor_too_large_is_refused() -> None:
     with pytest.raises(ValueError, match="header"):
-        pack(Embedding("m" * HEAD, Size(1, 1), {}))
+        pack(Embedding("m" * HEADER_BYTES, Size(1, 1), {}))
     with pytest.raises(ValueError, match="values"):
         pack(Embedding("m", Size(1, 1), {"a": np.broadcast_to(np.float16(0), (2**26,))}))
 
