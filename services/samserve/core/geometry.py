@@ -47,7 +47,6 @@ def fit(size: Size, frame: Frame) -> Size:
     """
     if frame.stretch:
         return Size(frame.side, frame.side)
-
     scale = frame.side / max(size.width, size.height)
     width = max(1, int(size.width * scale + 0.5))
     height = max(1, int(size.height * scale + 0.5))
@@ -66,6 +65,5 @@ def to_frame(points: Floats, size: Size, frame: Frame) -> Floats:
     """
     inner = fit(size, frame)
     scale = np.array([inner.width / size.width, inner.height / size.height])
-
     scaled: Floats = (points * scale).astype(np.float32)
     return scaled

@@ -97,7 +97,6 @@ def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
         draft = image.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
         image.load()
         box = draft[1] if draft else None
-
         resized = _eight_bit(image).resize(
             (inner.width, inner.height), Image.Resampling.BILINEAR, box
         )
@@ -137,7 +136,6 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
         raise InvalidInput(
             "data", f"unsupported or damaged image; supported formats: {', '.join(FORMATS)}"
         ) from problem
-
     return image
 
 
@@ -188,11 +186,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """
     if image.mode in ("L", "RGB"):
         return image
-
     if image.mode.startswith("I;16"):
         bits = image.tag_v2[BITS_PER_SAMPLE][0] if isinstance(image, TiffImageFile) else 16
         return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
-
     return image.convert("RGB")
 
 

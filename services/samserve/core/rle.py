@@ -30,7 +30,6 @@ def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
     lengths = decompress(compressed)
     if lengths.sum() != height * width:
         raise ValueError(f"the run lengths cover {lengths.sum()} pixels, not {height} x {width}")
-
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
 

@@ -89,7 +89,6 @@ def spans(runs: Runs) -> ColumnSpans:
     last_of = np.cumsum(number) - 1
     tops[last_of - number + 1] = starts - first * runs.height
     bottoms[last_of] = ends - last * runs.height
-
     return ColumnSpans(columns, tops, bottoms)
 
 
@@ -97,7 +96,6 @@ def box(runs: Runs) -> Box:
     """Return the tight box of the mask."""
     if not len(runs.changes):
         return Box(0, 0, 0, 0)
-
     cut = spans(runs)
     return Box(
         x0=int(cut.columns[0]),

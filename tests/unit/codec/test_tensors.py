@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
-from samserve.codec import tensors as codec
+from samserve.codec import kernel
+from samserve.codec.tables import coding_tables
 from samserve.codec.tensors import FINENESS, decode, encode
 from samserve.native import loader
 
@@ -145,10 +146,10 @@ def test_every_instruction_set_writes_the_same_bytes_and_reads_them(
     for level, flags in loader.LEVELS.items():
         if flags <= loader.processor_flags():
             monkeypatch.setattr(loader, "LEVELS", {level: flags})
-            codec._kernel.cache_clear()
+            kernel.load.cache_clear()
             bodies.append(b"".join(encode(tensor)[1]))
             tensors.append(decode("q1", tensor.shape, memoryview(bodies[0])))
-    codec._kernel.cache_clear()
+    kernel.load.cache_clear()
     assert tensors
     assert all(np.array_equal(other, tensors[0]) for other in tensors)
     for body in (
@@ -158,7 +159,7 @@ def test_every_instruction_set_writes_the_same_bytes_and_reads_them(
 
 
 def test_the_tables_are_those_of_entries_already_written() -> None:
-    codes, slots = codec._tables()
+    codes, slots = coding_tables()
     assert zlib.crc32(codes.tobytes()) == 2_400_481_940
     assert zlib.crc32(slots.tobytes()) == 3_566_831_248
 
