@@ -136,7 +136,7 @@ class EmbeddingCache:
 
         A failure is counted; the caller goes on.
         """
-        packed = await asyncio.to_thread(pack, embedding)
+        packed = embedding.packed or await asyncio.to_thread(pack, embedding)
         command = ("SET", str(key), packed, "EX", self._ttl)
 
         try:
