@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest helm/boards protos/build.py hatch_build.py docs/build_configuration.py
+CODE := services tests loadtest docs helm/boards protos/build.py hatch_build.py
 
 .PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality wheel clean
 

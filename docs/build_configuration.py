@@ -25,7 +25,8 @@ from samserve.infra.settings import (
     variable_of,
 )
 
-PAGE = Path(__file__).with_name("configuration.md")
+DOCS = Path(__file__).parent
+PAGE = DOCS / "configuration.md"
 
 INTRODUCTION = """\
 # Configuration
@@ -43,6 +44,13 @@ In Kubernetes, set more variables through the chart's `embedding.settings` and `
 ([kubernetes.md](kubernetes.md)).
 """
 
+
+def decision(number: int) -> str:
+    """Return a link to a decision note."""
+    (note,) = DOCS.glob(f"decisions/{number:04}-*.md")
+    return f"[decision {number:04}](decisions/{note.name})"
+
+
 # Variables that no settings class reads: variable, default, meaning.
 OTHERS = {
     "Client and command line": [
@@ -59,7 +67,7 @@ OTHERS = {
             "RAY_SERVE_ENABLE_HA_PROXY",
             "1",
             "1 puts HAProxy before the replicas; 0 uses Ray Serve's own proxy, which is slower "
-            "([decision 0011](decisions/0011-haproxy-before-the-replicas.md)).",
+            f"({decision(11)}).",
         ),
         (
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
