@@ -141,7 +141,7 @@ def counted() -> Iterator[Counter[str]]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]], clock: Clock) -> None:
-    """Wait for an event; an open circuit has rested before each attempt. The cap is for lost waits."""
+    """Wait for an event; before each attempt an open circuit has rested."""
     give_up = time.monotonic() + 120
     while not await holds():
         assert time.monotonic() < give_up
