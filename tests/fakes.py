@@ -99,7 +99,7 @@ class HeldDecoder:
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         self.decoded += prompts
         self.busy.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return self._decoder.decode(image, prompts)
 
 
