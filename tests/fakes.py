@@ -1,4 +1,4 @@
-"""Small stand-ins, behind the services' own protocols."""
+"""Fakes of the services' parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samserve.infra.cache import CacheKey, Claim
 
 
 class FakeCache:
-    """A dictionary; `down` makes it as forgetful as a Redis that is away. Its claims expire only if told to."""
+    """A cache in a dictionary. If `down` it answers as if Redis were away. Claims never expire."""
 
     def __init__(self) -> None:
         self.entries: dict[CacheKey, Embedding] = {}
@@ -30,8 +30,10 @@ class FakeCache:
         self.down = False
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None:
-        found = await self.get(key)
-        return None if found is None else EmbeddingHeader(found.model_version, found.size)
+        embedding = await self.get(key)
+        if embedding is None:
+            return None
+        return EmbeddingHeader(embedding.model_version, embedding.size)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         return None if self.down else self.entries.get(key)
@@ -58,7 +60,7 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as shades of its mean colour; counts how often, and can be made to wait, and to fail."""
+    """Embeds an image as shades of its mean colour; counts, waits and fails as the test says."""
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -88,7 +90,7 @@ class FakeEncoder:
 
 
 class HeldDecoder:
-    """A real decoder that can be made to wait before it decodes; remembers the prompts it decoded."""
+    """A real decoder that waits before decoding if the test says so; remembers its prompts."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle

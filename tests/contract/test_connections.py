@@ -1,4 +1,4 @@
-"""Names that stand for many servers, and connections that end so that clients look for new ones."""
+"""Names with many servers, and connections that end so that clients find new servers."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ LIFE = 1234.5  # seconds: a stream's longest life, told apart from other timeout
 
 @dataclass
 class CountingService(rpc.EmbeddingServiceServicer):
-    """Answers every Embed with the same; remembers who asked."""
+    """Answers every Embed alike; remembers the callers."""
 
     peers: list[str] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ class CountingService(rpc.EmbeddingServiceServicer):
 
 @dataclass
 class Pair:
-    """Two servers, and a name that stands for both as a headless Service's does."""
+    """Two servers under one name, as of a headless Service."""
 
     services: list[CountingService]
     tritons: list[FakeTriton]
@@ -72,7 +72,7 @@ async def pair() -> AsyncIterator[Pair]:
         await server.stop(None)
 
 
-async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
+async def test_the_client_calls_every_server_behind_a_name(pair: Pair) -> None:
     def use() -> None:
         with Client(pair.name, pair.name) as client:
             end = time.monotonic() + CAP
@@ -83,7 +83,7 @@ async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
     await asyncio.to_thread(use)
 
 
-async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair) -> None:
+async def test_the_decoder_calls_every_embedding_server_behind_a_name(pair: Pair) -> None:
     embedder, end = RemoteEmbedder(pair.name, 5, 2**20), time.monotonic() + CAP
     while not all(service.peers for service in pair.services):
         assert time.monotonic() < end
@@ -91,7 +91,7 @@ async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair)
     await embedder.close()
 
 
-async def test_the_encoder_asks_every_triton_behind_a_name(
+async def test_the_encoder_calls_every_triton_behind_a_name(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
@@ -116,7 +116,7 @@ async def test_a_dns_name_is_an_address(service: Service) -> None:
     assert await asyncio.to_thread(use) == "MISS"
 
 
-async def test_a_connection_ends_with_age_and_no_call_with_it(
+async def test_an_old_connection_ends_without_breaking_a_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SAMSERVE_MAX_CONNECTION_AGE_S", "0.2")

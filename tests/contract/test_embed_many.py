@@ -1,4 +1,4 @@
-"""The client's run over a data set, over real gRPC, against a service that does as it is told."""
+"""Embedding a data set with the client, over real gRPC, against a scripted service."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is traced; nothing is, once the test has ended."""
+    """The exported spans; tracing is off again after the test."""
     monkeypatch.setattr(tracing, "_tracer", None)
     exporter.clear()
     return exporter
@@ -47,12 +47,12 @@ def picture(shade: int) -> bytes:
 
 
 def caller() -> AbstractContextManager[trace.Span]:
-    """A span of a program's own around its use of the client."""
+    """A span of the program that uses the client."""
     return trace.get_tracer("the caller").start_as_current_span("use")
 
 
 def tree(spans: tuple[ReadableSpan, ...]) -> dict[str, list[str]]:
-    """The names of spans by the names of those around them, in order of their beginnings."""
+    """Names of spans by the names of their parents, in order of their start."""
     names = {span.context.span_id: span.name for span in spans if span.context}
     found: dict[str, list[str]] = {}
     for span in sorted(spans, key=lambda span: span.start_time or 0):
@@ -106,7 +106,7 @@ async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(
     assert about == {image_id(picture(1))}
 
 
-async def test_a_failure_is_the_spans_own_error(path: Path, spans: InMemorySpanExporter) -> None:
+async def test_a_failure_is_recorded_on_its_span(path: Path, spans: InMemorySpanExporter) -> None:
     tracing.join()
     async with grpc.aio.insecure_channel(path.decoder) as channel:
         stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
@@ -123,7 +123,7 @@ async def test_a_failure_is_the_spans_own_error(path: Path, spans: InMemorySpanE
     assert span.events[0].attributes["exception.type"] == "samserve.core.errors.ModelNotFound"
 
 
-async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(
+async def test_a_streams_steps_belong_to_the_trace_of_its_opening(
     path: Path, spans: InMemorySpanExporter
 ) -> None:
     def use() -> None:
@@ -149,7 +149,7 @@ async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(
     assert found["Interact.step"] == ["decode", "masks", "decode", "masks"]
 
 
-async def test_nothing_is_traced_and_no_context_sent_unless_it_is_set_up(
+async def test_nothing_is_traced_unless_tracing_is_set_up(
     path: Path, spans: InMemorySpanExporter
 ) -> None:
     async with grpc.aio.insecure_channel(path.decoder) as channel:
@@ -161,7 +161,7 @@ async def test_nothing_is_traced_and_no_context_sent_unless_it_is_set_up(
     assert "traceparent" not in path.triton.told
 
 
-async def test_the_lines_of_both_services_bear_the_requests_id(path: Path) -> None:
+async def test_log_lines_of_both_services_have_the_request_id(path: Path) -> None:
     with capture_logs([merge_contextvars]) as lines:
         async with grpc.aio.insecure_channel(path.decoder) as channel:
             stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
@@ -175,7 +175,7 @@ async def test_the_lines_of_both_services_bear_the_requests_id(path: Path) -> No
         assert line["image_id"] == image_id(b"no image")
 
 
-async def test_the_embedding_service_gives_the_id_back(path: Path) -> None:
+async def test_the_embedding_service_returns_the_request_id(path: Path) -> None:
     async with grpc.aio.insecure_channel(path.embedding) as channel:
         call = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
         good = call(

@@ -34,7 +34,6 @@ class ImageLru:
 
         self._entries[key] = image
         self._bytes += image.nbytes
-
         while self._bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
             self._bytes -= oldest.nbytes

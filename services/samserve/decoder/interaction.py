@@ -88,7 +88,6 @@ class Interaction:
         """Have the step answered; it supersedes one that waits."""
         if self._ended:
             return
-
         if self._waiting is not None:
             self._superseded.append(self._waiting.id)
             step = replace(step, reset=step.reset or self._waiting.reset)
@@ -110,7 +109,6 @@ class Interaction:
 
             superseded, self._superseded = self._superseded, []
             step, self._waiting = self._waiting, None
-
             for step_id in superseded:
                 yield StepAnswer(step_id, superseded=True)
             if step is not None:

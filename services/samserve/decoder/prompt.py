@@ -89,7 +89,6 @@ def read_prompt(prompt: PromptInput, low_res: int, field: str) -> Prompt:
 def _read_logits(logits: bytes, side: int, field: str) -> Floats | None:
     if not logits:
         return None
-
     expected = 2 * side * side
     if len(logits) != expected:
         raise InvalidInput(
@@ -109,7 +108,6 @@ def check_shape(prompt: Prompt, field: str) -> None:
         raise InvalidInput(field, f"{field} is empty; {GIVE_ONE}")
 
     _check_finite(prompt.points, f"{field}.points")
-
     if prompt.box is not None:
         _check_finite(prompt.box, f"{field}.box")
         x0, y0, x1, y1 = prompt.box

@@ -155,7 +155,6 @@ class Segmenter:
         with clock.stage("embedding"):
             key = CacheKey(request.tenant, version, image_id)
             found = await self._source.find(key, model, request.data)
-
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         return FoundImage(image_id, found.image, found.status)
 
@@ -182,7 +181,6 @@ class Segmenter:
     async def _answer_many(self, job: _Job) -> list[PromptAnswer]:
         """Decode the prompts together, then write their masks in parallel."""
         candidates = await run_in_pool(self._pool, job.decode)
-
         with job.clock.stage("masks"):
             return await asyncio.gather(
                 *(run_in_pool(self._pool, job.write, each) for each in candidates)

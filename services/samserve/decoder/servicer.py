@@ -58,7 +58,6 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-
         with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
             context.set_trailing_metadata(call.trailing_metadata)
             segmented = await self._segmenter.segment(_mask_request(request, context), clock)
@@ -67,7 +66,6 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         metadata = context.invocation_metadata() or ()
-
         with call_scope("Interact", metadata, traced=False) as call:
             context.set_trailing_metadata(call.trailing_metadata)
             interaction, size = await self._open(context)

@@ -76,7 +76,6 @@ class ReplicaClaim:
         """
         pause = FIRST_PAUSE
         give_up = time.monotonic() + self._patience
-
         # Try repeatedly instead of subscribing: that survives every failure of Redis.
         self._state = Claim.HELD
         while (state := await self._try()) is Claim.HELD:

@@ -189,7 +189,6 @@ class Embedder:
                 embedding, status = await self._find_or_encode(job, look_up)
         except TimeoutError as late:
             raise DeadlinePassed(job.clock.latest) from late
-
         EMBEDDED.labels(job.spec.name, status.value).inc()
         return embedding, status
 
@@ -199,7 +198,6 @@ class Embedder:
         """Return what `look_up` finds, or the new embedding."""
         clock = job.clock
         status_if_found = CacheStatus.HIT
-
         while True:
             # 1. Look in the cache.
             with clock.stage("lookup"):

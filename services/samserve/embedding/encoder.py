@@ -119,7 +119,6 @@ class TritonEncoder:
                 as_json=True, client_timeout=SPEC_TIMEOUT
             )
         ready = {entry["name"]: entry.get("state") == "READY" for entry in index.get("models", [])}
-
         specs = await asyncio.gather(*(self._ask_for_spec(name) for name in ready if ready[name]))
         loaded = frozenset(spec for spec in specs if spec is not None)
         self._publish_metrics(loaded)
@@ -144,7 +143,6 @@ class TritonEncoder:
         facts = {key: value.get("string_value", "") for key, value in parameters.items()}
         if "bundle" not in facts:
             return None
-
         return EncoderSpec(
             name=name,
             model_version=facts["model_version"],
@@ -182,7 +180,6 @@ class TritonEncoder:
             Unavailable: Triton does not answer.
         """
         timeout = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
-
         pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")

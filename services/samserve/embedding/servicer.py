@@ -91,7 +91,6 @@ class EmbeddingServicer:
         self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.GetEmbeddingResponse]:
         result = await self._fetch(request, grpc_context)
-
         if result is None:
             # Ray Serve's proxy reads a stream's context only together with a message.
             yield pb.GetEmbeddingResponse()
@@ -107,7 +106,6 @@ class EmbeddingServicer:
         metadata = context.invocation_metadata()
         clock = StageClock()
         result: FetchResult | None = None
-
         with call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call:
             image = ImageRequest(
                 tenant=tenant_of(metadata),

@@ -8,7 +8,7 @@ from samserve.decoder.admission import DecodeQueue
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0

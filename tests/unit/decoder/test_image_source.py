@@ -30,7 +30,7 @@ def made(version: str = "v1") -> Embedding:
 
 
 class FakeEmbedder:
-    """Makes an embedding of one version of the model, and counts; says what it is told to."""
+    """Returns embeddings of one version with a fixed status; counts its calls."""
 
     def __init__(self, version: str = "v1", status: CacheStatus = CacheStatus.MISS) -> None:
         self.version, self.status, self.asked = version, status, 0
@@ -43,14 +43,14 @@ class FakeEmbedder:
 
 @dataclass
 class Facts:
-    """As much of a bundle as a source reads."""
+    """The facts of a bundle that a source reads."""
 
     name: str = "nano"
     model_version: str = "v1"
 
 
 class Preparer:
-    """A decoder that prepares embeddings as empty images, and counts."""
+    """A decoder that prepares empty images; counts its calls."""
 
     bundle = Facts()
 

@@ -29,14 +29,14 @@ NAME = "ab" * 32
 
 @dataclass
 class Decoder:
-    """Has a bundle, and decodes nothing."""
+    """A decoder with a bundle that cannot decode."""
 
     bundle: Bundle
 
 
 @dataclass
 class Finder:
-    """Finds any image, embedded by the version asked for; remembers what it was asked."""
+    """Finds every image under the requested version; remembers the requests."""
 
     asked: list[tuple[CacheKey, str, frozenset[str]]] = field(default_factory=list)
 

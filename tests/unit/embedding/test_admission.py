@@ -7,7 +7,7 @@ from samserve.embedding.admission import EncodeSlots, Priority
 
 
 class Visitor:
-    """Someone who takes a slot, and keeps it until told to go."""
+    """A caller that takes a slot and holds it until told to leave."""
 
     def __init__(
         self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str

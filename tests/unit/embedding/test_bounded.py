@@ -6,7 +6,7 @@ from samserve.embedding.bounded import bounded
 
 
 class Work:
-    """Items of one or more batches; each is done when it is let go."""
+    """Work on the items of some batches; each item finishes when the test says so."""
 
     def __init__(self, batches: list[list[int]]) -> None:
         self.batches, self.read = batches, 0

@@ -1,4 +1,4 @@
-"""What Triton is taken to serve, by its own gRPC on a real server."""
+"""What the encoder reads from Triton, over real gRPC."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ MADE = Embedding("v1", Size(4, 3), {"embedding": np.zeros(8, np.float16)})
 
 
 class Maker:
-    """Makes an embedding in two steps, each held until it is let go, and stores it; counts both."""
+    """Makes an embedding in two steps that the test releases, and stores it; counts the steps."""
 
     def __init__(self, cache: FakeCache) -> None:
         self.cache = cache
