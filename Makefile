@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality clean
+.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality docs clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -84,6 +84,13 @@ faults: $(VENV)/.dev  ## each part of the stack broken for 20 s within a minute 
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
 	$(BIN)/python -m loadtest.bench.quality
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation as a site, with its links checked: build/site
+	$(BIN)/mkdocs build --strict
 
 clean:  ## remove what was built
 	rm -rf build dist
