@@ -1,6 +1,7 @@
 """Hooks for MkDocs: pages from the repository's root, and links to files outside docs.
 
-A link to a file of the repository becomes a link to `repo_url`, or plain text if mkdocs.yml sets none.
+A link to another file of the repository becomes a link to `repo_url`, or plain text if
+mkdocs.yml sets none.
 """
 
 from __future__ import annotations

@@ -66,9 +66,14 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def written(markdown: str) -> str:
+    """A document without the parts that a script generates between markers."""
+    return _GENERATED.sub("", markdown)
+
+
 def prose(markdown: str) -> list[str]:
-    """The paragraphs and list items of a document, without code, tables, headings and generated parts."""
-    text = _COMMENT.sub("", _GENERATED.sub("", _FENCE.sub("", markdown)))
+    """The paragraphs and list items of a document, without code, tables and headings."""
+    text = _COMMENT.sub("", _FENCE.sub("", written(markdown)))
 
     blocks: list[str] = []
     lines: list[str] = []
