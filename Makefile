@@ -95,7 +95,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 docs: $(VENV)/.docs  ## build the documentation as a site and check its links; writes build/site
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove build results
 	rm -rf build dist
