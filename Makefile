@@ -46,6 +46,7 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	$(BIN)/mypy
 	PYTHONPATH=services $(BIN)/lint-imports pyproject.toml
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
 
 format: $(VENV)/.dev  ## format the code
