@@ -71,7 +71,7 @@ def embedding() -> Rows:
             *calls(EMBEDDING),
             Panel(
                 "Images",
-                "Images per second: found (hit), embedded (miss), or shared with another request (coalesced).",
+                "Images per second: hit, miss (embedded), or coalesced (shared with another request).",
                 "ops",
                 {"{{model}} {{cache}}": total("model, cache", embedded)},
             ),
@@ -85,7 +85,7 @@ def embedding() -> Rows:
         "Stages": [
             Panel(
                 "Stages, p95",
-                "queue: for a slot; turn: for who embeds the same image; decode: the file; encode: in Triton.",
+                "queue: for a slot. turn: for another encode of the image. decode: the file. encode: in Triton.",
                 "s",
                 quantiles("samserve_stage_seconds", EMBEDDING, "stage", 0.95),
             ),
@@ -96,7 +96,7 @@ def embedding() -> Rows:
             ),
             Panel(
                 "Waiting for a slot",
-                "Images in the queue, by priority. A replica refuses more than SAMSERVE_EMBED_QUEUE.",
+                "Images in the queue, by priority. SAMSERVE_EMBED_QUEUE is the limit per replica.",
                 "short",
                 {"{{priority}}": total("priority", f"samserve_embed_waiting{{{EMBEDDING}}}")},
             ),

@@ -56,7 +56,7 @@ def calls(labels: str) -> list[Panel]:
         ),
         Panel(
             "Failed and refused",
-            "Share of calls that failed in the service, and of calls refused because a queue was full.",
+            "Share of calls that failed in the service, or were refused by a full queue.",
             "percentunit",
             {
                 "{{method}} failed": share_of_calls(failed, answered),
