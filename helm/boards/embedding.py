@@ -71,7 +71,7 @@ def embedding() -> Rows:
             *calls(EMBEDDING),
             Panel(
                 "Images",
-                "Images per second: hit, miss (embedded), or coalesced (shared with another request).",
+                "Images per second: hit, miss (embedded), coalesced (shared an encode).",
                 "ops",
                 {"{{model}} {{cache}}": total("model, cache", embedded)},
             ),
@@ -85,7 +85,7 @@ def embedding() -> Rows:
         "Stages": [
             Panel(
                 "Stages, p95",
-                "queue: for a slot. turn: for another encode of the image. decode: the file. encode: in Triton.",
+                "queue: a slot. turn: another encode. decode: the file. encode: in Triton.",
                 "s",
                 quantiles("samserve_stage_seconds", EMBEDDING, "stage", 0.95),
             ),
