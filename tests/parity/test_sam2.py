@@ -13,8 +13,8 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam import kernel
-from samserve.decoder.sam.family import FAMILIES
-from samserve.decoder.sam.kernel_decoder import LAST_EPSILON
+from samserve.core.family import FAMILIES, SAM2
+from samserve.decoder.sam.folding import LAST_EPSILON
 from samserve.decoder.sam.kernel_weights import EPSILON
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
@@ -135,7 +135,7 @@ def test_the_single_mask_is_sometimes_the_stable_one_and_sometimes_the_best(
 def test_the_norms_have_sam_2s_epsilons(model: Sam2Model) -> None:
     layers = model.mask_decoder.transformer.layers
     assert {norm.eps for layer in layers for norm in (layer.layer_norm1, layer.layer_norm4)} == {
-        FAMILIES["sam2"].epsilon
+        FAMILIES[SAM2].norm_epsilon
     }
     assert model.mask_decoder.transformer.layer_norm_final_attn.eps == LAST_EPSILON
     assert (
