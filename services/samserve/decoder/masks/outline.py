@@ -81,7 +81,6 @@ def outline(logits: Floats, size: Size, frame: Frame) -> Runs:
     # or too large for float32 have no share; take the middle.
     share = np.nan_to_num(upper / (upper - lower), nan=0.5)
     y = (framed.row + rows + share + 0.5) * (size.height / inner.height) - 0.5
-
     # The first row on the other side; 0 itself is background.
     y_first = np.where(leaving, np.ceil(y), np.floor(y) + 1).astype(np.int64)
     crossings = at * size.height + y_first
@@ -112,13 +111,11 @@ def _scale_to_frame(logits: Floats, inner: Size, frame: Frame) -> _Framed:
     # The logits that the image touches, and one more.
     cell = frame.side // len(logits)
     shown = logits[: -(-inner.height // cell) + 1, : -(-inner.width // cell) + 1]
-
     # The tight box around the positive ones, with the margin.
     positive = shown > 0
     y0, y1 = _range_with_margin(np.flatnonzero(positive.any(1)))
     x0, x1 = _range_with_margin(np.flatnonzero(positive.any(0)))
     part = shown[y0:y1, x0:x1]
-
     framed = cv2.resize(part, None, fx=cell, fy=cell, interpolation=cv2.INTER_LINEAR)
     framed = framed[: inner.height - y0 * cell, : inner.width - x0 * cell]
     if framed.shape[1] == 1:
@@ -146,7 +143,6 @@ def _source_columns(width: int, inner: int, framed: _Framed) -> _Columns:
     count = framed.logits.shape[1]
     centres = (np.arange(width) + 0.5) * (inner / width) - 0.5
     at = np.clip(centres, 0, inner - 1) - framed.column
-
     first = np.searchsorted(at, 0)
     end = np.searchsorted(at, count - 1, "right")
     within = at[first:end]
@@ -196,7 +192,6 @@ def _values_across(framed: Floats, rows: Ints, left: Ints, weight: Floats) -> tu
     """
     a, b = framed[rows, left], framed[rows, left + 1]
     values = a * (1 - weight) + b * weight
-
     a_inside = a > 0
     return values, np.where(a_inside == (b > 0), a_inside, values > 0)
 

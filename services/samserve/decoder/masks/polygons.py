@@ -89,7 +89,6 @@ def _trace(runs: Runs) -> tuple[list[Ring], list[int]]:
     order = np.argsort(by_rows)
     across = np.empty_like(order)
     across[order] = order.reshape(-1, 2)[:, ::-1].ravel()
-
     paths = _cycles(across.tolist())
     ring_of = np.empty_like(order)  # of each corner
     for index, path in enumerate(paths):
@@ -136,7 +135,6 @@ def _corners(columns: ColumnSpans, height: int) -> _Corners:
     # Two neighbouring columns with the same end: the outline runs straight on, without a corner.
     differs = np.diff(coded >> 1, prepend=-1, append=-1) != 0
     coded = coded[differs[1:] & differs[:-1]]
-
     x, y = np.divmod(coded >> 2, rows)
     return _Corners(x, y, left_side=coded & 1, is_top=coded >> 1 & 1)
 
@@ -162,7 +160,6 @@ def _cycles(across: list[int]) -> list[list[int]]:
             path += (at, below)
             seen[at] = seen[below] = 1
             at = across[below]
-
         if path:
             paths.append(path)
 
@@ -202,7 +199,6 @@ def _simplify(rings: list[Ring], parents: list[int], tolerance: float) -> list[R
         for i, candidate, is_good in zip(remaining, candidates, good, strict=True):
             if is_good:
                 simplified[i] = candidate
-
         remaining = remaining[~good]
         slack /= 2
 
@@ -214,7 +210,6 @@ def _smooth(ring: Ring) -> Ring:
     following = np.roll(ring, -1, 0)
     short = np.abs(following - ring).sum(1) == 1
     points = np.where(short[:, None], (ring + following) / 2, ring)
-
     # The end of a short edge goes, unless a further short edge begins there.
     smooth: Ring = points[short | ~np.roll(short, 1)].astype(np.float32)
     return smooth
@@ -242,7 +237,6 @@ def _changed_pixels(rings: list[Ring], candidates: list[Ring]) -> Doubles:
     begin, end, ring = _edges(candidates)
     is_upright = (begin[:, 0] % 1 == 0.5) & (begin[:, 0] == end[:, 0])
     upright = np.bincount(ring, is_upright * np.abs(end - begin)[:, 1], len(rings))
-
     area_change = np.abs(_sizes(rings) - _sizes(candidates))
     return np.maximum(certain + (touched + upright), area_change)
 
@@ -288,7 +282,6 @@ def _edges(rings: list[Ring]) -> tuple[Doubles, Doubles, Ints]:
     """Return the edges of all rings: begins and ends, [N, 2] each, and the index of the ring."""
     begin = np.concatenate(rings).astype(np.float64)
     lengths = np.array([len(ring) for ring in rings])
-
     # The edge after a ring's last corner ends at its first one.
     following = np.arange(1, len(begin) + 1)
     ends = np.cumsum(lengths)

@@ -32,7 +32,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def bundle(path: Path, family: str, tensors: dict[str, np.ndarray]) -> Bundle:
-    """Make a bundle whose graph returns `hq` + mask prompt as logits, and the point count as IoUs."""
+    """Make a bundle whose graph returns `hq` + mask as logits, and the point count as IoUs."""
     save_file(tensors, path / WEIGHTS)
     inputs = {
         "embedding": [1, 256, 64, 64],
