@@ -12,7 +12,8 @@ from samserve.core.arrays import Floats
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size
 from samserve.core.rle import encode_rle
-from samserve.decoder.masks.outline import outline, png
+from samserve.decoder.masks.outline import outline
+from samserve.decoder.masks.png import encode_png
 from samserve.decoder.masks.polygons import Polygon, polygons
 
 
@@ -118,7 +119,7 @@ def write_mask(
         area=runs.area(mask),
         box=runs.box(mask),
         rle=encode_rle(mask) if output.rle else None,
-        png=png(mask) if output.png else None,
+        png=encode_png(mask) if output.png else None,
         polygons=polygons(mask, output.polygon_tolerance) if output.polygons else None,
         bits=runs.bits(mask).tobytes() if output.bits else None,
         low_res_logits=logits.astype("<f2").tobytes() if output.low_res_logits else None,
