@@ -21,7 +21,8 @@ from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.variant import EXPORTED, BrokenBundle
+from samserve.bundles.files import BrokenBundle
+from samserve.bundles.variant import EXPORTED
 from samserve.cli.console import Json, err, fail, out, store
 from samserve.export.catalog import PUBLISHED
 from samserve.variants.quantise import AUTO, RECIPES
@@ -331,7 +332,7 @@ def _load(model: str) -> Bundle:
 
 
 def _own(name: str) -> Bundle:
-    return _found(store().own, name)
+    return _found(store().load_writable, name)
 
 
 def _found(find: Callable[[str], Bundle], model: str) -> Bundle:

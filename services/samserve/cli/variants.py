@@ -16,7 +16,7 @@ from rich.table import Table
 from samserve.bundles.bundle import Bundle, variant_names
 from samserve.bundles.lock import locked
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.variant import BrokenBundle
+from samserve.bundles.files import BrokenBundle
 from samserve.cli.console import err, fail, out, store
 from samserve.core.errors import SamserveError
 from samserve.local.process import StartFailed
@@ -81,7 +81,7 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
     1: refused.
     """
     with _failures():
-        bundle = store().own(name)
+        bundle = store().load_writable(name)
         with locked(bundle.path, err.print):
             there = variant_name(precision)
             if there in variant_names(bundle.path):

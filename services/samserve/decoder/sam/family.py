@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samserve.bundles.bundle import Bundle
-from samserve.bundles.variant import BrokenBundle
+from samserve.bundles.files import BrokenBundle
 
 Floats = NDArray[Any]
 
