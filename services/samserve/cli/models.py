@@ -20,8 +20,8 @@ from rich.progress import (
 from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
-from samserve.bundles.store import UnknownModel
 from samserve.bundles.files import BrokenBundle
+from samserve.bundles.store import UnknownModel
 from samserve.bundles.variant import EXPORTED
 from samserve.cli.console import Json, err, fail, out, store
 from samserve.export.catalog import PUBLISHED

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.lock import locked
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.files import BrokenBundle
 from samserve.cli.console import err, fail, out, store
 from samserve.core.errors import SamserveError
 from samserve.local.process import StartFailed

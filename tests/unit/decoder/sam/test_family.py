@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
 from samserve.bundles.files import BrokenBundle
+from samserve.bundles.names import BUNDLES
 from samserve.decoder.sam.family import SingleMask, family_of, single_mask
 
 IOUS = np.array([0.99, 0.2, 0.8, 0.5], np.float32)
