@@ -1,0 +1,91 @@
+"""The record that describes how to export one family of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from samserve.export.graphs.decoder import DecoderGraph
+from samserve.export.weights import State
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """One image as transformers' own model encodes it.
+
+    Attributes:
+        tensors: the embedding's tensors by name, [1, ...] each.
+        inputs: the keyword arguments that pass this image to the model's `forward`.
+    """
+
+    tensors: dict[str, Tensor]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFamily:
+    """How to read, export and check the checkpoints of one family.
+
+    "Original" weights are those of the authors' own files; "image weights" are all that still
+    images need, named as in transformers.
+
+    Attributes:
+        name: in model.json.
+        title: in messages.
+        resize: LONGEST or STRETCH, how an image is scaled to the frame.
+        always_padded: whether the decoder's tokens end with a padding point for prompts with a box too.
+        model: transformers' class.
+        config: transformers' class of its sizes.
+        model_types: values of `model_type` in config.json.
+        detect: original weights -> name of their format, or None for other families.
+        read_config: original weights -> sizes. Raises KeyError for a missing weight, and
+            BadCheckpoint for unsupported sizes.
+        rename: original weights -> image weights. Raises KeyError for a missing weight.
+        encoder: graph of the image encoder, made of transformers' model.
+        decoder: graph of the decoder, made of transformers' prompt encoder and mask decoder.
+        maps: for each tensor of the embedding, in the encoder's order, (d, s): it has 1/d of the
+            embedding's channels and s times its rows and columns.
+        reference_image: transformers' model and its image features -> the encoded image.
+        encoder_size: sizes -> width and number of blocks of the image encoder.
+        patch: corrects transformers' model where it differs from the authors' code, in place.
+        ignored: patterns of names in transformers' files that still images do not need.
+    """
+
+    name: str
+    title: str
+    resize: str
+    always_padded: bool
+    model: type[PreTrainedModel]
+    config: type[PretrainedConfig]
+    model_types: tuple[str, ...]
+    detect: Callable[[State], str | None]
+    read_config: Callable[[State], PretrainedConfig]
+    rename: Callable[[State], State]
+    encoder: type[nn.Module]
+    decoder: type[DecoderGraph]
+    maps: dict[str, tuple[int, int]]
+    reference_image: Callable[[PreTrainedModel, Any], ReferenceImage]
+    encoder_size: Callable[[PretrainedConfig], tuple[int, int]]
+    patch: Callable[[PreTrainedModel], None] = lambda _model: None
+    ignored: tuple[str, ...] = ()
+
+    def empty_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """Build transformers' model without memory for its weights."""
+        with torch.device("meta"):
+            return self.model(config)
+
+    def embedding_shapes(self, model: PreTrainedModel) -> dict[str, Shape]:
+        """[channels, rows, columns] of each tensor of an image's embedding, by name."""
+        width = model.prompt_encoder.hidden_size
+        cells = model.prompt_encoder.image_embedding_size[0]
+        return {
+            name: (width // divisor, scale * cells, scale * cells)
+            for name, (divisor, scale) in self.maps.items()
+        }
