@@ -33,7 +33,7 @@ from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import BUNDLES
 from samserve.core.image import Limits, frame_image
 from samserve.core.image_id import image_id
-from samserve.local.process import Program, answers, free_port
+from samserve.local.process import Program, accepts_connections, free_port
 from samserve.local.stack import Stack, StackOptions, running
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
@@ -119,7 +119,7 @@ def empty_service(folder: Path) -> Iterator[Service]:
         return True
 
     try:
-        program.wait_ready(lambda: answers(port) and ready(), 120)
+        program.wait_ready(lambda: accepts_connections(port) and ready(), 120)
         yield Service(f"127.0.0.1:{port}")
     finally:
         program.stop()

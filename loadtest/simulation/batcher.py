@@ -60,8 +60,8 @@ class Batcher:
             work = self._curve(len(batch)) * self._cores * self._machine.speed(self._cores)
             self._machine.run(
                 Work(work, threads=round(self._cores), most=self._cores),
-                lambda b=batch: self._done(b),
-            )  # type: ignore[misc]
+                lambda b=batch: self._done(b),  # type: ignore[misc]
+            )
 
     def _done(self, batch: list[Then]) -> None:
         self._free += 1

