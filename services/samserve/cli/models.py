@@ -153,10 +153,10 @@ def export_model(
 ) -> None:
     """Make a bundle of a checkpoint: export it, and compare what comes out with PyTorch before it is kept."""
     try:
-        from samserve.export.checkpoints.checkpoint import BadCheckpoint
         from samserve.export.checkpoints.read import read_checkpoint
         from samserve.export.compare import ExportMismatch
         from samserve.export.convert import convert
+        from samserve.export.weights import BadCheckpoint
     except ModuleNotFoundError as missing:
         fail(2, f"exporting needs {missing.name}: pip install 'samserve[train]'", as_json)
     try:
@@ -305,7 +305,7 @@ def pull_model(
             def show(there: int, total: int) -> None:
                 progress.update(bar, completed=there, total=total or None)
 
-            download(url or one.url, file, sha256 or one.sha256, show)
+            download(url or one.url, file, sha256 or one.sha256, on_progress=show)
     except (DownloadFailed, OSError) as problem:
         fail(1, str(problem), as_json)
     export_model(file, name, as_json)

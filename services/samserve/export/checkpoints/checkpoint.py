@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from samserve.core.family import Rgb
 from samserve.export.families.family import ExportFamily
 from samserve.export.weights import BadCheckpoint, State, shorten
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # of ImageNet; all families use it
-PIXEL_STD = (58.395, 57.12, 57.375)
 UNKNOWN = "unknown"
 
 # transformers' models hold the positional encoding twice; files contain one copy or both
@@ -52,8 +51,8 @@ class Checkpoint:
     family: ExportFamily
     config: PretrainedConfig
     state: State
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
+    pixel_mean: Rgb
+    pixel_std: Rgb
     source: Source
     licence: str
 

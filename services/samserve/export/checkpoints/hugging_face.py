@@ -11,9 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PretrainedConfig
 
-from samserve.export.checkpoints.checkpoint import PIXEL_MEAN, PIXEL_STD, UNKNOWN
+from samserve.core.family import Rgb
+from samserve.export.checkpoints.checkpoint import UNKNOWN
 from samserve.export.checkpoints.torch_file import load_torch_file
-from samserve.export.families import MODEL_TYPES, ExportFamily
+from samserve.export.families import MODEL_TYPES
+from samserve.export.families.family import ExportFamily
 from samserve.export.weights import BadCheckpoint, State
 
 CONFIG = "config.json"
@@ -94,21 +96,22 @@ def read_weights(files: list[Path], family: ExportFamily) -> State:
 
 
 def read_pixel_statistics(
-    folder: Path, frame: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    folder: Path, family: ExportFamily, config: PretrainedConfig
+) -> tuple[Rgb, Rgb]:
     """Return the mean and the standard deviation of RGB, 0 to 255.
 
-    They are taken from the image processor's settings, or are ImageNet's if there are none.
+    The image processor's settings are used if there are any, else the family's values.
 
     Raises:
         BadCheckpoint: the settings are for another frame than the encoder's.
     """
     files = [folder / name for name in PROCESSORS if (folder / name).is_file()]
     if not files:
-        return PIXEL_MEAN, PIXEL_STD
+        return family.core.pixel_mean, family.core.pixel_std
 
     facts = _read_json(files[0])
     facts = facts.get("image_processor", facts)
+    frame = config.prompt_encoder_config.image_size
     for side, pixels in (facts.get("size") or {}).items():
         if pixels != frame:
             raise BadCheckpoint(
@@ -118,7 +121,7 @@ def read_pixel_statistics(
     mean = facts.get("image_mean")
     std = facts.get("image_std")
     if mean is None or std is None:
-        return PIXEL_MEAN, PIXEL_STD
+        return family.core.pixel_mean, family.core.pixel_std
     return _to_levels(mean), _to_levels(std)
 
 
@@ -131,8 +134,9 @@ def read_licence(folder: Path) -> str:
     return match[1] if match else UNKNOWN
 
 
-def _to_levels(shares: list[float]) -> tuple[float, ...]:
-    return tuple(round(255 * share, 4) for share in shares)
+def _to_levels(shares: list[float]) -> Rgb:
+    red, green, blue = (round(255 * share, 4) for share in shares)
+    return red, green, blue
 
 
 def _load_safetensors(file: Path) -> State:

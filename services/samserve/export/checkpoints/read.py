@@ -8,15 +8,14 @@ from pathlib import Path
 from samserve.export.catalog import PUBLISHED
 from samserve.export.checkpoints import hugging_face
 from samserve.export.checkpoints.checkpoint import (
-    PIXEL_MEAN,
-    PIXEL_STD,
     UNKNOWN,
     Checkpoint,
     Source,
     complete_weights,
 )
 from samserve.export.checkpoints.torch_file import load_torch_file
-from samserve.export.families import FAMILIES, ExportFamily
+from samserve.export.families import FAMILIES
+from samserve.export.families.family import ExportFamily
 from samserve.export.weights import BadCheckpoint, State, shorten
 
 META_LICENCE = "Apache-2.0"  # of all checkpoints of SAM and SAM 2 that Meta publishes
@@ -72,8 +71,8 @@ def _read_file(path: Path) -> Checkpoint:
         family=family,
         config=config,
         state=complete_weights(family, config, state, str(path)),
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
+        pixel_mean=family.core.pixel_mean,
+        pixel_std=family.core.pixel_std,
         source=Source(path.name, digest, file_format),
         licence=META_LICENCE if published else UNKNOWN,
     )
@@ -93,7 +92,7 @@ def _detect(path: Path, original: State) -> tuple[ExportFamily, str]:
 
 def _read_folder(folder: Path) -> Checkpoint:
     family, model_type, config = hugging_face.read_config(folder)
-    mean, std = hugging_face.read_pixel_statistics(folder, config.prompt_encoder_config.image_size)
+    mean, std = hugging_face.read_pixel_statistics(folder, family, config)
     files = hugging_face.weight_files(folder)
     state = hugging_face.read_weights(files, family)
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from samserve.core.family import Family, Shape
 from samserve.export.graphs.decoder import DecoderGraph
 from samserve.export.weights import State
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,8 @@ class ExportFamily:
     images need, named as in transformers.
 
     Attributes:
-        name: in model.json.
+        core: everything about the family that does not need torch.
         title: in messages.
-        resize: LONGEST or STRETCH, how an image is scaled to the frame.
-        always_padded: whether the decoder's tokens end with a padding point for prompts with a box too.
         model: transformers' class.
         config: transformers' class of its sizes.
         model_types: values of `model_type` in config.json.
@@ -50,18 +47,14 @@ class ExportFamily:
         rename: original weights -> image weights. Raises KeyError for a missing weight.
         encoder: graph of the image encoder, made of transformers' model.
         decoder: graph of the decoder, made of transformers' prompt encoder and mask decoder.
-        maps: for each tensor of the embedding, in the encoder's order, (d, s): it has 1/d of the
-            embedding's channels and s times its rows and columns.
         reference_image: transformers' model and its image features -> the encoded image.
         encoder_size: sizes -> width and number of blocks of the image encoder.
         patch: corrects transformers' model where it differs from the authors' code, in place.
         ignored: patterns of names in transformers' files that still images do not need.
     """
 
-    name: str
+    core: Family
     title: str
-    resize: str
-    always_padded: bool
     model: type[PreTrainedModel]
     config: type[PretrainedConfig]
     model_types: tuple[str, ...]
@@ -70,11 +63,15 @@ class ExportFamily:
     rename: Callable[[State], State]
     encoder: type[nn.Module]
     decoder: type[DecoderGraph]
-    maps: dict[str, tuple[int, int]]
     reference_image: Callable[[PreTrainedModel, Any], ReferenceImage]
     encoder_size: Callable[[PretrainedConfig], tuple[int, int]]
     patch: Callable[[PreTrainedModel], None] = lambda _model: None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name in model.json."""
+        return self.core.name
 
     def empty_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Build transformers' model without memory for its weights."""
@@ -83,9 +80,6 @@ class ExportFamily:
 
     def embedding_shapes(self, model: PreTrainedModel) -> dict[str, Shape]:
         """[channels, rows, columns] of each tensor of an image's embedding, by name."""
-        width = model.prompt_encoder.hidden_size
-        cells = model.prompt_encoder.image_embedding_size[0]
-        return {
-            name: (width // divisor, scale * cells, scale * cells)
-            for name, (divisor, scale) in self.maps.items()
-        }
+        prompt_encoder = model.prompt_encoder
+        side = prompt_encoder.image_embedding_size[0]
+        return self.core.embedding_shapes(prompt_encoder.hidden_size, side)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, SamConfig, SamModel
 
-from samserve.core.geometry import LONGEST
+from samserve.core.family import family_named
 from samserve.export.families.family import ExportFamily, ReferenceImage
 from samserve.export.families.shared import (
     PROMPT_AND_MASK_NAMES,
@@ -99,10 +99,8 @@ def _reference_image(_model: PreTrainedModel, features: Tensor) -> ReferenceImag
 
 
 SAM = ExportFamily(
-    name="sam",
+    core=family_named("sam"),
     title="SAM",
-    resize=LONGEST,
-    always_padded=False,
     model=SamModel,
     config=SamConfig,
     model_types=("sam",),
@@ -111,7 +109,6 @@ SAM = ExportFamily(
     rename=_rename,
     encoder=VitEncoder,
     decoder=DecoderGraph,
-    maps={"embedding": (1, 1)},
     reference_image=_reference_image,
     encoder_size=vit_encoder_size,
 )

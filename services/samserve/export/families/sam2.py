@@ -1,4 +1,4 @@
-"""SAM 2 and 2.1 on still images. Original files are {"model": weights} with weights for videos too."""
+"""SAM 2 and 2.1 on still images. Original files are {"model": weights}, with weights for videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Model
 
-from samserve.core.geometry import STRETCH
+from samserve.core.family import family_named
 from samserve.export.families.family import ExportFamily, ReferenceImage
 from samserve.export.families.shared import (
     PROMPT_AND_MASK_NAMES,
@@ -116,9 +116,10 @@ class Sam2Encoder(nn.Module):
 
 
 class Sam2DecoderGraph(DecoderGraph):
-    """SAM's decoder with the fine features, and a first token that predicts whether there is an object.
+    """SAM's decoder with the fine features, and one more token in front of all others.
 
-    That token takes part in the attention; its prediction is not returned.
+    That token predicts whether there is an object; it takes part in the attention, but its
+    prediction is not returned.
     """
 
     def forward(  # type: ignore[override]
@@ -226,10 +227,8 @@ def _patch(model: PreTrainedModel) -> None:
 
 
 SAM2 = ExportFamily(
-    name="sam2",
+    core=family_named("sam2"),
     title="SAM 2",
-    resize=STRETCH,
-    always_padded=True,
     model=Sam2Model,
     config=Sam2Config,
     model_types=("sam2", "sam2_video"),
@@ -238,7 +237,6 @@ SAM2 = ExportFamily(
     rename=_rename,
     encoder=Sam2Encoder,
     decoder=Sam2DecoderGraph,
-    maps={"embedding": (1, 1), "fine_1": (4, 2), "fine_0": (8, 4)},
     reference_image=_reference_image,
     encoder_size=_encoder_size,
     patch=_patch,

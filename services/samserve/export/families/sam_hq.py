@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, SamHQConfig, SamHQModel
 
-from samserve.core.geometry import LONGEST
+from samserve.core.family import family_named
 from samserve.export.families.family import ExportFamily, ReferenceImage
 from samserve.export.families.sam import (
     HQ_TOKEN,
@@ -62,7 +62,7 @@ class SamHqEncoder(VitEncoder):
 
 
 class SamHqDecoderGraph(DecoderGraph):
-    """SAM's decoder with one more token. Its mask on the fine features is added to each of SAM's four."""
+    """SAM's decoder with one more token, whose mask is added to each of SAM's four."""
 
     def forward(  # type: ignore[override]
         self,
@@ -153,10 +153,8 @@ def _fine_features(decoder: nn.Module, embedding: Tensor, early: Tensor) -> Tens
 
 
 SAM_HQ = ExportFamily(
-    name="sam_hq",
+    core=family_named("sam_hq"),
     title="SAM-HQ",
-    resize=LONGEST,
-    always_padded=False,
     model=SamHQModel,
     config=SamHQConfig,
     model_types=("sam_hq",),
@@ -165,7 +163,6 @@ SAM_HQ = ExportFamily(
     rename=_rename,
     encoder=SamHqEncoder,
     decoder=SamHqDecoderGraph,
-    maps={"embedding": (1, 1), "hq": (8, 4)},
     reference_image=_reference_image,
     encoder_size=vit_encoder_size,
     patch=_patch,

@@ -1,7 +1,8 @@
-"""SAM's decoder as one graph over plain tensors. It is exported to ONNX, and nano is trained with it.
+"""SAM's decoder as one graph over plain tensors. It is exported to ONNX, and trained in nano.
 
 The modules are transformers'. This file connects them as SAM's authors do, with SAM's prompt labels
-(`-1` padding, `0` background, `1` foreground, `2` and `3` a box's corners) and all four masks as output.
+(`-1` padding, `0` background, `1` foreground, `2` and `3` a box's corners) and all four masks as
+output.
 """
 
 from __future__ import annotations
