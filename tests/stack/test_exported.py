@@ -1,4 +1,4 @@
-"""Exported checkpoints with random weights in one stack: what a client is answered is what PyTorch answers."""
+"""Exported checkpoints with random weights in one stack: clients get the answers of PyTorch."""
 
 import io
 import os

@@ -46,9 +46,9 @@ def test_here_without_a_gpu_is_refused() -> None:
 @pytest.mark.usefixtures("l4")
 def test_tensorrt_compiles_for_the_gpu_it_runs_on_and_no_other() -> None:
     tensorrt = Compiler(STANDARD, trt=None)
-    assert tensorrt.aim(Gpu(89)) == Gpu(89, "L4")
-    with pytest.raises(NoCompiler, match="not for sm90"):
-        tensorrt.aim(Gpu(90))
+    assert tensorrt.resolve_target(Gpu(89)) == Gpu(89, "L4")
+    with pytest.raises(NoCompiler, match="on a machine with sm90"):
+        tensorrt.resolve_target(Gpu(90))
 
 
 @pytest.mark.usefixtures("no_gpu")

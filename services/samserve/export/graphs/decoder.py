@@ -1,4 +1,4 @@
-"""SAM's decoder as one graph over plain tensors. It is exported to ONNX, and trained in nano.
+"""SAM's decoder as one graph over plain tensors: exported to ONNX, and used to train nano.
 
 The modules are transformers'. This file connects them as SAM's authors do, with SAM's prompt labels
 (`-1` padding, `0` background, `1` foreground, `2` and `3` a box's corners) and all four masks as
