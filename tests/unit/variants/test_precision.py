@@ -8,7 +8,7 @@ import skimage.data
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.variants.precision import Half, to_mixed_precision
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -237,13 +237,13 @@ def test_a_graph_with_branches_is_refused() -> None:
 
 
 def test_nano_in_bf16_is_valid_onnx() -> None:
-    low = to_mixed_precision(onnx.load(BUNDLES / "nano" / "encoder.onnx"), "bf16")
+    low = to_mixed_precision(onnx.load(SHIPPED / "nano" / "encoder.onnx"), "bf16")
     assert input_types(low, "LayerNormalization") == {FLOAT}
     assert input_types(low, "Conv") == {BFLOAT16}
 
 
 def test_nano_in_fp16_embeds_an_image_as_in_fp32() -> None:
-    whole = onnx.load(BUNDLES / "nano" / "encoder.onnx")
+    whole = onnx.load(SHIPPED / "nano" / "encoder.onnx")
     low = to_mixed_precision(whole, "fp16")
     assert input_types(low, "LayerNormalization") == {FLOAT}
     assert input_types(low, "Conv") == {FLOAT16}

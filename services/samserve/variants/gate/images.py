@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from samserve.core.geometry import Frame
-from samserve.core.image import FORMATS, FramedImage, Limits, frame_image
+from samserve.core.image import FORMATS, FramedImage, frame_image
+from samserve.infra.settings import EmbeddingSettings
 
 SIZES = (  # (width, height) of the drawn images, in pixels
     (640, 480),
@@ -82,7 +83,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def _framed(name: str, data: bytes, frame: Frame) -> GateImage:
-    return GateImage(name, frame_image(data, frame, Limits()))
+    return GateImage(name, frame_image(data, frame, EmbeddingSettings().image_limits))
 
 
 def _surface(rng: np.random.Generator, width: int, height: int) -> Image.Image:
