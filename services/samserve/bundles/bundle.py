@@ -41,16 +41,16 @@ class Bundle:
     """One model on disk.
 
     Attributes:
-        path: the bundle's folder.
-        name: of the model in requests.
+        path: The bundle's folder.
+        name: Of the model in requests.
         family: sam, sam2 or sam_hq.
-        frame: square that the encoder sees.
-        mask_frame: square that low-res masks are scaled to, on the way to the source's size.
-        low_res: side of the low-res logits, in cells.
-        embedding: shape of each tensor by name, without the batch.
-        variant: how the encoder is run; it determines the model version.
-        versions: model versions of all variants when the bundle was loaded. All share one decoder.
-        facts: contents of model.json.
+        frame: Square that the encoder sees.
+        mask_frame: Square that low-res masks are scaled to, on the way to the source's size.
+        low_res: Side of the low-res logits, in cells.
+        embedding: Shape of each tensor by name, without the batch.
+        variant: How the encoder is run; it determines the model version.
+        versions: Model versions of all variants when the bundle was loaded. All share one decoder.
+        facts: Contents of model.json.
     """
 
     path: Path
@@ -85,11 +85,11 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
     """Read a bundle and check its files.
 
     Args:
-        path: the bundle's folder.
-        variant: how the encoder is to be run.
+        path: The bundle's folder.
+        variant: How the encoder is to be run.
 
     Raises:
-        BrokenBundle: a file is missing or damaged, or the variant is unknown.
+        BrokenBundle: A file is missing or damaged, or the variant is unknown.
     """
     facts = read_facts(path / FACTS)
     if facts.get("format") != FORMAT:
@@ -146,8 +146,8 @@ def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """Write model.json. Call this last, after all other files.
 
     Args:
-        path: the bundle's folder.
-        facts: everything but format, digests and model version, which are added.
+        path: The bundle's folder.
+        facts: Everything but format, digests and model version, which are added.
     """
     files = describe_files(path, {FACTS, CARD})
     version = version_of(

@@ -20,7 +20,7 @@ def read_facts(file: Path) -> dict[str, Any]:
     """Read model.json or variant.json.
 
     Raises:
-        BrokenBundle: the file is missing or not JSON.
+        BrokenBundle: The file is missing or not JSON.
     """
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
@@ -41,7 +41,7 @@ def check_files(path: Path, files: FileFacts) -> None:
     """Check the size of each file, and the digest of files up to DIGEST_LIMIT.
 
     Raises:
-        BrokenBundle: a file is missing or differs.
+        BrokenBundle: A file is missing or differs.
     """
     for name, expected in files.items():
         file = path / name

@@ -31,8 +31,8 @@ class Gpu:
     """One kind of GPU.
 
     Attributes:
-        capability: compute capability without its point, 89 for 8.9.
-        gpu: product name; empty for any GPU of that capability.
+        capability: Compute capability without its point, 89 for 8.9.
+        gpu: Product name; empty for any GPU of that capability.
     """
 
     capability: int
@@ -59,7 +59,7 @@ def parse_gpu(text: str) -> Gpu:
         text: `sm89`, `89`, `8.9`, a product such as `L4`, or `here` for this machine's first GPU.
 
     Raises:
-        UnknownGpu: the text names no supported GPU, or `here` is used on a machine without one.
+        UnknownGpu: The text names no supported GPU, or `here` is used on a machine without one.
     """
     if text == HERE:
         gpu = gpu_here()

@@ -13,8 +13,8 @@ def locked(folder: Path, on_wait: Callable[[str], object] = lambda _: None) -> I
     """Hold the folder's lock inside a `with` block.
 
     Args:
-        folder: may be shared by several machines.
-        on_wait: receives a message if another process holds the lock.
+        folder: May be shared by several machines.
+        on_wait: Receives a message if another process holds the lock.
     """
     with (folder / ".lock").open("w") as lock:
         try:

@@ -26,7 +26,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """
         Args:
-            folder: the user's bundles; it need not exist.
+            folder: The user's bundles; it need not exist.
         """
         self.folder = folder
 
@@ -43,8 +43,8 @@ class Store:
             model: `NAME`, `NAME:VARIANT`, or `NAME:here` for the engine of this machine's GPU.
 
         Raises:
-            UnknownModel: no bundle has this name.
-            BrokenBundle: the bundle is damaged, or has no such variant.
+            UnknownModel: No bundle has this name.
+            BrokenBundle: The bundle is damaged, or has no such variant.
         """
         name, _, variant = model.partition(":")
         paths = self.paths()
@@ -64,7 +64,7 @@ class Store:
         """Load a bundle from the user's folder; a shipped one is copied there first.
 
         Raises:
-            UnknownModel, BrokenBundle: see `load`.
+            UnknownModel, BrokenBundle: See `load`.
         """
         bundle = self.load(name)
         path = self.folder / bundle.name
@@ -77,7 +77,7 @@ class Store:
         """Return the folder for a new bundle.
 
         Raises:
-            BrokenBundle: the name is invalid.
+            BrokenBundle: The name is invalid.
         """
         if not NAME.fullmatch(name):
             raise BrokenBundle(

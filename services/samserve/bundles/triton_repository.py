@@ -61,11 +61,11 @@ class TritonOptions:
     """How Triton runs encoders.
 
     Attributes:
-        threads: of one encoder on the CPU.
-        max_batch: images in a batch on the CPU; an engine brings its own limit.
-        instances: copies of an engine on each GPU.
-        delay_us: microseconds that a batch waits for more images.
-        queue: images that may wait.
+        threads: Of one encoder on the CPU.
+        max_batch: Images in a batch on the CPU; an engine brings its own limit.
+        instances: Copies of an engine on each GPU.
+        delay_us: Microseconds that a batch waits for more images.
+        queue: Images that may wait.
     """
 
     threads: int
@@ -80,11 +80,11 @@ class _Backend:
     """The part of a model's configuration that depends on its backend.
 
     Attributes:
-        entry: line that names the backend or platform.
-        instances: contents of the instance group.
-        max_batch: images in a batch.
-        warm_batches: batch sizes that run before the model counts as ready.
-        parameters: added to those of the bundle.
+        entry: Line that names the backend or platform.
+        instances: Contents of the instance group.
+        max_batch: Images in a batch.
+        warm_batches: Batch sizes that run before the model counts as ready.
+        parameters: Added to those of the bundle.
     """
 
     entry: str
@@ -101,7 +101,7 @@ def write_repository(bundles: Sequence[Bundle], folder: Path, options: TritonOpt
         The folder, for Triton's `--model-repository`.
 
     Raises:
-        UnprovenVariant: a variant has not passed the gate; nothing is written.
+        UnprovenVariant: A variant has not passed the gate; nothing is written.
     """
     for bundle in bundles:
         check_passed(bundle)
@@ -114,7 +114,7 @@ def check_passed(bundle: Bundle) -> None:
     """Check that the bundle's variant may be served.
 
     Raises:
-        UnprovenVariant: it is not the exported one, and has not passed the gate.
+        UnprovenVariant: It is not the exported one, and has not passed the gate.
     """
     gate = bundle.variant.facts.get("gate", {})
     if bundle.variant.name == EXPORTED or gate.get("passed") is True:

@@ -28,12 +28,12 @@ class Variant:
     """One way to run a bundle's encoder.
 
     Attributes:
-        name: folder name, or EXPORTED.
-        model_version: changes whenever embeddings change.
+        name: Folder name, or EXPORTED.
+        model_version: Changes whenever embeddings change.
         backend: ONNXRUNTIME, OPENVINO or TENSORRT.
-        model: the file that the backend loads.
-        precision: of the arithmetic, for people.
-        facts: contents of variant.json; of model.json for the exported variant.
+        model: The file that the backend loads.
+        precision: Of the arithmetic, for people.
+        facts: Contents of variant.json; of model.json for the exported variant.
     """
 
     name: str
@@ -48,7 +48,7 @@ def load_variant(path: Path) -> Variant:
     """Read a variant's folder and check its files.
 
     Raises:
-        BrokenBundle: a file is missing or damaged.
+        BrokenBundle: A file is missing or damaged.
     """
     facts = read_facts(path / FACTS)
     check_files(path, facts["files"])
@@ -68,9 +68,9 @@ def write_variant(
     """Write variant.json. Call this last, after all other files.
 
     Args:
-        path: the variant's folder.
-        bundle_name: name of the bundle that the variant belongs to.
-        preprocessing: of that bundle.
+        path: The variant's folder.
+        bundle_name: Name of the bundle that the variant belongs to.
+        preprocessing: Of that bundle.
         facts: backend, model, precision, and any others such as the gate's report. The model
             version and the digests are added.
     """

@@ -20,7 +20,7 @@ class PublishedCheckpoint:
 
     Attributes:
         url: Meta's address of the file.
-        sha256: of the file, in hexadecimal.
+        sha256: Of the file, in hexadecimal.
     """
 
     url: str

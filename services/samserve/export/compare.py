@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from samserve.bundles.bundle import DECODER, ENCODER
+from samserve.core.arrays import Bytes, Floats, Halves
 from samserve.core.geometry import STRETCH
 from samserve.export.checkpoints.checkpoint import Checkpoint
-from samserve.export.reference import Floats, Reference, best_first, graph_inputs, prompts
+from samserve.export.reference import Reference, best_first, graph_inputs, prompts
 
 TOLERANCE = 1e-3  # largest difference of a bundle that is kept
 HALF_STEP = 2.0**-11  # largest relative error of rounding to fp16
@@ -27,8 +27,8 @@ def differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
     """Compare both graphs with PyTorch on one image and a few prompts.
 
     Args:
-        path: the bundle's folder.
-        checkpoint: that the bundle was exported from.
+        path: The bundle's folder.
+        checkpoint: That the bundle was exported from.
 
     Returns:
         For each output the largest difference, as a share of its largest magnitude. The embedding
@@ -70,17 +70,15 @@ def _decoder_differences(
     return largest
 
 
-def sample_image(frame: int) -> NDArray[np.uint8]:
+def sample_image(frame: int) -> Bytes:
     """[frame, frame, 3] RGB: soft blots of colour, the same every time."""
     blots = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     soft = F.interpolate(blots, (frame, frame), mode="bicubic").clamp(0, 1)
-    levels: NDArray[np.uint8] = (
-        (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
-    )
+    levels: Bytes = (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
     return levels
 
 
-def beyond_rounding(tensor: NDArray[np.float16], expected: Floats) -> float:
+def beyond_rounding(tensor: Halves, expected: Floats) -> float:
     """Return the largest difference that rounding to fp16 does not explain.
 
     It is given as a share of the largest magnitude.

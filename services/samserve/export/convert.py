@@ -20,16 +20,16 @@ def convert(
     """Export a checkpoint and compare the result with PyTorch.
 
     Args:
-        checkpoint: to export.
-        name: of the bundle.
-        path: the bundle's folder, which must not exist. It appears only if the export succeeds.
-        on_progress: receives the name of each step.
+        checkpoint: To export.
+        name: Of the bundle.
+        path: The bundle's folder, which must not exist. It appears only if the export succeeds.
+        on_progress: Receives the name of each step.
 
     Returns:
         The largest difference from PyTorch by output, see `compare.differences`.
 
     Raises:
-        ExportMismatch: an output differs by more than TOLERANCE.
+        ExportMismatch: An output differs by more than TOLERANCE.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=path.parent) as work:

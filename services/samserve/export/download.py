@@ -37,14 +37,14 @@ def download(
     An interrupted download is kept in `file`.part, and a later call resumes it.
 
     Args:
-        url: address of the file.
-        file: where it is written.
-        sha256: expected digest in hexadecimal; empty to skip the check.
-        on_progress: called after each chunk.
-        pause: seconds before the second attempt.
+        url: Address of the file.
+        file: Where it is written.
+        sha256: Expected digest in hexadecimal; empty to skip the check.
+        on_progress: Called after each chunk.
+        pause: Seconds before the second attempt.
 
     Raises:
-        DownloadFailed: the server refuses or cannot be reached, or the digest differs.
+        DownloadFailed: The server refuses or cannot be reached, or the digest differs.
     """
     if not file.is_file():
         part = file.with_name(f"{file.name}.part")

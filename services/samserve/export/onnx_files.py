@@ -36,9 +36,9 @@ class EncoderGraph(nn.Module):
         """
         Args:
             vision_encoder: [B, 3, frame, frame] normalised RGB -> one tensor or a tuple.
-            mean: of RGB, 0 to 255.
-            std: of RGB, 0 to 255.
-            frame: side of the model's frame, in pixels.
+            mean: Of RGB, 0 to 255.
+            std: Of RGB, 0 to 255.
+            frame: Side of the model's frame, in pixels.
         """
         super().__init__()
         self.vision_encoder = vision_encoder
@@ -71,10 +71,10 @@ def export_encoder(
     """Write encoder.onnx with a dynamic batch.
 
     Args:
-        graph: to export.
-        frame: side of the model's frame, in pixels.
-        path: of the file. Weights too large for it are written to `path`.data.
-        outputs: names of the embedding's tensors, in the graph's order.
+        graph: To export.
+        frame: Side of the model's frame, in pixels.
+        path: Of the file. Weights too large for it are written to `path`.data.
+        outputs: Names of the embedding's tensors, in the graph's order.
     """
     image = torch.zeros(2, frame, frame, 3, dtype=torch.uint8)
     valid = torch.tensor([[frame, frame], [frame // 2, frame]], dtype=torch.int32)
@@ -94,9 +94,9 @@ def export_decoder(graph: DecoderGraph, embedding: dict[str, Shape], path: Path)
     The numbers of prompts and of tokens per prompt are dynamic. All prompts share one image.
 
     Args:
-        graph: to export.
-        embedding: shapes of the embedding's tensors by name.
-        path: of the file.
+        graph: To export.
+        embedding: Shapes of the embedding's tensors by name.
+        path: Of the file.
     """
     # Example inputs: three prompts of four tokens.
     prompts, tokens, low_res = 3, 4, 4 * embedding["embedding"][-1]

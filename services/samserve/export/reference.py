@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from samserve.core.arrays import Bytes, Floats
 from samserve.core.family import Family
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.families.family import ReferenceImage
 from samserve.export.graphs.decoder import PAD_LABEL
-
-Floats = NDArray[np.float32]
 
 
 class Reference:
@@ -29,12 +27,12 @@ class Reference:
         self._image = ReferenceImage({}, {})
 
     @torch.no_grad()
-    def embed(self, image: NDArray[np.uint8], valid: tuple[int, int]) -> dict[str, Floats]:
+    def embed(self, image: Bytes, valid: tuple[int, int]) -> dict[str, Floats]:
         """Encode an image, and keep it for `decode`.
 
         Args:
             image: [frame, frame, 3] RGB.
-            valid: height and width of the part that is not padding, in pixels.
+            valid: Height and width of the part that is not padding, in pixels.
 
         Returns:
             The embedding's tensors by name, [1, ...] each.
@@ -81,8 +79,8 @@ def prompts(frame: int, low_res: int) -> Iterator[dict[str, Tensor]]:
     They are a point, three points, a box, a box with a point, and points with a mask.
 
     Args:
-        frame: side of the model's frame, in pixels.
-        low_res: side of the low-res logits, in cells.
+        frame: Side of the model's frame, in pixels.
+        low_res: Side of the low-res logits, in cells.
     """
 
     def points(*shares: float) -> Tensor:

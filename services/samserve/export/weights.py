@@ -18,7 +18,7 @@ def rename_weights(state: State, patterns: Iterable[tuple[str, str]]) -> State:
     """Rename weights.
 
     Args:
-        state: the weights by name.
+        state: The weights by name.
         patterns: (regular expression, replacement) pairs. Each is applied to every name, in order.
     """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in patterns]

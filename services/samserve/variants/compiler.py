@@ -38,9 +38,9 @@ class Layer:
     """One layer of a parsed network.
 
     Attributes:
-        name: of the layer.
-        kind: as TensorRT names it, such as SOFTMAX.
-        input_types: element types as TensorRT names them, such as FLOAT, HALF or BF16.
+        name: Of the layer.
+        kind: As TensorRT names it, such as SOFTMAX.
+        input_types: Element types as TensorRT names them, such as FLOAT, HALF or BF16.
         output_types: likewise.
     """
 
@@ -55,10 +55,10 @@ class Compiled:
     """A compiled engine.
 
     Attributes:
-        plan: the engine's bytes.
-        layers: of the network it was compiled from.
-        activations: bytes of GPU memory for one run of the largest batch.
-        timing_cache: speeds up later compilations; empty for TensorRT-RTX.
+        plan: The engine's bytes.
+        layers: Of the network it was compiled from.
+        activations: Bytes of GPU memory for one run of the largest batch.
+        timing_cache: Speeds up later compilations; empty for TensorRT-RTX.
     """
 
     plan: Any
@@ -73,7 +73,7 @@ class Compiler:
 
     Attributes:
         kind: STANDARD or RTX.
-        trt: its Python module.
+        trt: Its Python module.
     """
 
     kind: str
@@ -92,7 +92,7 @@ class Compiler:
         """Return the target, with its product name if it is this machine's GPU.
 
         Raises:
-            NoCompiler: this TensorRT cannot compile for the target.
+            NoCompiler: This TensorRT cannot compile for the target.
         """
         if self.serves:
             here = gpu_here()
@@ -118,10 +118,10 @@ class Compiler:
         """Compile a graph.
 
         Args:
-            graph: file of a strongly typed ONNX graph. The first axis of its inputs is the batch.
+            graph: File of a strongly typed ONNX graph. The first axis of its inputs is the batch.
             target: GPU to compile for.
             batch: least, optimum and most images.
-            timing_cache: of an earlier compilation.
+            timing_cache: Of an earlier compilation.
 
         Raises:
             EngineRefused: TensorRT rejects the graph; the message names the node.
@@ -162,7 +162,7 @@ def find_compiler() -> Compiler:
     """Return TensorRT if it is installed and has a GPU, else TensorRT-RTX.
 
     Raises:
-        NoCompiler: neither is available.
+        NoCompiler: Neither is available.
     """
     if gpu_here() is not None and (trt := _import("tensorrt")):
         return Compiler(STANDARD, trt)
@@ -196,7 +196,7 @@ def check_types(layers: Sequence[Layer]) -> None:
     """Check that every normalisation and softmax is computed in fp32.
 
     Raises:
-        EngineRefused: one is not; the message names the layer.
+        EngineRefused: One is not; the message names the layer.
     """
     for layer in layers:
         types = {*layer.input_types, *layer.output_types}

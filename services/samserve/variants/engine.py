@@ -37,9 +37,9 @@ class Profile:
     """Numbers of images in a batch.
 
     Attributes:
-        least: that the engine accepts.
-        optimum: that the engine is tuned for.
-        most: that the engine accepts.
+        least: That the engine accepts.
+        optimum: That the engine is tuned for.
+        most: That the engine accepts.
     """
 
     least: int
@@ -51,7 +51,7 @@ class Profile:
         """Parse `LEAST,OPTIMUM,MOST`.
 
         Raises:
-            ValueError: the text has another form, or the numbers are not in ascending order.
+            ValueError: The text has another form, or the numbers are not in ascending order.
         """
         sizes = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
         if len(sizes) != 3 or sizes[0] < 1 or sizes != sorted(sizes):
@@ -74,8 +74,8 @@ class EngineSpec:
 
     Attributes:
         target: GPU it is compiled for.
-        precision: of its products; the rest is fp32.
-        profile: batch sizes.
+        precision: Of its products; the rest is fp32.
+        profile: Batch sizes.
     """
 
     target: Gpu
@@ -88,9 +88,9 @@ class Engine:
     """A compiled engine on disk.
 
     Attributes:
-        file: of the engine.
-        facts: contents of the JSON file beside it.
-        built: whether it was compiled just now, rather than found.
+        file: Of the engine.
+        facts: Contents of the JSON file beside it.
+        built: Whether it was compiled just now, rather than found.
     """
 
     file: Path
@@ -118,14 +118,14 @@ def build(
     If several processes ask for the same engine, one compiles it and the others wait.
 
     Args:
-        bundle: must be writable.
-        spec: what to compile.
-        compiler: an installed TensorRT.
-        on_progress: receives the name of each step.
+        bundle: Must be writable.
+        spec: What to compile.
+        compiler: An installed TensorRT.
+        on_progress: Receives the name of each step.
 
     Raises:
-        NoCompiler: the compiler does not support the target.
-        EngineRefused: the compiler rejects the encoder.
+        NoCompiler: The compiler does not support the target.
+        EngineRefused: The compiler rejects the encoder.
     """
     spec = replace(spec, target=compiler.resolve_target(spec.target))
     folder = bundle.path / ENGINES
@@ -162,7 +162,7 @@ def publish_engine(bundle: Bundle, engine: Engine, report: GateReport) -> Path:
         The variant's folder.
 
     Raises:
-        EngineRefused: the engine has not passed the gate, or Triton cannot run it.
+        EngineRefused: The engine has not passed the gate, or Triton cannot run it.
     """
     facts = engine.facts
     if facts["compiler"] != STANDARD:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
-Constants = dict[str, NDArray[Any]]
+from samserve.core.arrays import Array
+
+Constants = dict[str, Array]
 
 
 def fold_constants(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constants]:
     """Split a graph into nodes that depend on its inputs, and constants.
 
     Args:
-        model: to split; it is not changed.
-        folder: where the model's external data lies.
+        model: To split; it is not changed.
+        folder: Where the model's external data lies.
 
     Returns:
         The dependent nodes in order, and the values of all constants that they read.
 
     Raises:
-        ValueError: the graph has branches, loops or functions.
+        ValueError: The graph has branches, loops or functions.
     """
     if model.functions or any(_has_subgraph(node) for node in model.graph.node):
         raise ValueError(
@@ -50,7 +50,7 @@ def fold_constants(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto
     return dependent_nodes, stored | computed
 
 
-def _value(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+def _value(tensor: TensorProto, folder: Path) -> Array:
     """Return an initialiser's numbers. External data is mapped, since it may exceed the memory."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
+from samserve.core.arrays import Array
 from samserve.variants.folding import Constants, fold_constants
 
 Half = Literal["fp16", "bf16"]
@@ -80,13 +80,13 @@ def to_mixed_precision(
     Weights that only products read are stored as halves.
 
     Args:
-        model: the graph. If it was loaded without its external data
+        model: The graph. If it was loaded without its external data
             (`load_external_data=False`), one weight after another is read.
-        half: type of the products.
-        folder: where the external data lies.
+        half: Type of the products.
+        folder: Where the external data lies.
 
     Raises:
-        ValueError: the graph is unsupported, see `fold_constants`.
+        ValueError: The graph is unsupported, see `fold_constants`.
     """
     nodes, constants = fold_constants(model, folder)
 
@@ -120,10 +120,10 @@ class _Graph:
     ) -> None:
         """
         Args:
-            body: the new graph.
-            half: type of the products.
-            constants: of the original graph.
-            types: element types of the original tensors by name.
+            body: The new graph.
+            half: Type of the products.
+            constants: Of the original graph.
+            types: Element types of the original tensors by name.
         """
         self._body = body
         self._half = half
@@ -212,12 +212,12 @@ class _Graph:
         )
         return is_bias and self._in_range(value)
 
-    def _is_representable(self, number: NDArray[Any]) -> bool:
+    def _is_representable(self, number: Array) -> bool:
         with np.errstate(over="ignore"):
             rounded = number.astype(HALVES[self._half]).astype(np.float32)
         return bool(np.allclose(rounded, number, rtol=2**-8, atol=0))
 
-    def _in_range(self, value: NDArray[Any]) -> bool:
+    def _in_range(self, value: Array) -> bool:
         largest = LARGEST[self._half]
         return bool(-largest <= value.min() and value.max() <= largest)
 

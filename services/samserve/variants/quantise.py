@@ -33,8 +33,8 @@ class CpuRecipe:
     """How to make a CPU variant.
 
     Attributes:
-        backend: that runs it.
-        write: writes encoder.onnx, and the files beside it, into a folder.
+        backend: That runs it.
+        write: Writes encoder.onnx, and the files beside it, into a folder.
     """
 
     backend: str
@@ -50,12 +50,12 @@ def write_cpu_variant(bundle: Bundle, precision: str, folder: Path) -> None:
     """Write a CPU variant's files and facts.
 
     Args:
-        bundle: to take the encoder from.
-        precision: one of RECIPES.
-        folder: to write; it must not exist.
+        bundle: To take the encoder from.
+        precision: One of RECIPES.
+        folder: To write; it must not exist.
 
     Raises:
-        NothingToQuantise: the encoder has no weights that this precision changes.
+        NothingToQuantise: The encoder has no weights that this precision changes.
     """
     recipe = RECIPES[precision]
     folder.mkdir(parents=True)

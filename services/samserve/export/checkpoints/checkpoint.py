@@ -24,9 +24,9 @@ class Source:
     """Where weights come from.
 
     Attributes:
-        file: name of the file, or of a folder and its first weight file.
-        sha256: of the file, or of a folder's weight files one after the other.
-        format: for people, such as "SAM 2.1".
+        file: Name of the file, or of a folder and its first weight file.
+        sha256: Of the file, or of a folder's weight files one after the other.
+        format: For people, such as "SAM 2.1".
     """
 
     file: str
@@ -39,12 +39,12 @@ class Checkpoint:
     """A checkpoint that was read.
 
     Attributes:
-        family: how to export it.
+        family: How to export it.
         config: transformers' description of its sizes.
         state: fp32 weights under transformers' names.
-        pixel_mean: of RGB, 0 to 255.
-        pixel_std: of RGB, 0 to 255.
-        source: where the weights come from.
+        pixel_mean: Of RGB, 0 to 255.
+        pixel_std: Of RGB, 0 to 255.
+        source: Where the weights come from.
         licence: UNKNOWN if it is not stated.
     """
 
@@ -76,16 +76,16 @@ def complete_weights(
     """Check the weights' names and shapes, and convert them to fp32.
 
     Args:
-        family: of the model.
-        config: its sizes.
-        state: weights under transformers' names.
-        path: of the file, for messages.
+        family: Of the model.
+        config: Its sizes.
+        state: Weights under transformers' names.
+        path: Of the file, for messages.
 
     Returns:
         The weights under every name that transformers has for them.
 
     Raises:
-        BadCheckpoint: names or shapes are not those of the model.
+        BadCheckpoint: Names or shapes are not those of the model.
     """
     state = dict(state)
     for name, other in (POSITIONS, POSITIONS[::-1]):

@@ -32,7 +32,7 @@ def read_config(folder: Path) -> tuple[ExportFamily, str, PretrainedConfig]:
         The family, `model_type`, and the model's sizes.
 
     Raises:
-        BadCheckpoint: the file is missing, or describes no supported model.
+        BadCheckpoint: The file is missing, or describes no supported model.
     """
     file = folder / CONFIG
     facts = _read_json(file)
@@ -60,7 +60,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files with the weights, in order.
 
     Raises:
-        BadCheckpoint: there are none, or one of several is missing.
+        BadCheckpoint: There are none, or one of several is missing.
     """
     for name in WEIGHTS:
         if (folder / name).is_file():
@@ -81,7 +81,7 @@ def read_weights(files: list[Path], family: ExportFamily) -> State:
     """Read all weights that still images need.
 
     Raises:
-        BadCheckpoint: a file is damaged.
+        BadCheckpoint: A file is damaged.
     """
     state: State = {}
     for file in files:
@@ -103,7 +103,7 @@ def read_pixel_statistics(
     The image processor's settings are used if there are any, else the family's values.
 
     Raises:
-        BadCheckpoint: the settings are for another frame than the encoder's.
+        BadCheckpoint: The settings are for another frame than the encoder's.
     """
     files = [folder / name for name in PROCESSORS if (folder / name).is_file()]
     if not files:

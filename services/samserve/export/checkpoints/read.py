@@ -26,10 +26,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
-        path: a file as its authors publish it, or a folder that transformers wrote.
+        path: A file as its authors publish it, or a folder that transformers wrote.
 
     Raises:
-        BadCheckpoint: the path is missing, damaged or not a supported model.
+        BadCheckpoint: The path is missing, damaged or not a supported model.
     """
     if path.is_dir():
         return _read_folder(path)

@@ -19,7 +19,7 @@ def load_torch_file(path: Path) -> State:
     Zip files are mapped into memory instead of read.
 
     Raises:
-        BadCheckpoint: the file is damaged or contains no weights.
+        BadCheckpoint: The file is damaged or contains no weights.
     """
     try:
         with warnings.catch_warnings():

@@ -20,8 +20,8 @@ class ReferenceImage:
     """One image as transformers' own model encodes it.
 
     Attributes:
-        tensors: the embedding's tensors by name, [1, ...] each.
-        inputs: the keyword arguments that pass this image to the model's `forward`.
+        tensors: The embedding's tensors by name, [1, ...] each.
+        inputs: The keyword arguments that pass this image to the model's `forward`.
     """
 
     tensors: dict[str, Tensor]
@@ -36,21 +36,21 @@ class ExportFamily:
     images need, named as in transformers.
 
     Attributes:
-        core: everything about the family that does not need torch.
-        title: in messages.
+        core: Everything about the family that does not need torch.
+        title: In messages.
         model: transformers' class.
         config: transformers' class of its sizes.
-        model_types: values of `model_type` in config.json.
-        detect: original weights -> name of their format, or None for other families.
-        read_config: original weights -> sizes. Raises KeyError for a missing weight, and
+        model_types: Values of `model_type` in config.json.
+        detect: Original weights -> name of their format, or None for other families.
+        read_config: Original weights -> sizes. Raises KeyError for a missing weight, and
             BadCheckpoint for unsupported sizes.
-        rename: original weights -> image weights. Raises KeyError for a missing weight.
-        encoder: graph of the image encoder, made of transformers' model.
-        decoder: graph of the decoder, made of transformers' prompt encoder and mask decoder.
+        rename: Original weights -> image weights. Raises KeyError for a missing weight.
+        encoder: Graph of the image encoder, made of transformers' model.
+        decoder: Graph of the decoder, made of transformers' prompt encoder and mask decoder.
         reference_image: transformers' model and its image features -> the encoded image.
-        encoder_size: sizes -> width and number of blocks of the image encoder.
-        patch: corrects transformers' model where it differs from the authors' code, in place.
-        ignored: patterns of names in transformers' files that still images do not need.
+        encoder_size: Sizes -> width and number of blocks of the image encoder.
+        patch: Corrects transformers' model where it differs from the authors' code, in place.
+        ignored: Patterns of names in transformers' files that still images do not need.
     """
 
     core: Family

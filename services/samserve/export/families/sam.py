@@ -43,8 +43,8 @@ def vit_sizes(state: State) -> dict[str, dict[str, Any]]:
     """Read the sizes of SAM's three parts from its weights' shapes, as transformers names them.
 
     Raises:
-        KeyError: a weight is missing.
-        BadCheckpoint: the blocks' shapes contradict each other.
+        KeyError: A weight is missing.
+        BadCheckpoint: The blocks' shapes contradict each other.
     """
     depth = count_weights(state, f"{ENCODER}.blocks.", ".norm1.weight")
     width, channels, patch, _ = state[f"{ENCODER}.patch_embed.proj.weight"].shape

@@ -58,10 +58,10 @@ class Hiera:
     """Sizes of a published encoder that no weight's shape gives. Source: SAM 2's configurations.
 
     Attributes:
-        name: of the size.
-        heads: of attention in the first stage; each later stage has twice as many.
-        global_blocks: indices of the blocks that see the whole image.
-        windows: side of the attention windows of each stage, in cells.
+        name: Of the size.
+        heads: Of attention in the first stage; each later stage has twice as many.
+        global_blocks: Indices of the blocks that see the whole image.
+        windows: Side of the attention windows of each stage, in cells.
     """
 
     name: str

@@ -34,8 +34,8 @@ def prompt_encoder_sizes(state: State, part: str) -> dict[str, Any]:
     """Read the sizes of a prompt encoder from its weights' shapes.
 
     Args:
-        state: the authors' weights.
-        part: the prefix of the prompt encoder's names.
+        state: The authors' weights.
+        part: The prefix of the prompt encoder's names.
     """
     return {
         "hidden_size": state[f"{part}.no_mask_embed.weight"].shape[1],
@@ -47,9 +47,9 @@ def mask_decoder_sizes(state: State, part: str, mlp: str) -> dict[str, Any]:
     """Read the sizes of a mask decoder from its weights' shapes. It always has eight heads.
 
     Args:
-        state: the authors' weights.
-        part: the prefix of the mask decoder's names.
-        mlp: the name of the first layer of its MLPs.
+        state: The authors' weights.
+        part: The prefix of the mask decoder's names.
+        mlp: The name of the first layer of its MLPs.
     """
     inner, width = state[f"{part}.transformer.final_attn_token_to_image.q_proj.weight"].shape
     return {

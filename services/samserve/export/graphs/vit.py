@@ -51,7 +51,7 @@ class Block(nn.Module):
         """
         Args:
             layer: transformers' layer.
-            cells: side of the whole image, G.
+            cells: Side of the whole image, G.
         """
         super().__init__()
         self.cells = cells
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         """
         Args:
             attention: transformers' attention.
-            side: of the square, S.
+            side: Of the square, S.
         """
         super().__init__()
         self.qkv = attention.qkv

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from samserve.core.arrays import Doubles
 from samserve.core.geometry import Frame
 from samserve.core.image import FORMATS, FramedImage, frame_image
 from samserve.infra.settings import EmbeddingSettings
@@ -33,8 +33,8 @@ class GateImage:
     """One image to compare encoders on.
 
     Attributes:
-        name: for reports.
-        image: the image in the model's frame.
+        name: For reports.
+        image: The image in the model's frame.
     """
 
     name: str
@@ -45,8 +45,8 @@ def gate_images(frame: Frame, folder: Path | None = None) -> list[GateImage]:
     """Return the images of a folder sorted by name, or eight drawn ones.
 
     Raises:
-        FileNotFoundError: the folder contains no image.
-        InvalidInput: an image is damaged.
+        FileNotFoundError: The folder contains no image.
+        InvalidInput: An image is damaged.
     """
     if folder is None:
         return [
@@ -98,7 +98,7 @@ def _surface(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     blotches = Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
     mixes = (slope, stripes, np.asarray(blotches) / 255)
 
-    share: NDArray[np.float64] = mixes[rng.integers(len(mixes))][..., None]
+    share: Doubles = mixes[rng.integers(len(mixes))][..., None]
     first, second = rng.uniform(0, 255, (2, 3))
     return Image.fromarray((first + (second - first) * share).astype(np.uint8))
 

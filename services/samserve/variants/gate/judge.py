@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from samserve.core.arrays import Array
 from samserve.core.geometry import Size
 from samserve.core.image import FramedImage
 from samserve.decoder.sam.mask_decoder import MaskDecoder
@@ -31,9 +32,9 @@ class Thresholds:
     """The limits of the gate.
 
     Attributes:
-        cosine: least cosine between two tensors of an image.
-        mean_iou: least mean IoU of all masks that count.
-        worst_iou: least IoU of any mask that counts.
+        cosine: Least cosine between two tensors of an image.
+        mean_iou: Least mean IoU of all masks that count.
+        worst_iou: Least IoU of any mask that counts.
     """
 
     cosine: float = 0.999
@@ -46,12 +47,12 @@ class ImageScores:
     """Results for one image.
 
     Attributes:
-        image: its name.
-        cosine: between the reference's and the candidate's tensor, by the tensor's name.
-        not_finite: number of values in both embeddings that are NaN or infinite.
-        masks: number of mask pairs that count.
-        too_small: number of mask pairs that are left out, see masks.overlaps.
-        mean_iou: of the masks that count; 1 if there are none, 0 if a value is not finite.
+        image: Its name.
+        cosine: Between the reference's and the candidate's tensor, by the tensor's name.
+        not_finite: Number of values in both embeddings that are NaN or infinite.
+        masks: Number of mask pairs that count.
+        too_small: Number of mask pairs that are left out, see masks.overlaps.
+        mean_iou: Of the masks that count; 1 if there are none, 0 if a value is not finite.
         worst_iou: likewise.
     """
 
@@ -73,15 +74,15 @@ class Report:
     """The gate's decision.
 
     Attributes:
-        passed: whether the candidate may be served.
-        reasons: why not; empty if it passed.
-        thresholds: that were applied.
-        cosine: the lowest of all images and tensors.
-        masks: number of mask pairs that count.
-        too_small: number of mask pairs that are left out.
-        mean_iou: of all masks that count.
-        worst_iou: the lowest of all images.
-        images: results for each image.
+        passed: Whether the candidate may be served.
+        reasons: Why not; empty if it passed.
+        thresholds: That were applied.
+        cosine: The lowest of all images and tensors.
+        masks: Number of mask pairs that count.
+        too_small: Number of mask pairs that are left out.
+        mean_iou: Of all masks that count.
+        worst_iou: The lowest of all images.
+        images: Results for each image.
     """
 
     passed: bool
@@ -110,12 +111,12 @@ def judge(
     """Compare a candidate with the exported encoder.
 
     Args:
-        decoder: of the bundle.
-        images: to encode.
-        reference: the exported encoder's tensors for each image.
-        candidate: the encoder to be judged.
-        thresholds: that it must meet.
-        advance: called after each image.
+        decoder: Of the bundle.
+        images: To encode.
+        reference: The exported encoder's tensors for each image.
+        candidate: The encoder to be judged.
+        thresholds: That it must meet.
+        advance: Called after each image.
     """
     scores: list[ImageScores] = []
     answers: list[Tensors] = []
@@ -144,7 +145,7 @@ def judge(
     return replace(report, passed=not reasons, reasons=reasons)
 
 
-def cosine(tensor: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+def cosine(tensor: Array, other: Array) -> float:
     """Cosine of two tensors as vectors; 0 if either is zero."""
     a = tensor.astype(np.float64).ravel()
     b = other.astype(np.float64).ravel()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.core.arrays import Bools, Halves
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.runs import dense
@@ -15,8 +15,8 @@ from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 
-Masks = list[NDArray[np.bool_]]
-Tensors = dict[str, NDArray[np.float16]]
+Masks = list[Bools]
+Tensors = dict[str, Halves]
 
 GRID = 4  # points along each side
 BOXES = (  # left, top, right, bottom as shares of the image
@@ -34,8 +34,8 @@ class Overlaps:
     """How well the masks of two embeddings agree.
 
     Attributes:
-        ious: of the masks that count, prompt by prompt.
-        too_small: number of masks that do not count.
+        ious: Of the masks that count, prompt by prompt.
+        too_small: Number of masks that do not count.
     """
 
     ious: list[float]
@@ -83,10 +83,10 @@ def overlaps(decoder: MaskDecoder, reference: Tensors, candidate: Tensors, size:
     IoU below 0.95.
 
     Args:
-        decoder: of the bundle.
-        reference: the exported encoder's embedding.
-        candidate: the variant's embedding.
-        size: of the source image.
+        decoder: Of the bundle.
+        reference: The exported encoder's embedding.
+        candidate: The variant's embedding.
+        size: Of the source image.
     """
     smallest = LEAST_CELLS * _cell_area(decoder, size)
     expected = decode_masks(decoder, reference, size)
@@ -104,7 +104,7 @@ def overlaps(decoder: MaskDecoder, reference: Tensors, candidate: Tensors, size:
     return Overlaps(ious, too_small)
 
 
-def iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+def iou(mask: Bools, other: Bools) -> float:
     """Intersection over union; 1 for two empty masks."""
     union = np.count_nonzero(mask | other)
     return float(np.count_nonzero(mask & other) / union) if union else 1.0

@@ -31,8 +31,8 @@ class ReferenceRun:
     """Results of the exported encoder.
 
     Attributes:
-        tensors: the embedding of each image.
-        milliseconds: median time of one image in Triton.
+        tensors: The embedding of each image.
+        milliseconds: Median time of one image in Triton.
     """
 
     tensors: list[Tensors]
@@ -44,10 +44,10 @@ class Trial:
     """A variant that was judged, and is not published.
 
     Attributes:
-        precision: of the variant.
-        folder: where it lies.
-        report: the gate's decision.
-        milliseconds: median time of one image in Triton.
+        precision: Of the variant.
+        folder: Where it lies.
+        report: The gate's decision.
+        milliseconds: Median time of one image in Triton.
     """
 
     precision: str
@@ -119,7 +119,7 @@ def try_variant(
     """Make a CPU variant in the folder `work`; judge and time it.
 
     Raises:
-        NothingToQuantise: the precision does not change this encoder.
+        NothingToQuantise: The precision does not change this encoder.
         StartFailed, Unavailable: Triton does not start, or does not answer.
     """
     folder = work / variant_name(precision)
@@ -160,7 +160,7 @@ def publish_trial(bundle: Bundle, trial: Trial, reference: ReferenceRun) -> str:
         The variant's name.
 
     Raises:
-        ValueError: it has not passed.
+        ValueError: It has not passed.
     """
     name = trial.folder.name
     if not trial.report.passed:

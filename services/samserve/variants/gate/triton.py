@@ -52,7 +52,7 @@ def connect_encoder(bundle: Bundle, address: str) -> Iterator[Encoder]:
     """Connect to a running Triton that serves the bundle's variant.
 
     Args:
-        bundle: that Triton should serve.
+        bundle: That Triton should serve.
         address: host:port of its gRPC endpoint.
 
     Raises:
