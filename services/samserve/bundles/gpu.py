@@ -86,7 +86,6 @@ def gpu_here() -> Gpu | None:
     """Return this machine's first GPU as nvidia-smi reports it, or None."""
     if shutil.which("nvidia-smi") is None:
         return None
-
     command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     match = re.match(r"(?:NVIDIA )?(.+), (\d+)\.(\d)", result.stdout)

@@ -22,5 +22,4 @@ def locked(folder: Path, on_wait: Callable[[str], object] = lambda _: None) -> I
         except BlockingIOError:
             on_wait("waiting for another build to finish")
             fcntl.flock(lock, fcntl.LOCK_EX)
-
         yield

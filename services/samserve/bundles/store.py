@@ -50,7 +50,6 @@ class Store:
         paths = self.paths()
         if name not in paths:
             raise UnknownModel(f"unknown model {name!r}; available: {', '.join(sorted(paths))}")
-
         path = paths[name]
         if variant == HERE:
             variant = _engine_here(path)

@@ -119,7 +119,6 @@ def check_passed(bundle: Bundle) -> None:
     gate = bundle.variant.facts.get("gate", {})
     if bundle.variant.name == EXPORTED or gate.get("passed") is True:
         return
-
     model = f"{bundle.name}:{bundle.variant.name}"
     reasons = "; ".join(gate.get("reasons", [])) or "it was never tested"
     raise UnprovenVariant(

@@ -52,7 +52,6 @@ def download(
         _fetch_with_retry(url, part, on_progress, pause)
         _check(part, url, sha256)
         part.rename(file)
-
     _check(file, url, sha256)
 
 

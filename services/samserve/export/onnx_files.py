@@ -59,7 +59,6 @@ class EncoderGraph(nn.Module):
         normalised = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
         rows = (self.place[None] < valid[:, :1])[:, None, :, None]
         columns = (self.place[None] < valid[:, 1:])[:, None, None, :]
-
         encoded = self.vision_encoder(normalised * rows * columns)
         tensors = encoded if isinstance(encoded, tuple) else (encoded,)
         return tuple(tensor.half() for tensor in tensors)

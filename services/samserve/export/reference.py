@@ -41,7 +41,6 @@ class Reference:
         normalised = (torch.from_numpy(image).float() - self._mean) / self._std
         padded = torch.zeros_like(normalised)
         padded[:height, :width] = normalised[:height, :width]
-
         features = self._model.get_image_embeddings(padded.permute(2, 0, 1)[None])
         self._image = self._family.reference_image(self._model, features)
         return {name: tensor.numpy() for name, tensor in self._image.tensors.items()}

@@ -22,7 +22,6 @@ def rename_weights(state: State, patterns: Iterable[tuple[str, str]]) -> State:
         patterns: (regular expression, replacement) pairs. Each is applied to every name, in order.
     """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in patterns]
-
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in compiled:

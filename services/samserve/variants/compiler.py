@@ -168,7 +168,6 @@ def find_compiler() -> Compiler:
         return Compiler(STANDARD, trt)
     if trt := _import("tensorrt_rtx_bindings"):
         return Compiler(RTX, trt)
-
     raise NoCompiler(
         "no TensorRT with a GPU found; run this command in an image that has both, "
         "or check that the encoder compiles without a GPU: pip install 'samserve[engine-check]'"

@@ -221,7 +221,6 @@ def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:
         model = to_mixed_precision(encoder, precision, bundle.path)
     except (DecodeError, ValueError) as error:
         raise EngineRefused(f"{bundle.encoder} is not a valid encoder graph: {error}") from error
-
     onnx.save(model, graph, save_as_external_data=True, location=WEIGHTS)
     return graph
 

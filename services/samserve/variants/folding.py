@@ -54,7 +54,6 @@ def _value(tensor: TensorProto, folder: Path) -> Array:
     """Return an initialiser's numbers. External data is mapped, since it may exceed the memory."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)
-
     data = ExternalDataInfo(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return np.memmap(folder / data.location, dtype, "r", data.offset or 0, tuple(tensor.dims))

@@ -60,7 +60,6 @@ def write_cpu_variant(bundle: Bundle, precision: str, folder: Path) -> None:
     recipe = RECIPES[precision]
     folder.mkdir(parents=True)
     recipe.write(bundle, folder)
-
     facts = {"backend": recipe.backend, "model": ENCODER, "precision": precision}
     write_variant(folder, bundle.name, bundle.facts["preprocessing"], facts)
 

@@ -171,9 +171,9 @@ def test_transformers_folders_are_read(
     assert len(checkpoint.build().state_dict()) == len(checkpoint.state)
 
 
-def same(one: Checkpoint, other: Checkpoint) -> bool:
-    return one.state.keys() == other.state.keys() and all(
-        torch.equal(tensor, other.state[name]) for name, tensor in one.state.items()
+def same(first: Checkpoint, second: Checkpoint) -> bool:
+    return first.state.keys() == second.state.keys() and all(
+        torch.equal(tensor, second.state[name]) for name, tensor in first.state.items()
     )
 
 

@@ -252,11 +252,11 @@ def test_nano_in_fp16_embeds_an_image_as_in_fp32() -> None:
     feed = {"image": image, "valid": np.array([[512, 512]], np.int32)}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
-    one, other = (
+    full, low_precision = (
         onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
         .run(None, feed)[0]
         .astype(np.float64)
         .ravel()
         for graph in (whole, low)
     )
-    assert one @ other / (np.linalg.norm(one) * np.linalg.norm(other)) > 0.99999
+    assert full @ low_precision / (np.linalg.norm(full) * np.linalg.norm(low_precision)) > 0.99999

@@ -83,7 +83,6 @@ def _detect(path: Path, original: State) -> tuple[ExportFamily, str]:
     for family in FAMILIES:
         if (file_format := family.detect(original)) is not None:
             return family, file_format
-
     raise BadCheckpoint(
         f"unsupported checkpoint {path} with the weights {shorten(list(original))}; "
         f"supported: {', '.join(family.title for family in FAMILIES)}"

@@ -110,7 +110,6 @@ class Sam2Encoder(nn.Module):
             x = block(x)
             if index in self.stage_ends:
                 stages.append(x)
-
         scales, _ = self.neck(tuple(stages))  # coarse to fine; the first is unused
         return scales[1] + self.no_memory, self.conv_s1(scales[2]), self.conv_s0(scales[3])
 
@@ -164,7 +163,6 @@ def _rename(state: State) -> State:
     labels = [
         image.pop(f"sam_prompt_encoder.point_embeddings.{label}.weight") for label in range(4)
     ]
-
     renamed = rename_weights(image, NAMES)
     renamed["prompt_encoder.point_embed.weight"] = torch.cat(labels)
     return renamed

@@ -57,7 +57,6 @@ class SamHqEncoder(VitEncoder):
         late = self.activation(self.encoder_norm(self.encoder_conv1(embedding)))
         early = self.compress_vit_conv1(global_features[0].permute(0, 3, 1, 2))
         early = self.activation(self.compress_vit_norm(early))
-
         return embedding, self.encoder_conv2(late) + self.compress_vit_conv2(early)
 
 

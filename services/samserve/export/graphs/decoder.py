@@ -48,7 +48,6 @@ class DecoderGraph(nn.Module):
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         image = embedding + self.embed_masks(mask_input, has_mask)
         tokens, grid = self.attend(output_tokens, self.embed_points(points, labels), image)
-
         logits = self.masks(tokens[:, 1:], self.upscale(grid))
         return logits, decoder.iou_prediction_head(tokens[:, 0])
 
@@ -67,7 +66,6 @@ class DecoderGraph(nn.Module):
         encoder = self.prompt_encoder
         frame = encoder.input_image_size
         positions = self._encode_positions((points + 0.5) / frame)
-
         labels = labels[..., None]
         sparse = torch.where(labels == PAD_LABEL, encoder.not_a_point_embed.weight, positions)
         for label, embedding in enumerate(self.label_embeddings()):
@@ -97,9 +95,8 @@ class DecoderGraph(nn.Module):
             image_positional_embeddings=self.grid_encoding(),
             attention_similarity=None,
         )
-
-        grid = image[:, 0].transpose(1, 2).reshape(count, -1, cells, cells)
-        return tokens[:, 0, : len(output_tokens)], grid
+        tokens = tokens[:, 0, : len(output_tokens)]
+        return tokens, image[:, 0].transpose(1, 2).reshape(count, -1, cells, cells)
 
     def upscale(self, grid: Tensor) -> Tensor:
         """[N, 256, G, G] -> [N, 32, 4G, 4G]."""

@@ -72,7 +72,6 @@ class Block(nn.Module):
         """[B, G, G, C] -> windows [B', W, W, C]; the last ones are padded with zeros."""
         if self.is_global:
             return x
-
         padding = self.windows * self.window - self.cells
         tiles = F.pad(x, (0, 0, 0, padding, 0, padding))
         tiles = tiles.reshape(-1, self.windows, self.window, self.windows, self.window, x.shape[-1])
@@ -82,7 +81,6 @@ class Block(nn.Module):
         """The inverse of `split`."""
         if self.is_global:
             return windows
-
         side = self.windows * self.window
         channels = windows.shape[-1]
         tiles = windows.reshape(-1, self.windows, self.windows, self.window, self.window, channels)

@@ -70,7 +70,6 @@ def draw(number: int) -> Image.Image:
     image = _surface(rng, width, height)
     for _ in range(SHAPES):
         image.paste(_surface(rng, width, height), mask=_shape(rng, width, height))
-
     blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(0.7)))
     noisy = blurred + rng.normal(0, 5, blurred.shape)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))

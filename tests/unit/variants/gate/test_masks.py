@@ -24,9 +24,9 @@ class FixedDecoder:
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         logits = []
         for side in next(self._images):
-            one = np.full((256, 256), -8, np.float32)
-            one[:side, :side] = 8
-            logits.append(one)
+            mask = np.full((256, 256), -8, np.float32)
+            mask[:side, :side] = 8
+            logits.append(mask)
         scores = np.ones(len(logits), np.float32)
         return [Candidates(np.stack(logits), scores, scores)] * len(prompts)
 
