@@ -21,7 +21,7 @@ from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_
 from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store
 from samserve.client import Click, Client
-from samserve.codec.packed import HEAD
+from samserve.codec.packed import HEADER_BYTES
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
 from samserve.decoder.prompt import Prompt
@@ -218,11 +218,11 @@ def test_an_exact_cache_gives_a_decoder_the_encoders_tensors(
     (key,) = redis.keys(f"*{image_id(image)}")
     entry = redis.get(key)
     assert isinstance(entry, bytes)
-    assert b'"f2"' in entry[:HEAD]
-    assert len(entry) == HEAD + 2 * 256 * 64 * 64
+    assert b'"f2"' in entry[:HEADER_BYTES]
+    assert len(entry) == HEADER_BYTES + 2 * 256 * 64 * 64
     embedded = clients["nano"].embedding(image)
     assert (embedded.model_version, answer.cache) == (answer.model_version, "MISS")
-    assert embedded.tensors["embedding"].tobytes() == entry[HEAD:]
+    assert embedded.tensors["embedding"].tobytes() == entry[HEADER_BYTES:]
 
 
 def test_metrics_are_labelled_by_model(

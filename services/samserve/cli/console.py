@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from samserve.bundles.store import Store
-from samserve.infra.settings import BundleSettings, load_settings
 
 out, err = Console(), Console(stderr=True)
 
@@ -18,6 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 
 def store() -> Store:
     """The bundles of this machine; SAMSERVE_BUNDLES names another folder for the user's own."""
+    # Imported here, since most commands need no settings.
+    from samserve.infra.settings import BundleSettings, load_settings
+
     return Store(load_settings(BundleSettings).bundles)
 
 
