@@ -75,9 +75,9 @@ def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: P
             "unknown model 'sam9'; available: nano",
         ),
         (["segment", "NO_IMAGE", "--point", "1,1"], "unsupported or damaged image"),
-        (["models", "show", "sam9"], "no model 'sam9'; there is: nano"),
-        (["up", "--model", "nano", "--model", "sam9"], "no model 'sam9'; there is: nano"),
-        (["up", "--model", "nano:int9"], "nano has no variant 'int9'; it has: fp32"),
+        (["models", "show", "sam9"], "unknown model 'sam9'; available: nano"),
+        (["up", "--model", "nano", "--model", "sam9"], "unknown model 'sam9'; available: nano"),
+        (["up", "--model", "nano:int9"], "unknown variant 'int9' of model 'nano'; available: fp32"),
         (["up", "--model", "nano", "--model", "nano:int8"], "give each model once"),
     ],
 )

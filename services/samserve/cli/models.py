@@ -20,8 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.variant import EXPORTED, BrokenBundle
+from samserve.bundles.variant import EXPORTED
 from samserve.cli.console import Json, err, fail, out, store
 from samserve.export.catalog import PUBLISHED
 from samserve.variants.quantise import AUTO, RECIPES
@@ -152,10 +153,10 @@ def export_model(
 ) -> None:
     """Make a bundle of a checkpoint: export it, and compare what comes out with PyTorch before it is kept."""
     try:
-        from samserve.export.checkpoints.checkpoint import BadCheckpoint
         from samserve.export.checkpoints.read import read_checkpoint
         from samserve.export.compare import ExportMismatch
         from samserve.export.convert import convert
+        from samserve.export.weights import BadCheckpoint
     except ModuleNotFoundError as missing:
         fail(2, f"exporting needs {missing.name}: pip install 'samserve[train]'", as_json)
     try:
@@ -304,7 +305,7 @@ def pull_model(
             def show(there: int, total: int) -> None:
                 progress.update(bar, completed=there, total=total or None)
 
-            download(url or one.url, file, sha256 or one.sha256, show)
+            download(url or one.url, file, sha256 or one.sha256, on_progress=show)
     except (DownloadFailed, OSError) as problem:
         fail(1, str(problem), as_json)
     export_model(file, name, as_json)
@@ -331,7 +332,7 @@ def _load(model: str) -> Bundle:
 
 
 def _own(name: str) -> Bundle:
-    return _found(store().own, name)
+    return _found(store().load_writable, name)
 
 
 def _found(find: Callable[[str], Bundle], model: str) -> Bundle:

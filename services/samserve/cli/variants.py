@@ -14,21 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.lock import locked
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.variant import BrokenBundle
 from samserve.cli.console import err, fail, out, store
 from samserve.core.errors import SamserveError
 from samserve.local.process import StartFailed
-from samserve.variants.engine import Engine, published
-from samserve.variants.engine import publish as publish_plan
-from samserve.variants.gate.images import Picture, pictures
+from samserve.variants.engine import Engine, published_variant
+from samserve.variants.engine import publish_engine as publish_plan
+from samserve.variants.gate.images import GateImage, gate_images
 from samserve.variants.gate.judge import Report
 from samserve.variants.gate.trial import (
-    Reference,
+    ReferenceRun,
     Trial,
     encode_reference,
-    publish,
+    publish_trial,
     try_engine,
     try_variant,
     verify,
@@ -41,7 +41,7 @@ def verify_model(model: str, images: Path | None, triton: str, as_json: bool) ->
     """Compare an encoder, as Triton serves it, with the exported one. Exit code 1: refused."""
     with _failures():
         bundle = store().load(model)
-        shown = pictures(bundle.frame, images)
+        shown = gate_images(bundle.frame, images)
         with _progress() as steps:
             reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
             with connect_encoder(bundle, triton) if triton else start_encoder(bundle) as encoder:
@@ -81,7 +81,7 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
     1: refused.
     """
     with _failures():
-        bundle = store().own(name)
+        bundle = store().load_writable(name)
         with locked(bundle.path, err.print):
             there = variant_name(precision)
             if there in variant_names(bundle.path):
@@ -117,10 +117,10 @@ def quantise_model(name: str, precision: str, images: Path | None, as_json: bool
 
 def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
     """Have an engine for this machine's GPU pass the gate, and published; its variant's name. Exit code 1: refused."""
-    if (there := published(bundle, engine)) is not None:
+    if (there := published_variant(bundle, engine)) is not None:
         return there
     with _failures(), _progress() as steps:
-        shown = pictures(bundle.frame, images)
+        shown = gate_images(bundle.frame, images)
         reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
         report, milliseconds = try_engine(
             bundle, engine, shown, reference, steps(engine.file.name, len(shown))
@@ -132,7 +132,7 @@ def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
 
 def _quantise(bundle: Bundle, precision: str, images: Path | None, as_json: bool) -> Quantised:
     wanted = list(RECIPES) if precision == AUTO else [precision]
-    shown = pictures(bundle.frame, images)
+    shown = gate_images(bundle.frame, images)
     with (
         tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside,
         _progress() as steps,
@@ -148,7 +148,7 @@ def _quantise(bundle: Bundle, precision: str, images: Path | None, as_json: bool
             fail(
                 1, f"no variant of {bundle.name} is faster here than the exported encoder", as_json
             )
-        kept = publish(bundle, best, reference) if best is not None else None
+        kept = publish_trial(bundle, best, reference) if best is not None else None
     return Quantised(kept, tried, reference.milliseconds)
 
 
@@ -156,8 +156,8 @@ def _try_all(
     bundle: Bundle,
     wanted: list[str],
     aside: Path,
-    shown: list[Picture],
-    reference: Reference,
+    shown: list[GateImage],
+    reference: ReferenceRun,
     steps: Callable[[str, int], Callable[[], None]],
 ) -> list[Trial]:
     """Each precision in turn; of several, those that do nothing for this encoder are passed over."""
@@ -172,8 +172,8 @@ def _try_all(
 
 
 def _table(title: str, report: Report) -> Table:
-    table = Table("picture", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
-    for one in report.pictures:
+    table = Table("image", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
+    for one in report.images:
         low = min(one.cosine.values())
         row = (
             f"{low:.6f}",
@@ -182,7 +182,7 @@ def _table(title: str, report: Report) -> Table:
             f"{one.mean_iou:.4f}",
             f"{one.worst_iou:.4f}",
         )
-        table.add_row(one.picture, *row)
+        table.add_row(one.image, *row)
     table.add_section()
     whole = (f"{report.cosine:.6f}", str(report.masks), str(report.too_small))
     table.add_row("all", *whole, f"{report.mean_iou:.4f}", f"{report.worst_iou:.4f}")
