@@ -1,4 +1,4 @@
-"""A stack of two replicas, for tests that break its parts one by one."""
+"""One stack of two replicas, for tests that break its parts one by one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from faults.load import Sample
 from PIL import Image
 from samserve.client import Click, Client
 from samserve.local.stack import Stack, StackOptions
+from stacks import client, encoded, new_photo
+
+__all__ = ["client", "encoded", "new_photo"]
 
 
 @pytest.fixture(scope="package")
@@ -23,7 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def samples(stack: Stack) -> list[Sample]:
-    """Photos whose clicks have one clear answer, so that a mask of another photo could not pass for it."""
+    """Images whose clicks have one clear answer: no other image's mask passes for it."""
     with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
         return [
             _sample(client, *each)

@@ -10,7 +10,7 @@ from samserve.core.geometry import Frame, Size, fit
 from samserve.core.rle import encode_rle
 from samserve.core.runs import area, dense, runs_of
 from samserve.decoder.masks import outline as masks
-from samserve.decoder.segmenter import Output, write_mask
+from samserve.decoder.masks.write import Output, write_mask
 
 NEAR = 1e-3  # logits nearer to the threshold than this may fall on either side of it
 
