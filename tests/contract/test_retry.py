@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
-from samserve.client import Click, Client, retry
+from samserve.client import CacheStatus, Click, Client, retry
 from samserve.client.retry import call_with_retry
 from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
@@ -107,7 +107,7 @@ async def test_failures_that_pass_are_tried_again_however_large_the_photo(
         grpc.StatusCode.INTERNAL,
     ]
     answer = await asyncio.to_thread(client.embed, PHOTO)
-    assert (answer.cache, service.asked) == ("COALESCED", 4)
+    assert (answer.cache, service.asked) == (CacheStatus.COALESCED, 4)
 
 
 async def test_a_failure_that_stays_is_raised_after_the_last_attempt(
@@ -123,7 +123,7 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
     client: Client, service: FailingService
 ) -> None:
     service.codes, service.says_when = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12, True
-    assert (await asyncio.to_thread(client.embed, PHOTO)).cache == "COALESCED"
+    assert (await asyncio.to_thread(client.embed, PHOTO)).cache is CacheStatus.COALESCED
     assert service.asked == 13
 
 
@@ -132,7 +132,14 @@ async def test_and_no_longer_than_the_caller_has_time(
 ) -> None:
     service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
     with pytest.raises(Unavailable):
-        await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+        await asyncio.to_thread(
+            call_with_retry,
+            client._embed,
+            pb.EmbedRequest(),
+            timeout=0.3,
+            metadata=(),
+            stage="it",
+        )
     assert 4 < service.asked < 10_000
 
 
@@ -144,7 +151,12 @@ async def test_where_the_time_runs_out_in_a_later_attempt_the_reason_for_it_is_t
         service.codes = codes
         with pytest.raises(error):
             await asyncio.to_thread(
-                call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it"
+                call_with_retry,
+                client._embed,
+                pb.EmbedRequest(),
+                timeout=0.3,
+                metadata=(),
+                stage="it",
             )
 
 
@@ -158,7 +170,8 @@ async def test_a_callers_mistake_is_not_tried_again(
 
 
 async def test_a_click_that_reaches_a_stopping_decoder_is_tried_again(client: Client) -> None:
-    assert (await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])).cache == "HIT"
+    answer = await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])
+    assert answer.cache is CacheStatus.HIT
 
 
 async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(

@@ -91,7 +91,7 @@ def test_each_request_is_answered_by_the_model_it_names(
     before = {name: triton_api.encoded(stack, name) for name in ("nano", "twin")}
     nano, twin = clients["nano"].segment(photo, CLICK), clients["twin"].segment(photo, CLICK)
     default = clients[""].segment(photo, CLICK)
-    assert (nano.cache, twin.cache, default.cache) == ("MISS", "MISS", "HIT")
+    assert (nano.cache.name, twin.cache.name, default.cache.name) == ("MISS", "MISS", "HIT")
     assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [
         1,
         1,
@@ -103,7 +103,7 @@ def test_each_request_is_answered_by_the_model_it_names(
     assert _seen(nano) == _seen(default)
     assert _seen(nano) != _seen(twin)
     with clients["twin"].interact(photo) as shown:
-        assert (shown.image.cache, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
+        assert (shown.image.cache.name, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
 
 
 @pytest.mark.parametrize(("model", "other"), [("nano", "twin"), ("twin", "nano")])
@@ -129,8 +129,8 @@ def test_what_one_model_embedded_is_a_miss_for_the_other_and_kept_apart(
 ) -> None:
     photo = new_photo()
     first, second = clients["nano"].embed(photo), clients["twin"].embed(photo)
-    assert (first.cache, second.cache) == ("MISS", "MISS")
-    assert (clients["nano"].embed(photo).cache, clients["twin"].embed(photo).cache) == (
+    assert (first.cache.name, second.cache.name) == ("MISS", "MISS")
+    assert (clients["nano"].embed(photo).cache.name, clients["twin"].embed(photo).cache.name) == (
         "HIT",
         "HIT",
     )
@@ -193,8 +193,8 @@ def test_an_unloaded_model_leaves_its_known_images_and_the_other_model_be(
     clients["twin"].embed(known)
     triton_api.unload(stack, "twin")
     try:
-        assert clients["twin"].embed(known).cache == "HIT"
-        assert clients["nano"].embed(new).cache == "MISS"
+        assert clients["twin"].embed(known).cache.name == "HIT"
+        assert clients["nano"].embed(new).cache.name == "MISS"
         at = stack.addresses
         with (
             Client(at.decoder, at.embedding, model="twin", timeout=2) as hasty,
@@ -203,7 +203,7 @@ def test_an_unloaded_model_leaves_its_known_images_and_the_other_model_be(
             hasty.embed(new)
     finally:
         triton_api.load(stack, "twin")
-    assert clients["twin"].embed(new).cache == "MISS"
+    assert clients["twin"].embed(new).cache.name == "MISS"
 
 
 def test_a_cache_that_shall_be_exact_gives_a_cold_decoder_the_encoders_own_tensors(
@@ -217,7 +217,7 @@ def test_a_cache_that_shall_be_exact_gives_a_cold_decoder_the_encoders_own_tenso
     assert b'"f2"' in entry[:HEAD]
     assert len(entry) == HEAD + 2 * 256 * 64 * 64
     embedded = clients["nano"].embedding(photo)
-    assert (embedded.model_version, answer.cache) == (answer.model_version, "MISS")
+    assert (embedded.model_version, answer.cache.name) == (answer.model_version, "MISS")
     assert embedded.tensors["embedding"].tobytes() == entry[HEAD:]
 
 

@@ -116,7 +116,7 @@ def test_when_the_holder_is_killed_another_replica_takes_over_and_no_caller_lose
                 time.sleep(0.01)
         answers = [call.result() for call in (*embeds, *clicks)]
     # One encode was finished for somebody. The one that the killed replica had sent may or may not have been run.
-    statuses = Counter(answer.cache for answer in answers)
+    statuses = Counter(answer.cache.name for answer in answers)
     assert statuses["MISS"] == 1
     assert statuses["COALESCED"] + statuses["HIT"] == CALLERS - 1
     assert (encoded() - before).images in (1, 2)
@@ -144,7 +144,7 @@ def test_work_whose_callers_have_gone_is_not_begun(
     time.sleep(0.5)  # whoever still waited would have taken over
     assert redis.get(claim) is None
     assert (encoded() - before).images == 0
-    assert client.embed(photo).cache == "MISS"
+    assert client.embed(photo).cache.name == "MISS"
 
 
 def test_while_redis_stands_still_answers_are_right_and_come_in_time(
@@ -155,16 +155,16 @@ def test_while_redis_stands_still_answers_are_right_and_come_in_time(
     with stopped(stack, "redis"), ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda photo: client.segment(photo, CLICK), photos * 2))
         assert np.array_equal(client.segment(known, CLICK).masks[0].array(), right)
-        assert client.segment(photos[0], CLICK).cache == "HIT"  # the decoder kept it
+        assert client.segment(photos[0], CLICK).cache.name == "HIT"  # the decoder kept it
     for answer, again in zip(answers[:4], answers[4:], strict=True):
         assert np.array_equal(answer.masks[0].array(), again.masks[0].array())
-    for spent in (answer.timings_ms for answer in answers if answer.cache == "MISS"):
+    for spent in (answer.timings_ms for answer in answers if answer.cache.name == "MISS"):
         waited = sum(spent[f"embedding.{stage}"] for stage in ("lookup", "turn", "store"))
         assert (
             waited < 3000
         )  # three operations, at most two timeouts of 300 ms each, and a busy machine
     give_up = time.monotonic() + 30
-    while client.embed(photos[0]).cache != "HIT":
+    while client.embed(photos[0]).cache.name != "HIT":
         assert time.monotonic() < give_up
 
 

@@ -30,14 +30,16 @@ def demo() -> None:
     ):
         first = client.segment(PHOTO, [CLICK])
         again = client.segment(PHOTO, [CLICK])
-    if (first.cache, again.cache) != ("MISS", "HIT"):
-        raise StartFailed(f"expected a MISS, then a HIT, but got {first.cache}, then {again.cache}")
+    if (first.cache.name, again.cache.name) != ("MISS", "HIT"):
+        raise StartFailed(
+            f"expected a MISS, then a HIT, but got {first.cache.name}, then {again.cache.name}"
+        )
     OUT.mkdir(parents=True, exist_ok=True)
     overlay(PHOTO, first.masks[0].array(), [CLICK], None, OUT / "overlay.png")
     (OUT / "result.json").write_text(json.dumps(first.as_json(), indent=1) + "\n")
     for name, answer in (("first click", first), ("the same again", again)):
         total = sum(ms for stage, ms in answer.timings_ms.items() if "." not in stage)
-        console.print(f"{name}: {answer.cache}, {total:.0f} ms in the server", style="green")
+        console.print(f"{name}: {answer.cache.name}, {total:.0f} ms in the server", style="green")
     best = first.masks[0]
     console.print(f"best mask: {best.area:,} pixels, predicted IoU {best.predicted_iou:.2f}")
     console.print(f"see {OUT / 'overlay.png'} and {OUT / 'result.json'}")
