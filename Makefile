@@ -57,33 +57,33 @@ kernel: $(VENV)/.dev  ## compile the kernels anew
 	$(BIN)/python services/samserve/native/build.py
 
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
-	$(BIN)/python loadtest/bench_decoder.py
-	$(BIN)/python loadtest/bench_click.py
-	$(BIN)/python loadtest/bench_embedding.py
-	$(BIN)/python loadtest/bench_many.py
-	$(BIN)/python loadtest/bench_image.py
-	$(BIN)/python loadtest/bench_codec.py
+	$(BIN)/python -m loadtest.bench.decoder
+	$(BIN)/python -m loadtest.bench.click
+	$(BIN)/python -m loadtest.bench.embedding
+	$(BIN)/python -m loadtest.bench.bulk
+	$(BIN)/python -m loadtest.bench.image
+	$(BIN)/python -m loadtest.bench.codec
 
 load: $(VENV)/.dev  ## ten annotators for a minute against a stack of its own: build/load/report.html
-	$(BIN)/python loadtest/load.py --users 10 --minutes 1
+	$(BIN)/python -m loadtest.load.run_load --users 10 --minutes 1
 
 capacity: $(VENV)/.dev  ## what this machine carries, and whether the simulator says so; 40 minutes, for a machine with nothing else to do
-	$(BIN)/python loadtest/calibrate.py
-	$(BIN)/python loadtest/capacity.py --decoders 1
-	$(BIN)/python loadtest/capacity.py --decoders 2
-	$(BIN)/python loadtest/simulator.py --check
-	$(BIN)/python loadtest/plan.py
-	$(BIN)/python loadtest/figures.py
+	$(BIN)/python -m loadtest.capacity.calibrate
+	$(BIN)/python -m loadtest.capacity.measure --decoders 1
+	$(BIN)/python -m loadtest.capacity.measure --decoders 2
+	$(BIN)/python -m loadtest.capacity.simulate --check
+	$(BIN)/python -m loadtest.capacity.plan
+	$(BIN)/python -m loadtest.capacity.document
 
 soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
-	$(BIN)/python loadtest/soak.py
-	PYTHONPATH=tests $(BIN)/python loadtest/hostile.py
+	$(BIN)/python -m loadtest.load.soak
+	PYTHONPATH=tests $(BIN)/python -m loadtest.load.hostile
 
 faults: $(VENV)/.dev  ## each part of the stack broken for 20 s within a minute of load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
 
 quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
-	$(BIN)/python loadtest/nano_quality.py
+	$(BIN)/python -m loadtest.bench.quality
 
 clean:  ## remove what was built
 	rm -rf build dist
