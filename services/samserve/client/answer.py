@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samserve.client.image import ImageInput
+from samserve.core.arrays import Bools, Floats, Halves
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import SamserveError
 from samserve.core.geometry import Size
@@ -17,8 +17,6 @@ from samserve.core.rle import decode_rle
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.metadata import cache_status_from_proto
-
-Corners = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +31,8 @@ class Polygon:
         holes: the rings of the holes.
     """
 
-    exterior: Corners
-    holes: list[Corners]
+    exterior: Floats
+    holes: list[Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +64,11 @@ class Mask:
     polygons: list[Polygon]
     bits: bytes
 
-    def array(self) -> NDArray[np.bool_]:
+    def array(self) -> Bools:
         """The mask as bool [height, width], decoded from its RLE."""
         return decode_rle(self.rle, self.size.height, self.size.width)
 
-    def low_res_array(self) -> NDArray[np.float16]:
+    def low_res_array(self) -> Halves:
         """The low-res logits as float16 [256, 256].
 
         Raises:
@@ -80,7 +78,6 @@ class Mask:
             raise ValueError(
                 "the answer has no low-res logits; request them with low_res_logits=True"
             )
-
         logits = np.frombuffer(self.low_res_logits, "<f2")
         side = math.isqrt(logits.size)
         return logits.reshape(side, side)
@@ -219,5 +216,5 @@ def _read_polygon(polygon: pb.Polygon) -> Polygon:
     return Polygon(_read_ring(polygon.exterior), [_read_ring(hole) for hole in polygon.holes])
 
 
-def _read_ring(ring: pb.Ring) -> Corners:
+def _read_ring(ring: pb.Ring) -> Floats:
     return np.array(ring.xy, np.float32).reshape(-1, 2)

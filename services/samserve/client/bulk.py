@@ -181,5 +181,4 @@ class BulkEmbedding:
 def _read_answer(answer: pb.EmbedManyResponse.Answer) -> EmbedAnswer | SamserveError:
     if answer.HasField("error"):
         return error_in(answer.error, SERVICE)
-
     return read_embed_answer(answer.image)

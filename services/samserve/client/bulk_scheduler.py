@@ -126,10 +126,8 @@ class BulkScheduler:
     def next_alarm(self) -> float | None:
         """When to call `wake`, unless an event comes first; None if only an event can help."""
         times = [alarm.time for alarm in self._alarms[:1]]
-
         if self._asked and self._stream is not None:
             times.append(self._heard + self._options.timeout)
-
         return min(times, default=None)
 
     def wake(self, now: float) -> None:
@@ -147,7 +145,6 @@ class BulkScheduler:
         if image_id in self._tasks:
             self._tasks[image_id].images.append(image)
             return
-
         task = _Task(image_id, [image])
         self._tasks[image_id] = task
         self._ask(task, now)
@@ -157,7 +154,6 @@ class BulkScheduler:
 
     def loaded(self, image_id: str, data: bytes, now: float) -> None:
         task = self._tasks[image_id]
-
         if len(data) > MESSAGE_BYTES:  # if too large for the service, it would break the stream
             self._actions.append(EmbedAlone(image_id, data))
         else:
@@ -197,13 +193,10 @@ class BulkScheduler:
         """The stream ended: reopen it after a pause. Raises the error if a retry is useless."""
         if stream != self._stream:
             return
-
         self._actions.append(CloseStream())
         self._stream = None
-
         if not temporary or self._breaks >= self._options.retries:
             raise error
-
         self._set_alarm(now + _wait(error, self._breaks), self._reopen)
         self._breaks += 1
 
@@ -213,11 +206,9 @@ class BulkScheduler:
     def _send(self, task: _Task, action: Callable[[int], SendHash | SendBytes], now: float) -> None:
         """Send an item. Without a stream it waits for the next one, and is then asked by hash."""
         item = next(self._numbers)
-
         if not self._asked:
             self._heard = now
         self._asked[item] = task
-
         if self._stream is None and self._breaks == 0:
             self._open(now)
         if self._stream is not None:
@@ -231,10 +222,8 @@ class BulkScheduler:
     def _reopen(self, now: float) -> None:
         """Open another stream, and ask again for all items without an answer."""
         self._open(now)
-
         waiting = list(self._asked.values())
         self._asked = {}
-
         for task in waiting:
             self._release_bytes(task)
             self._ask(task, now)

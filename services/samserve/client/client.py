@@ -10,8 +10,6 @@ from functools import partial
 from typing import TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from samserve.client.answer import (
     Answer,
@@ -28,6 +26,7 @@ from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
 from samserve.client.retry import call_with_retry
+from samserve.core.arrays import Halves
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image_id import image_id
@@ -140,7 +139,7 @@ class Client(AbstractContextManager["Client"]):
         points: Sequence[Click] = (),
         *,
         box: Box | None = None,
-        mask_input: bytes | NDArray[np.float16] = b"",
+        mask_input: bytes | Halves = b"",
         multimask: bool = True,
         low_res_logits: bool = False,
     ) -> Answer:
@@ -217,7 +216,6 @@ class Client(AbstractContextManager["Client"]):
             model=self._model,
             output=write_output(low_res_logits=low_res_logits),
         )
-
         return _by_hash_then_bytes(self._open_interaction, opening, hashed)
 
     def embed(self, image: ImageInput) -> EmbedAnswer:
@@ -229,7 +227,6 @@ class Client(AbstractContextManager["Client"]):
         """
         hashed = self._hash(image)
         request = embedding_pb2.EmbedRequest(image_id=hashed.image_id, model=self._model)
-
         return _by_hash_then_bytes(self._request_embedding, request, hashed)
 
     def embed_many(
@@ -252,7 +249,6 @@ class Client(AbstractContextManager["Client"]):
         """
         start = partial(self._embed_many, metadata=(*self._metadata, *tracing.inject_headers()))
         options = BulkOptions(self._model, in_flight, retries, self._timeout)
-
         return BulkEmbedding(images, start, self._embed_bytes, options).results()
 
     def embedding(self, image: ImageInput) -> Embedding:
@@ -264,7 +260,6 @@ class Client(AbstractContextManager["Client"]):
         """
         hashed = self._hash(image)
         reference = types.ImageRef(image_id=hashed.image_id)
-
         try:
             return self._fetch_tensors(reference)
         except EmbeddingNotCached:
@@ -275,10 +270,8 @@ class Client(AbstractContextManager["Client"]):
     def _hash(self, image: ImageInput) -> HashedImage:
         """Read and hash an image. Repeated clicks on the same bytes object reuse its hash."""
         data = read_bytes(image)
-
         if self._last_image.data is data:
             return self._last_image
-
         hashed = HashedImage(data, image_id(data))
         self._last_image = hashed
         return hashed
@@ -321,7 +314,6 @@ class Client(AbstractContextManager["Client"]):
 
     def _fetch_tensors(self, reference: types.ImageRef) -> Embedding:
         request = embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
-
         try:
             with tracing.span("GetEmbedding", tracing.Kind.CLIENT):
                 metadata = (*self._metadata, *tracing.inject_headers())
@@ -336,10 +328,8 @@ def _open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> 
         *message_limits(MAX_MESSAGE),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ]
-
     if credentials is None:
         return grpc.insecure_channel(address, options)
-
     return grpc.secure_channel(address, credentials, options)
 
 

@@ -31,10 +31,8 @@ def read_id(image: ImageInput) -> str:
     """Return the image's id; a file is hashed in chunks. Raises OSError if it cannot be read."""
     if isinstance(image, bytes):
         return image_id(image)
-
     digest = hashlib.sha256()
     with Path(image).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-
     return digest.hexdigest()

@@ -10,11 +10,10 @@ from threading import Timer
 from typing import Any
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
+from samserve.core.arrays import Halves
 from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.status import error_in, error_of
@@ -60,13 +59,11 @@ class Interaction(AbstractContextManager["Interaction"]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._call.cancel()
-
         self.close()
 
     def close(self) -> None:
         """Half-close, and wait until the service ends the stream."""
         self._requests.put(None)
-
         with suppress(SamserveError):  # a stream that has failed has ended already
             self._receive()
 
@@ -80,7 +77,7 @@ class Interaction(AbstractContextManager["Interaction"]):
         points: Sequence[Click] = (),
         *,
         box: Box | None = None,
-        mask_input: bytes | NDArray[np.float16] = b"",
+        mask_input: bytes | Halves = b"",
         multimask: bool | None = None,
         reset: bool = False,
     ) -> Answer:
@@ -112,11 +109,9 @@ class Interaction(AbstractContextManager["Interaction"]):
 
     def _ask(self, request: pb.InteractRequest) -> pb.InteractResponse:
         self._requests.put(request)
-
         response = self._receive()
         if response is None:
             raise Unavailable("the decoder ended the stream; open another interaction")
-
         return response
 
     def _receive(self) -> pb.InteractResponse | None:

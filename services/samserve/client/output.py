@@ -38,5 +38,4 @@ def _format_to_proto(name: str) -> pb.MaskFormat:
     if name not in _FORMATS:
         available = ", ".join(_FORMATS)
         raise InvalidInput("formats", f"unknown mask format {name!r}; available: {available}")
-
     return _FORMATS[name]

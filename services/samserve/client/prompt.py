@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.core.arrays import Halves
 from samserve.core.errors import InvalidInput
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -52,14 +52,13 @@ class Prompt:
 
     points: Sequence[Click] = ()
     box: Box | None = None
-    mask_input: bytes | NDArray[np.float16] = b""
+    mask_input: bytes | Halves = b""
     multimask: bool | None = True
 
 
 def write_prompt(prompt: Prompt) -> pb.Prompt:
     """Convert to the proto. Raises InvalidInput for a mask_input of the wrong type."""
     box = prompt.box
-
     return pb.Prompt(
         points=[_write_click(click) for click in prompt.points],
         box=None if box is None else types.Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1),
@@ -73,15 +72,13 @@ def _write_click(click: Click) -> types.Point:
     return types.Point(x=click.x, y=click.y, label=label)
 
 
-def _write_logits(logits: bytes | NDArray[np.float16]) -> bytes:
+def _write_logits(logits: bytes | Halves) -> bytes:
     """Low-res logits as little-endian fp16, row-major."""
     if isinstance(logits, bytes):
         return logits
-
     if logits.dtype != np.float16 or logits.ndim != 2:
         raise InvalidInput(
             "mask_input",
             f"invalid mask_input: {logits.dtype} {list(logits.shape)}; expected float16 [256, 256]",
         )
-
     return logits.astype("<f2", copy=False).tobytes()
