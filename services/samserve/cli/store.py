@@ -6,11 +6,13 @@ from samserve.bundles.bundle import Bundle
 from samserve.bundles.store import Store, UnknownModel
 from samserve.bundles.variant import BrokenBundle
 from samserve.cli.console import Output
-from samserve.infra.settings import BundleSettings, load_settings
 
 
 def store() -> Store:
     """The bundles of this machine; SAMSERVE_BUNDLES sets the user's own folder."""
+    # Imported here, since most commands need no settings.
+    from samserve.infra.settings import BundleSettings, load_settings
+
     return Store(load_settings(BundleSettings).bundles)
 
 
