@@ -88,11 +88,9 @@ def _embed_files(
 
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("", total=len(files))
-
         for result in client.embed_many(files, in_flight=in_flight):
             summary.add(result)
             progress.advance(bar)
-
             if output.as_json:
                 output.print_json(result_as_json(result))
 

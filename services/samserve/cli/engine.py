@@ -60,7 +60,6 @@ def build_engines(
         engines = [build(bundle, spec, compiler, status.update) for spec in specs]
 
     published = _publish_here(output, bundle, engines, compiler, images)
-
     if as_json:
         output.print_json(
             [
@@ -93,11 +92,9 @@ def _publish_here(
     gpu = gpu_here()
     if gpu is None or not compiler.serves:
         return {}
-
     own = [engine for engine in engines if engine.facts["target"] == gpu.slug]
     if not own:
         return {}
-
     from samserve.cli import variants  # needs the decoder and Triton's client
 
     return {
@@ -108,7 +105,6 @@ def _publish_here(
 
 def _table(engines: list[Engine]) -> Table:
     table = Table("target", "size, MiB", "activations, MiB", "seconds", "")
-
     for engine in engines:
         facts = engine.facts
         table.add_row(
@@ -118,5 +114,4 @@ def _table(engines: list[Engine]) -> Table:
             str(facts["seconds"]),
             "built" if engine.built else "already built",
         )
-
     return table

@@ -44,7 +44,6 @@ def export_checkpoint(output: Output, checkpoint: Path, name: str) -> None:
             output.fail(
                 2, f"model {name!r} already exists in {folder}; delete it or choose another name"
             )
-
         with err.status("") as status:
 
             def report(step: str) -> None:

@@ -41,7 +41,6 @@ def progress_bars() -> Iterator[AddBar]:
 def report_table(title: str, report: Report) -> Table:
     """One row for each image, and one for all together."""
     table = Table("image", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
-
     for image in report.pictures:
         table.add_row(
             image.picture,

@@ -55,7 +55,6 @@ app.command("repository", cls=Command)(repository.write_models)
 
 def _table(bundles: list[Bundle]) -> Table:
     table = Table("name", "version", "family", "frame, px", "size, MiB", "variants", "licence")
-
     for bundle in bundles:
         size = sum(file["bytes"] for file in bundle.facts["files"].values()) / 2**20
         table.add_row(
@@ -67,5 +66,4 @@ def _table(bundles: list[Bundle]) -> Table:
             ", ".join([EXPORTED, *variant_names(bundle.path)]),
             bundle.facts["licence"],
         )
-
     return table

@@ -84,7 +84,6 @@ def _parse_numbers(text: str) -> list[float]:
 def _table(name: str, answer: Answer) -> Table:
     title = f"{name}: {answer.cache.name}"
     table = Table("mask", "predicted IoU", "stability", "area, px", "box", title=title)
-
     for rank, mask in enumerate(answer.masks, 1):
         table.add_row(
             str(rank),
@@ -93,5 +92,4 @@ def _table(name: str, answer: Answer) -> Table:
             f"{mask.area:,}",
             " ".join(map(str, mask.bbox)),
         )
-
     return table

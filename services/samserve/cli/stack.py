@@ -102,7 +102,6 @@ def status(
         )
     else:
         _print_status(addresses, parts)
-
     raise typer.Exit(0 if ready else 1)
 
 
@@ -125,7 +124,6 @@ def _run_until_stopped(output: Output, options: StackOptions) -> None:
 
     with running(options, lambda part: err.print(f"starting {part}")) as stack:
         state.save_state(stack.addresses)
-
         for name, address in stack.addresses.shown().items():
             err.print(f"[green]ready[/]  {name:<10} {address}", highlight=False)
         err.print("press Ctrl-C to stop the stack", highlight=False)

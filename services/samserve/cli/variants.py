@@ -55,10 +55,8 @@ def verify_variant(output: Output, model: str, *, images: Path | None, triton: s
     with _gate_errors(output), progress_bars() as add_bar:
         bundle = store().load(model)
         samples = pictures(bundle.frame, images)
-
         advance = add_bar(EXPORTED_TITLE, len(samples))
         reference = encode_reference(bundle, samples, advance)
-
         advance = add_bar(model, len(samples))
         with connect_encoder(bundle, triton) if triton else start_encoder(bundle) as encoder:
             report, milliseconds = verify(bundle, encoder, samples, reference, advance)
@@ -112,7 +110,6 @@ def quantise(output: Output, name: str, precision: str, *, images: Path | None) 
     """
     with _gate_errors(output):
         bundle = store().own(name)
-
         with locked(bundle.path, err.print):
             variant = variant_name(precision)
             if variant in variant_names(bundle.path):
@@ -162,14 +159,11 @@ def publish_engine(output: Output, bundle: Bundle, engine: Engine, *, images: Pa
     """
     if (variant := published(bundle, engine)) is not None:
         return variant
-
     title = engine.file.name
     with _gate_errors(output), progress_bars() as add_bar:
         samples = pictures(bundle.frame, images)
-
         advance = add_bar(EXPORTED_TITLE, len(samples))
         reference = encode_reference(bundle, samples, advance)
-
         advance = add_bar(title, len(samples))
         report, milliseconds = try_engine(bundle, engine, samples, reference, advance)
 
@@ -177,7 +171,6 @@ def publish_engine(output: Output, bundle: Bundle, engine: Engine, *, images: Pa
     if not report.passed:
         print_refusal(title, report)
         output.fail(1, f"the gate refused {title}: {'; '.join(report.reasons)}")
-
     return publish_plan(bundle, engine, report).name
 
 
@@ -192,7 +185,6 @@ def _quantise(output: Output, bundle: Bundle, precision: str, images: Path | Non
     ):
         reference = encode_reference(bundle, samples, add_bar(EXPORTED_TITLE, len(samples)))
         trials = _try_all(bundle, precisions, Path(folder), samples, reference, add_bar)
-
         passed = [trial for trial in trials if trial.report.passed]
         if not passed:
             return Quantised(None, trials, reference.milliseconds)
@@ -204,7 +196,6 @@ def _quantise(output: Output, bundle: Bundle, precision: str, images: Path | Non
                 f"no variant of {bundle.name} is faster on this machine than {EXPORTED_TITLE}; "
                 f"serve {bundle.name} itself",
             )
-
         variant = publish(bundle, fastest, reference)
         return Quantised(variant, trials, reference.milliseconds)
 
@@ -219,7 +210,6 @@ def _try_all(
 ) -> list[Trial]:
     """Try each precision. Of several, those that would not change this encoder are skipped."""
     trials = []
-
     for precision in precisions:
         advance = add_bar(precision, len(samples))
         try:
@@ -227,7 +217,6 @@ def _try_all(
         except NothingToQuantise:
             if len(precisions) == 1:
                 raise
-
     return trials
 
 

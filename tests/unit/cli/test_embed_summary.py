@@ -15,11 +15,9 @@ def failed(error: SamserveError | OSError) -> BulkResult:
     return BulkResult(Path("b.png"), error=error)
 
 
-DAMAGED, AWAY, GONE = (
-    InvalidInput("data", "damaged"),
-    Unavailable("away"),
-    FileNotFoundError(2, "No such file"),
-)
+DAMAGED = InvalidInput("data", "damaged")
+AWAY = Unavailable("away")
+GONE = FileNotFoundError(2, "No such file")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_only_the_first_reasons_are_shown() -> None:
     assert summary.lines()[-1] == "3 more failures; --json prints all"
 
 
-def test_a_machine_reads_what_became_of_an_image_and_whether_to_try_again() -> None:
+def test_a_json_line_has_the_result_and_whether_a_retry_may_help() -> None:
     size = {"width": 3, "height": 2}
     assert result_as_json(embedded("HIT")) == {
         "path": "a.png",

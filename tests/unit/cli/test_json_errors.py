@@ -172,3 +172,10 @@ def test_without_json_nothing_is_printed_on_stdout() -> None:
     result = run("segment", "image.png", "--point", "one,two")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == ("samserve: invalid point 'one,two'; expected X,Y or X,Y,1 or X,Y,0\n")
+
+
+def test_quantize_is_a_hidden_alias_of_quantise() -> None:
+    listed = run("models", "--help").stdout
+    assert "quantise" in listed
+    assert "quantize" not in listed
+    assert "--precision" in run("models", "quantize", "--help").stdout
