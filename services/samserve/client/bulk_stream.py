@@ -61,7 +61,9 @@ class EmbedStream:
         self._call.cancel()
 
     def _listen(self) -> None:
-        error: SamserveError = Unavailable(f"{SERVICE} ended the stream")
+        error: SamserveError = Unavailable(
+            f"{SERVICE} ended the stream; start the run again to continue"
+        )
         temporary = True
 
         try:
