@@ -31,7 +31,7 @@ def read_tensors(messages: Iterable[pb.GetEmbeddingResponse]) -> Embedding:
     expected = [2 * int(np.prod(tensor.shape)) for tensor in header.tensors]  # bytes
     if not expected or [len(buffer) for buffer in buffers] != expected:
         raise Unavailable(
-            "the embedding service ended the stream before the tensors were complete; retry the call"
+            "the embedding service ended the stream before the tensors were complete; retry"
         )
 
     return Embedding(
