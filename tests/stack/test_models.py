@@ -21,7 +21,7 @@ from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_
 from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store
 from samserve.client import Click, Client
-from samserve.codec.packed import HEAD
+from samserve.codec.packed import HEADER_BYTES
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
 from samserve.decoder.prompt import Prompt
@@ -215,11 +215,11 @@ def test_a_cache_that_shall_be_exact_gives_a_cold_decoder_the_encoders_own_tenso
     (key,) = redis.keys(f"*{image_id(photo)}")
     entry = redis.get(key)
     assert isinstance(entry, bytes)
-    assert b'"f2"' in entry[:HEAD]
-    assert len(entry) == HEAD + 2 * 256 * 64 * 64
+    assert b'"f2"' in entry[:HEADER_BYTES]
+    assert len(entry) == HEADER_BYTES + 2 * 256 * 64 * 64
     embedded = clients["nano"].embedding(photo)
     assert (embedded.model_version, answer.cache.name) == (answer.model_version, "MISS")
-    assert embedded.tensors["embedding"].tobytes() == entry[HEAD:]
+    assert embedded.tensors["embedding"].tobytes() == entry[HEADER_BYTES:]
 
 
 def test_metrics_tell_the_models_apart(

@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
 from prometheus_client import REGISTRY
-from samserve.codec.packed import HEAD
+from samserve.codec.packed import HEADER_BYTES
 from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
@@ -127,7 +127,7 @@ async def test_what_is_cached_is_packed_as_the_service_is_told(
     encoder.channels = 256
     await replica(cache, encoder, coding).embed(order(picture(9)), StageClock())
     (entry,) = cache.entries.values()
-    assert written in entry.packed[:HEAD]
+    assert written in entry.packed[:HEADER_BYTES]
 
 
 async def test_a_reference_of_another_model_version_is_refused_with_both(
