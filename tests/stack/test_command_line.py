@@ -125,7 +125,7 @@ def test_embed_warms_a_folder_and_counts(environment: dict[str, str], folder: Pa
     first = run(environment, "embed", folder)
     assert first.returncode == 2
     assert "4 images: 3 embedded, 0 already cached, 0 coalesced, 1 failed" in first.stdout
-    assert "broken.jpg: this is no image" in first.stderr
+    assert "broken.jpg: unsupported or damaged image" in first.stderr
     (folder / "broken.jpg").unlink()
     second = run(environment, "embed", folder, "--json")
     assert second.returncode == 0

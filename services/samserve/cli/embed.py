@@ -109,7 +109,7 @@ def _print_summary(summary: EmbedSummary) -> None:
     counts, *reasons = summary.lines()
     out.print(counts, markup=False, highlight=False)
     for reason in reasons:
-        err.print(reason, markup=False, highlight=False)
+        err.print(reason, markup=False, highlight=False, soft_wrap=True)
 
 
 class ImageRate(ProgressColumn):
