@@ -68,7 +68,7 @@ def test_a_decoder_that_never_saw_the_image_answers_from_redis(
     port, before = free_port(), encoded()
     stack.start_decoder("second decoder", port, 0)
     try:
-        with Client(f"127.0.0.1:{port}", stack.addresses.embedding) as other:
+        with Client(f"127.0.0.1:{port}", stack.addresses.embedding, timeout=CAP) as other:
             answer = other.segment(photo, CLICK)
     finally:
         stack.programs.pop("second decoder").stop()
@@ -86,7 +86,7 @@ def test_without_redis_callers_who_send_bytes_are_answered(
     stack.programs["redis"].kill()
     try:
         stack.start_decoder("cold decoder", port, 0)
-        with Client(f"127.0.0.1:{port}", stack.addresses.embedding) as cold:
+        with Client(f"127.0.0.1:{port}", stack.addresses.embedding, timeout=CAP) as cold:
             again = cold.segment(old, CLICK)  # a hit, were Redis there
             assert again.cache == "MISS"
             assert np.array_equal(again.masks[0].array(), before.masks[0].array())
@@ -176,7 +176,7 @@ def test_sigterm_lets_a_decoder_finish_what_it_has_begun(stack: Stack, coins: Pa
     stack.start_decoder("leaving decoder", port, metrics_port, {"SAMSERVE_DRAIN_S": CAP})
     leaving = stack.programs.pop("leaving decoder")
     with (
-        Client(f"127.0.0.1:{port}", stack.addresses.embedding) as client,
+        Client(f"127.0.0.1:{port}", stack.addresses.embedding, timeout=CAP) as client,
         ThreadPoolExecutor(1) as pool,
     ):
         client.segment(coins, CLICK)
