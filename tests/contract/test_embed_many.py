@@ -24,7 +24,7 @@ from samserve.core.image_id import image_id
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 from samserve.wire.status import status_of
 
 BAD = b"bad"

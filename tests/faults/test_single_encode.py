@@ -22,7 +22,8 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import DEFAULT_TENANT, message_limits
+from samserve.wire.channel import message_limits
+from samserve.wire.metadata import DEFAULT_TENANT
 from stacks import CAP, Encodes, Photos, metric, stopped, until
 
 CALLERS = 64

@@ -72,9 +72,9 @@ def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: P
         (["segment", "COINS", "--point", "9999,1"], "outside the image, which is 384 x 303"),
         (
             ["segment", "COINS", "--point", "1,1", "--model", "sam9"],
-            "no model 'sam9' here; there is: nano",
+            "unknown model 'sam9'; available: nano",
         ),
-        (["segment", "NO_IMAGE", "--point", "1,1"], "no image in a known format"),
+        (["segment", "NO_IMAGE", "--point", "1,1"], "unsupported or damaged image"),
         (["models", "show", "sam9"], "no model 'sam9'; there is: nano"),
         (["up", "--model", "nano", "--model", "sam9"], "no model 'sam9'; there is: nano"),
         (["up", "--model", "nano:int9"], "nano has no variant 'int9'; it has: fp32"),
@@ -147,7 +147,7 @@ def test_embed_with_an_unknown_model_stops_at_once(
 ) -> None:
     done = run(environment, "embed", folder, "--model", "sam9")
     assert done.returncode == 2
-    assert "no model 'sam9' here; there is: nano" in " ".join(done.stderr.split())
+    assert "unknown model 'sam9'; available: nano" in " ".join(done.stderr.split())
 
 
 def test_embed_that_is_interrupted_tells_how_far_it_came(

@@ -22,7 +22,7 @@ from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 from samserve.wire.status import DETAILS_KEY, error_in
 from stacks import CAP, Encodes, Photos, replicas
 

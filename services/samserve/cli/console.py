@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from samserve.bundles.names import STORE
 from samserve.bundles.store import Store
 
 out, err = Console(), Console(stderr=True)
@@ -20,7 +17,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 
 def store() -> Store:
     """The bundles of this machine; SAMSERVE_BUNDLES names another folder for the user's own."""
-    return Store(Path(os.environ.get("SAMSERVE_BUNDLES") or STORE))
+    # Imported here, since most commands need no settings.
+    from samserve.infra.settings import BundleSettings, load_settings
+
+    return Store(load_settings(BundleSettings).bundles)
 
 
 def fail(code: int, message: str, as_json: bool = False) -> NoReturn:

@@ -12,7 +12,7 @@ from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
-from samserve.wire.metadata import cache_status_from_proto
+from samserve.wire.convert import cache_status_from_proto
 
 Corners = NDArray[np.float32]
 

@@ -23,7 +23,8 @@ from samserve.core.image_id import image_id
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY, message_limits
+from samserve.wire.channel import message_limits
+from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY
 from samserve.wire.status import error_of
 
 DEFAULT_DECODER = "127.0.0.1:8501"

@@ -20,13 +20,9 @@ from samserve.infra.cache import CacheKey
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
-from samserve.wire.metadata import (
-    EVERY_SERVER,
-    TENANT_KEY,
-    cache_status_from_proto,
-    call_options,
-    message_limits,
-)
+from samserve.wire.channel import EVERY_SERVER, message_limits
+from samserve.wire.convert import cache_status_from_proto
+from samserve.wire.metadata import TENANT_KEY, call_options
 from samserve.wire.request_id import request_id_here
 from samserve.wire.status import error_of
 

@@ -37,7 +37,7 @@ from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 

@@ -36,7 +36,8 @@ from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 from samserve.wire.call import observe_call
-from samserve.wire.metadata import cache_status_to_proto, stage_times, tenant_of
+from samserve.wire.convert import cache_status_to_proto, stage_times
+from samserve.wire.metadata import tenant_of
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 from samserve.wire.status import DETAILS_KEY, code_of, status_of
 

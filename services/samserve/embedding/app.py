@@ -34,7 +34,8 @@ from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
 from samserve.wire.call import Outcome, observe_call
-from samserve.wire.metadata import cache_status_to_proto, seconds_left, stage_times, tenant_of
+from samserve.wire.convert import cache_status_to_proto, stage_times
+from samserve.wire.metadata import seconds_left, tenant_of
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_here, request_id_of
 from samserve.wire.status import DETAILS_KEY, code_of, status_of
 

@@ -22,7 +22,7 @@ from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
 from samserve.infra.metrics import MODEL_INFO
 from samserve.infra.tracing import Kind, inject_headers, span
-from samserve.wire.metadata import EVERY_SERVER
+from samserve.wire.channel import EVERY_SERVER
 
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),

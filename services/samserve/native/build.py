@@ -1,4 +1,7 @@
-"""Compiles each kernel folder once per instruction set: run by the package build and by `make kernel`."""
+"""Compiles each `kernel` folder once per instruction set.
+
+Run by the package build and by `make kernel`.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +22,40 @@ FLAGS = [
     "-shared",
     "-Wall",
     "-Wextra",
-    "-Wno-psabi",  # wide vectors between functions: all of them are inlined
+    "-Wno-psabi",  # functions that pass wide vectors are all inlined
 ]
 
 
-def compiler_here() -> list[str] | None:
-    """A C compiler of this machine, if it has one."""
+def local_compiler() -> list[str] | None:
+    """Return a C compiler of this machine, if it has one."""
     return next(([name] for name in ("gcc", "clang") if shutil.which(name)), None)
 
 
 def kernel_folders() -> list[Path]:
-    """Every folder of the package that is named `kernel`: the C files in one become one library."""
+    """Return every folder named `kernel` with C files; its files become one library."""
     return sorted(path for path in PACKAGE.rglob("kernel") if any(path.glob("*.c")))
 
 
-def build() -> None:
-    """Write kernel-LEVEL.so into each kernel folder, with this machine's compiler or else ziglang's."""
-    here = compiler_here()
-    command = here or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
+def build(*, force: bool = False) -> None:
+    """Write kernel-LEVEL.so into each folder, with a local compiler or else ziglang's.
+
+    Args:
+        force: Also compile libraries that are newer than their sources.
+    """
+    local = local_compiler()
+    command = local or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
+
     for folder in kernel_folders():
         sources = sorted(map(str, folder.glob("*.c")))
+
         for level in LEVELS:
-            machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
             library = folder / f"kernel-{level}.so"
+            if not force and _is_current(library):
+                continue
+
+            machine = f"-march={level}" if local else f"-mcpu={level.replace('-', '_')}"
+
+            # Replace the library only once it is complete.
             part = library.with_suffix(".so.part")
             subprocess.run(
                 [*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True
@@ -49,5 +63,10 @@ def build() -> None:
             part.replace(library)
 
 
+def _is_current(library: Path) -> bool:
+    inputs = [Path(__file__), *library.parent.glob("*.[ch]")]
+    return library.exists() and library.stat().st_mtime >= max(f.stat().st_mtime for f in inputs)
+
+
 if __name__ == "__main__":
-    build()
+    build(force=True)

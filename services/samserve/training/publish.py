@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from samserve.bundles.bundle import DECODER, ENCODER, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import LONGEST
 from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder, round_to_half
 from samserve.training.network import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH, Nano, load_weights
@@ -60,7 +60,7 @@ def publish(runs: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, nargs="+", default=[Path("build/training")])
-    parser.add_argument("--out", type=Path, default=BUNDLES / "nano")
+    parser.add_argument("--out", type=Path, default=SHIPPED / "nano")
     options = parser.parse_args()
     publish(options.runs, options.out)
     print(f"{options.out}: {sum(f.stat().st_size for f in options.out.iterdir()) / 2**20:.1f} MiB")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.training import prompts, scenes
 from samserve.training.coins import coins
 from samserve.training.network import (
@@ -361,7 +361,7 @@ class Run:
             return load_file(self.out / CHECKPOINT), json.loads((self.out / FACTS).read_text())[
                 "runs"
             ]
-        shipped = BUNDLES / "nano"
+        shipped = SHIPPED / "nano"
         return bundle_weights(shipped), json.loads((shipped / "model.json").read_text())[
             "training"
         ]["runs"]

@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
 from prometheus_client import REGISTRY
-from samserve.codec.packed import HEAD
+from samserve.codec.packed import HEADER_BYTES
 from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
@@ -75,7 +75,13 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
     turns, admission = SingleFlight(cache, patience=60), EncodeSlots(slots=2, queue=2)
     return Embedder(
-        cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding
+        cache,
+        turns,
+        admission,
+        encoder,
+        Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64),
+        ThreadPoolExecutor(1),
+        coding,
     )
 
 
@@ -136,7 +142,7 @@ async def test_what_is_cached_is_packed_as_the_service_is_told(
     encoder.channels = 256
     await replica(cache, encoder, coding).embed(order(picture(9)), StageClock())
     (entry,) = cache.entries.values()
-    assert written in entry.packed[:HEAD]
+    assert written in entry.packed[:HEADER_BYTES]
 
 
 async def test_a_reference_of_another_model_version_is_refused_with_both(
