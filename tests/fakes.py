@@ -20,7 +20,7 @@ from samserve.infra.cache import CacheKey, Claim
 
 
 class FakeCache:
-    """A dictionary; `down` makes it as forgetful as a Redis that is away. Its claims expire only if told to."""
+    """A dictionary. With `down` it stores nothing, as an unreachable Redis. Claims never expire."""
 
     def __init__(self) -> None:
         self.entries: dict[CacheKey, Embedding] = {}
@@ -57,7 +57,7 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as shades of its mean colour; counts how often, and can be made to wait, and to fail."""
+    """Embeds an image as shades of its mean colour. Counts its runs; a test can hold or fail them."""
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -87,7 +87,7 @@ class FakeEncoder:
 
 
 class HeldDecoder:
-    """A real decoder that can be made to wait before it decodes; remembers the prompts it decoded."""
+    """A real decoder that a test can hold. Remembers the prompts that it decoded."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle
@@ -103,7 +103,7 @@ class HeldDecoder:
 
 
 class FakeEmbeddings:
-    """Knows one image by any id in `known`; makes any other from bytes."""
+    """Has one image under every id in `known`, and under others once their bytes are sent."""
 
     def __init__(self, image: ReadyImage) -> None:
         self.image = image
