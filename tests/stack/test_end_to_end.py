@@ -350,26 +350,20 @@ def test_images_beyond_the_slots_and_the_queue_are_refused_with_a_time(
     stack: Stack, client: Client, new_photo: Photos
 ) -> None:
     beyond = 11
-
-    def embed(photo: bytes) -> grpc.RpcError | None:
-        try:
-            stub.Embed(embedding_pb2.EmbedRequest(data=photo), timeout=CAP)
-        except grpc.RpcError as refusal:
-            return refusal
-        return None
-
     client.embed(new_photo())  # the replica knows the encoder by now, and does not ask Triton
-    photos = [new_photo() for _ in range(SLOTS + QUEUE + beyond)]
+    requests = [embedding_pb2.EmbedRequest(data=new_photo()) for _ in range(SLOTS + QUEUE + beyond)]
     with (
         grpc.insecure_channel(stack.addresses.embedding) as channel,
-        ThreadPoolExecutor(len(photos)) as pool,
+        stopped(stack, "triton"),  # no image leaves its slot
     ):
-        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        with stopped(stack, "triton"):  # no image leaves its slot
-            calls = [pool.submit(embed, photo) for photo in photos]
-            until(lambda: sum(call.done() for call in calls) == beyond)
-            until(lambda: waiting(stack, "interactive") == QUEUE)
-        refusals = [refusal for call in calls if (refusal := call.result()) is not None]
+        embed = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
+        calls = [embed.future(request, timeout=CAP) for request in requests]
+        until(lambda: sum(call.done() for call in calls) == beyond)
+        until(lambda: waiting(stack, "interactive") == QUEUE)
+        refusals = [call for call in calls if call.done()]
+        for call in calls:
+            call.cancel()
+
     assert len(refusals) == beyond
     for refusal in refusals:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
