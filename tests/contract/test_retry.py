@@ -9,7 +9,7 @@ from functools import partial
 import grpc.aio
 import pytest
 from contract.calls import CAP
-from samserve.client import Click, Client, retry
+from samserve.client import CacheStatus, Click, Client, retry
 from samserve.client.retry import call_with_retry
 from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb

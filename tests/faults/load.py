@@ -73,7 +73,7 @@ class Log:
 def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
     """Click on known and new images through the client, and embed new ones directly."""
     log, stop = Log(), threading.Event()
-    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with Client(stack.addresses.decoder, stack.addresses.embedding, timeout=CAP) as client:
         callers = [
             threading.Thread(target=_click, args=(client, samples, share, log, stop))
             for share in (0, 0, 0.3)

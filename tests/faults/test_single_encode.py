@@ -153,7 +153,7 @@ def test_while_redis_stands_still_answers_are_right_and_redis_is_bypassed(
         # A replica opens its circuit at the third failure, and then tries Redis once a rest.
         before, began = (operations("error"), operations("bypassed")), time.monotonic()
         for _ in range(12):
-            assert client.embed(new_photo()).cache == "MISS"
+            assert client.embed(new_photo()).cache.name == "MISS"
         most = REPLICAS * (FAILURES + (time.monotonic() - began) / REST)
         assert operations("error") - before[0] <= most
         assert operations("bypassed") > before[1]
@@ -161,7 +161,7 @@ def test_while_redis_stands_still_answers_are_right_and_redis_is_bypassed(
         assert client.segment(photos[0], CLICK).cache.name == "HIT"  # the decoder kept it
     for answer, again in zip(answers[:4], answers[4:], strict=True):
         assert np.array_equal(answer.masks[0].array(), again.masks[0].array())
-    until(lambda: client.embed(photos[0]).cache == "HIT")
+    until(lambda: client.embed(photos[0]).cache.name == "HIT")
 
 
 def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services(

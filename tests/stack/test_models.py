@@ -93,8 +93,8 @@ def test_each_request_is_answered_by_the_model_it_names(
 ) -> None:
     image = new_photo()
     before = {name: triton_api.encoded(stack, name) for name in ("nano", "twin")}
-    nano, twin = clients["nano"].segment(photo, CLICK), clients["twin"].segment(photo, CLICK)
-    default = clients[""].segment(photo, CLICK)
+    nano, twin = clients["nano"].segment(image, CLICK), clients["twin"].segment(image, CLICK)
+    default = clients[""].segment(image, CLICK)
     assert (nano.cache.name, twin.cache.name, default.cache.name) == ("MISS", "MISS", "HIT")
     assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [
         1,
@@ -106,7 +106,7 @@ def test_each_request_is_answered_by_the_model_it_names(
     assert twin.model_version == load_bundle(stack.options.bundles / "twin").model_version
     assert _seen(nano) == _seen(default)
     assert _seen(nano) != _seen(twin)
-    with clients["twin"].interact(photo) as shown:
+    with clients["twin"].interact(image) as shown:
         assert (shown.image.cache.name, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
 
 
@@ -131,10 +131,10 @@ def test_a_model_s_embeddings_are_decoded_by_its_own_decoder(
 def test_an_image_embedded_by_one_model_is_a_miss_for_the_other(
     clients: dict[str, Client], redis: Redis, new_photo: Images
 ) -> None:
-    photo = new_photo()
-    first, second = clients["nano"].embed(photo), clients["twin"].embed(photo)
+    image = new_photo()
+    first, second = clients["nano"].embed(image), clients["twin"].embed(image)
     assert (first.cache.name, second.cache.name) == ("MISS", "MISS")
-    assert (clients["nano"].embed(photo).cache.name, clients["twin"].embed(photo).cache.name) == (
+    assert (clients["nano"].embed(image).cache.name, clients["twin"].embed(image).cache.name) == (
         "HIT",
         "HIT",
     )
@@ -220,7 +220,7 @@ def test_an_exact_cache_gives_a_decoder_the_encoders_tensors(
     assert isinstance(entry, bytes)
     assert b'"f2"' in entry[:HEADER_BYTES]
     assert len(entry) == HEADER_BYTES + 2 * 256 * 64 * 64
-    embedded = clients["nano"].embedding(photo)
+    embedded = clients["nano"].embedding(image)
     assert (embedded.model_version, answer.cache.name) == (answer.model_version, "MISS")
     assert embedded.tensors["embedding"].tobytes() == entry[HEADER_BYTES:]
 

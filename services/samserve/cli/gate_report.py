@@ -43,7 +43,7 @@ def report_table(title: str, report: Report) -> Table:
     table = Table("image", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
     for image in report.images:
         table.add_row(
-            image.picture,
+            image.image,
             f"{min(image.cosine.values()):.6f}",
             str(image.masks),
             str(image.too_small),
