@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from needs_torch import pytest_ignore_collect, pytest_terminal_summary  # noqa: F401
+
+# Before torch is imported: its threads sleep while they wait for each other. By default they spin,
+# which takes several times the processor time, above all on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A busy machine may take any time for an example.
 settings.register_profile("any machine", deadline=None)

@@ -21,7 +21,7 @@ from samserve.infra.cache import CacheKey, Claim
 
 
 class FakeCache:
-    """A cache in a dictionary. If `down` it answers as if Redis were away. Claims never expire."""
+    """A dictionary. With `down` it stores nothing, as an unreachable Redis. Claims never expire."""
 
     def __init__(self) -> None:
         self.entries: dict[CacheKey, Embedding] = {}
@@ -60,7 +60,7 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as shades of its mean colour; counts, waits and fails as the test says."""
+    """Embeds an image as shades of its mean colour. Counts its runs; a test can hold or fail them."""
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -90,7 +90,7 @@ class FakeEncoder:
 
 
 class HeldDecoder:
-    """A real decoder that waits before decoding if the test says so; remembers its prompts."""
+    """A real decoder that a test can hold. Remembers the prompts that it decoded."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle
@@ -106,7 +106,7 @@ class HeldDecoder:
 
 
 class FakeEmbeddings:
-    """Has one image under any id in `known`; embeds any other from its bytes."""
+    """Has one image under every id in `known`, and under others once their bytes are sent."""
 
     def __init__(self, image: ReadyImage) -> None:
         self.image = image

@@ -11,24 +11,42 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import triton_api
 from PIL import Image
 from samserve.client import Client
-from samserve.local.stack import Stack
+from samserve.local.stack import Stack, StackOptions
 from triton_api import Encoded
 
-CAP = 120.0  # seconds after which a wait is given up: far beyond what a busy machine needs
+CAP = 300.0  # seconds after which a wait is given up: far beyond what a busy machine needs
 
 Photos = Callable[..., bytes]
 Encodes = Callable[[], Encoded]
 
 
+@pytest.fixture(scope="package", autouse=True)
+def patience() -> Iterator[None]:
+    """The services of the folder's stacks time out as late as the tests do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for setting in ("ENCODE_TIMEOUT_S", "EMBED_TIMEOUT_S"):
+            patch.setenv(f"SAMSERVE_{setting}", str(CAP))
+        yield
+
+
+@contextmanager
+def started(options: StackOptions, folder: Path) -> Iterator[Stack]:
+    stack = Stack(options, folder)
+    stack.start()
+    yield stack
+    stack.stop()
+
+
 @pytest.fixture
 def client(stack: Stack) -> Iterator[Client]:
-    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with Client(stack.addresses.decoder, stack.addresses.embedding, timeout=CAP) as client:
         yield client
 
 

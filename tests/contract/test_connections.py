@@ -111,7 +111,7 @@ async def test_a_dns_name_is_an_address(service: Service) -> None:
             Client(f"dns:///localhost:{service.address.split(':')[1]}") as client,
             client.interact(b"photo") as photo,
         ):
-            return photo.image.cache
+            return photo.image.cache.name
 
     assert await asyncio.to_thread(use) == "MISS"
 

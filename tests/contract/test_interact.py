@@ -272,7 +272,7 @@ async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) ->
         with Client(service.address, service.address) as client:
             for cache in ("MISS", "HIT"):
                 with client.interact(b"the image") as image:
-                    assert image.image.cache == cache
+                    assert image.image.cache.name == cache
                     click(image)
         with (
             Client(service.address, model="sam9") as lost,

@@ -73,7 +73,7 @@ class Log:
 def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
     """Click on known and new images through the client, and embed new ones directly."""
     log, stop = Log(), threading.Event()
-    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with Client(stack.addresses.decoder, stack.addresses.embedding, timeout=CAP) as client:
         callers = [
             threading.Thread(target=_click, args=(client, samples, share, log, stop))
             for share in (0, 0, 0.3)
@@ -106,9 +106,9 @@ def _click(
             log.lost.append(f"after {log.now:.1f} s: {type(error).__name__}: {error}")
             continue
         log.longest = max(log.longest, log.now - begun)
-        log.answered.append((begun, answer.cache))
+        log.answered.append((begun, answer.cache.name))
         if (iou := overlap(answer, sample.mask)) < SAME:
-            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache}")
+            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache.name}")
         time.sleep(0.02)
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 from samserve.local.stack import Stack, StackOptions
-from stacks import client, encoded, new_photo
+from stacks import client, encoded, new_photo, patience, started
 
-__all__ = ["client", "encoded", "new_photo"]
+__all__ = ["client", "encoded", "new_photo", "patience"]
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(StackOptions(), tmp_path_factory.mktemp("stack"))
-    stack.start()
-    yield stack
-    stack.stop()
+@pytest.fixture(scope="package")
+def stack(patience: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with started(StackOptions(), tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

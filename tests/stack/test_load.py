@@ -33,7 +33,7 @@ def test_a_load_is_made_judged_and_reported(stack: Stack, tmp_path: Path, load: 
         "--out",
         str(tmp_path),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=6000)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["holds"]

@@ -17,8 +17,8 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from threadpoolctl import threadpool_limits
 
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.store import Store, UnknownModel
-from samserve.bundles.variant import BrokenBundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from samserve.bundles.bundle import Bundle
-from samserve.bundles.variant import BrokenBundle
+from samserve.bundles.files import BrokenBundle
 from samserve.core.arrays import Floats
 from samserve.core.embedding import Embedding
 from samserve.core.family import Family, UnknownFamily, family_named

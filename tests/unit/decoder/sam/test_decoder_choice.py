@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from samserve.bundles.bundle import DECODER, WEIGHTS, Bundle, load_bundle
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.names import SHIPPED
-from samserve.bundles.variant import BrokenBundle
 from samserve.core.embedding import Embedding
 from samserve.core.family import FAMILIES
 from samserve.core.geometry import Frame, Size
