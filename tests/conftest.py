@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from needs_torch import pytest_ignore_collect, pytest_terminal_summary  # noqa: F401
 
 # Before torch is imported: its threads sleep while they wait for each other. By default they spin,
 # which takes several times the processor time, above all on a busy machine.

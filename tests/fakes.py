@@ -1,4 +1,4 @@
-"""Small stand-ins, behind the services' own protocols."""
+"""Fakes of the services' parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
-from samserve.decoder.image_source import Found
+from samserve.decoder.image_source import SourcedImage
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.registry import ServedModel
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import EncoderSpec
@@ -29,8 +30,10 @@ class FakeCache:
         self.down = False
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None:
-        found = await self.get(key)
-        return None if found is None else EmbeddingHeader(found.model_version, found.size)
+        embedding = await self.get(key)
+        if embedding is None:
+            return None
+        return EmbeddingHeader(embedding.model_version, embedding.size)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         return None if self.down else self.entries.get(key)
@@ -109,19 +112,19 @@ class FakeEmbeddings:
         self.image = image
         self.known: set[str] = set()
         self.failure: Exception | None = None
+        self.looked_for = 0
 
-    def version_served(self, model: str, expected: str) -> str:
-        return expected
+    def version_served(self, model: ServedModel) -> str:
+        return model.model_version
 
-    async def find(
-        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
-    ) -> Found:
+    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage:
+        self.looked_for += 1
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(
+        return SourcedImage(
             self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0}
         )

@@ -27,10 +27,10 @@ from samserve.core.image import FramedImage
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
 from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
-from samserve.variants.gate.images import pictures
+from samserve.variants.gate.images import gate_images
 from samserve.variants.gate.judge import Encoder, cosine
-from samserve.variants.gate.triton import served
-from samserve.variants.quantise import RECIPES, NothingToQuantise, write
+from samserve.variants.gate.triton import start_encoder
+from samserve.variants.quantise import RECIPES, NothingToQuantise, write_cpu_variant
 from torch import nn
 from transformers import SamConfig, SamModel
 
@@ -135,12 +135,12 @@ def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str)
     for precision in RECIPES:
         folder = aside / f"{name}-{precision}"
         try:
-            write(bundle, precision, folder)
+            write_cpu_variant(bundle, precision, folder)
         except NothingToQuantise:
             continue
         variant = load_variant(folder)
         variants[f"{precision}, {variant.backend}"] = variant
-    image = pictures(bundle.frame)[0].image
+    image = gate_images(bundle.frame)[0].image
     torchs = in_torch(encoder)
     truth = torchs(image)["embedding"]
     rows, times = [], {}
@@ -153,7 +153,7 @@ def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str)
         times[label] = taken[OURS] / taken[TORCH]
         del run
     best = min(times, key=lambda label: times[label])
-    with served(replace(bundle, variant=variants[best])) as through:
+    with start_encoder(replace(bundle, variant=variants[best])) as through:
         taken = in_turn(torchs, through, image)
     return [
         *rows,

@@ -1,4 +1,4 @@
-"""Names that stand for many servers, and connections that end so that clients look for new ones."""
+"""Names with many servers, and connections that end so that clients find new servers."""
 
 import asyncio
 import time
@@ -16,7 +16,8 @@ from samserve.client import Client
 from samserve.codec.packed import pack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.image_source import RemoteEmbedder
+from samserve.core.image_request import ImageRequest
+from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.server import server_options
 from samserve.decoder.servicer import TimeLimits
 from samserve.embedding import encoder as encoder_module
@@ -32,7 +33,7 @@ LIFE = 1234.5  # seconds: a stream's longest life, told apart from other timeout
 
 @dataclass
 class CountingService(rpc.EmbeddingServiceServicer):
-    """Answers every Embed with the same; remembers who asked."""
+    """Answers every Embed alike; remembers the callers."""
 
     peers: list[str] = field(default_factory=list)
 
@@ -50,7 +51,7 @@ class CountingService(rpc.EmbeddingServiceServicer):
 
 @dataclass
 class Pair:
-    """Two servers, and a name that stands for both as a headless Service's does."""
+    """Two servers under one name, as of a headless Service."""
 
     services: list[CountingService]
     tritons: list[FakeTriton]
@@ -71,7 +72,7 @@ async def pair() -> AsyncIterator[Pair]:
         await server.stop(None)
 
 
-async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
+async def test_the_client_calls_every_server_behind_a_name(pair: Pair) -> None:
     def use() -> None:
         with Client(pair.name, pair.name) as client:
             end = time.monotonic() + CAP
@@ -82,15 +83,15 @@ async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
     await asyncio.to_thread(use)
 
 
-async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair) -> None:
+async def test_the_decoder_calls_every_embedding_server_behind_a_name(pair: Pair) -> None:
     embedder, end = RemoteEmbedder(pair.name, 5, 2**20), time.monotonic() + CAP
     while not all(service.peers for service in pair.services):
         assert time.monotonic() < end
-        await embedder.embed("public", "", b"photo")
+        await embedder.embed(ImageRequest("public", "", b"photo"))
     await embedder.close()
 
 
-async def test_the_encoder_asks_every_triton_behind_a_name(
+async def test_the_encoder_calls_every_triton_behind_a_name(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
@@ -110,12 +111,12 @@ async def test_a_dns_name_is_an_address(service: Service) -> None:
             Client(f"dns:///localhost:{service.address.split(':')[1]}") as client,
             client.interact(b"photo") as photo,
         ):
-            return photo.image.cache
+            return photo.image.cache.name
 
     assert await asyncio.to_thread(use) == "MISS"
 
 
-async def test_a_connection_ends_with_age_and_no_call_with_it(
+async def test_an_old_connection_ends_without_breaking_a_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SAMSERVE_MAX_CONNECTION_AGE_S", "0.2")

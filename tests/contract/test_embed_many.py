@@ -1,4 +1,4 @@
-"""The client's run over a data set, over real gRPC, against a service that does as it is told."""
+"""Embedding a data set with the client, over real gRPC, against a scripted service."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from threading import Event
 
 import grpc
 import pytest
-from samserve.client import BulkResult, Client, bulk
-from samserve.client.bulk_stream import MESSAGE_BYTES
+from samserve.client import BulkResult, CacheStatus, Client, bulk
+from samserve.client.bulk_scheduler import MESSAGE_BYTES
+from samserve.client.image import ImageInput
 from samserve.core.errors import (
     EmbeddingNotCached,
     InvalidInput,
@@ -118,7 +119,7 @@ def client(address: str) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samserve.client.bulk.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("samserve.client.bulk_scheduler.LONGEST_WAIT", 0.05)
 
 
 def photos(count: int) -> list[bytes]:
@@ -127,7 +128,7 @@ def photos(count: int) -> list[bytes]:
 
 def caches(answers: Iterable[BulkResult]) -> dict[bytes, str]:
     return {
-        a.image: a.answer.cache if a.answer else "FAILED"
+        a.image: a.answer.cache.name if a.answer else "FAILED"
         for a in answers
         if isinstance(a.image, bytes)
     }
@@ -139,7 +140,10 @@ def test_every_image_gets_one_answer_with_its_own_name(client: Client) -> None:
     for done in answers:
         assert done.answer is not None
         assert isinstance(done.image, bytes)
-        assert (done.answer.image_id, done.answer.cache) == (image_id(done.image), "MISS")
+        assert (done.answer.image_id, done.answer.cache) == (
+            image_id(done.image),
+            CacheStatus.MISS,
+        )
 
 
 def test_known_images_are_asked_for_by_hash_and_never_sent(
@@ -168,7 +172,7 @@ def test_the_same_image_twice_is_sent_once(client: Client, service: ScriptedServ
     answers = list(client.embed_many([b"photo", b"photo", b"photo"]))
     assert len(answers) == 3
     assert service.sent == Counter({b"photo": 1})
-    assert sorted(a.answer.cache for a in answers if a.answer)[-1] == "MISS"
+    assert sorted(a.answer.cache.name for a in answers if a.answer)[-1] == "MISS"
 
 
 def test_a_bad_image_fails_alone(client: Client) -> None:
@@ -279,8 +283,8 @@ def test_no_more_images_are_taken_than_may_be_ahead(client: Client) -> None:
 def test_no_more_files_are_read_than_may_be_in_flight(
     client: Client, service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[bulk.Image] = []
-    monkeypatch.setattr(bulk, "_bytes", lambda image: read.append(image) or image.read_bytes())
+    read: list[ImageInput] = []
+    monkeypatch.setattr(bulk, "read_bytes", lambda image: read.append(image) or image.read_bytes())
     for number, photo in enumerate(photos(20)):
         (tmp_path / f"{number}.png").write_bytes(photo)
     service.go_on.clear()

@@ -68,7 +68,7 @@ def begun_since(before: set[asyncio.Task]) -> list[str]:
     return [name for name in names if not name.startswith("AioServer.")]
 
 
-async def test_opening_embeds_and_tells_the_size_before_any_click(service: Service) -> None:
+async def test_opening_embeds_the_image_and_returns_its_size(service: Service) -> None:
     call = service.stub.Interact()
     await call.write(opening(data=b"the image"))
     opened = (await call.read()).opened
@@ -99,7 +99,7 @@ async def test_a_second_click_refines_the_first_answer(service: Service, stream:
     assert own.masks == second.masks
 
 
-async def test_a_reset_begins_anew(service: Service, stream: Stream) -> None:
+async def test_a_reset_forgets_the_earlier_answers(service: Service, stream: Stream) -> None:
     _, after = (
         (await stream.ask(step(1, prompt(FIRST))))[0],
         (await stream.ask(step(2, prompt(SECOND), reset=True)))[0],
@@ -116,7 +116,7 @@ async def test_a_reset_begins_anew(service: Service, stream: Stream) -> None:
         (prompt(FIRST, mask_input=b"\0" * 10), "prompt.mask_input"),
     ],
 )
-async def test_a_wrong_step_is_answered_and_loses_nothing(
+async def test_an_invalid_step_is_answered_and_the_stream_continues(
     service: Service, stream: Stream, bad: pb.Prompt, field: str
 ) -> None:
     (first,) = await stream.ask(step(1, prompt(FIRST)))
@@ -133,7 +133,7 @@ async def test_a_wrong_step_is_answered_and_loses_nothing(
     )
 
 
-async def test_a_wrong_step_resets_all_the_same(stream: Stream) -> None:
+async def test_an_invalid_step_still_resets(stream: Stream) -> None:
     await stream.ask(step(1, prompt(FIRST)))
     await stream.ask(step(2, prompt(OUTSIDE), reset=True))
     (after,) = await stream.ask(step(3, prompt(SECOND)))
@@ -141,7 +141,7 @@ async def test_a_wrong_step_resets_all_the_same(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_of_the_steps_that_queue_only_the_newest_is_decoded(
+async def test_only_the_newest_waiting_step_is_decoded(
     service: Service, stream: Stream, taken: list[Step], reset: bool
 ) -> None:
     decoder = service.decoder
@@ -161,7 +161,7 @@ async def test_of_the_steps_that_queue_only_the_newest_is_decoded(
     assert (await stream.ask(step(6, prompt(SECOND))))[0].step == 6
 
 
-async def test_a_half_closed_stream_answers_what_it_took_and_ends(
+async def test_a_half_closed_stream_answers_its_steps_and_ends(
     service: Service, stream: Stream
 ) -> None:
     before = ended("OK")
@@ -190,7 +190,7 @@ async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -
         service.decoder.go.clear()
         await stream.call.write(step(1, prompt(FIRST)))
         await until(service.decoder.busy.is_set)
-    await until(lambda: "SegmentationServicer._take_steps" in begun_since(before))
+    await until(lambda: "SegmentationServicer._read_steps" in begun_since(before))
     stream.call.cancel()
     await until(lambda: cancelled(busy) == count + 1)
     service.decoder.go.set()
@@ -202,7 +202,7 @@ def cancelled(busy: bool) -> float:
     return ended("CANCELLED") if busy else ended("CANCELLED") + ended("OK")
 
 
-async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(
+async def test_draining_answers_accepted_steps_and_ends_the_streams(
     service: Service, stream: Stream
 ) -> None:
     idle = Stream(service)
@@ -272,7 +272,7 @@ async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) ->
         with Client(service.address, service.address) as client:
             for cache in ("MISS", "HIT"):
                 with client.interact(b"the image") as image:
-                    assert image.image.cache == cache
+                    assert image.image.cache.name == cache
                     click(image)
         with (
             Client(service.address, model="sam9") as lost,
@@ -319,7 +319,7 @@ async def test_the_client_gives_a_step_up_after_its_timeout(
     service.decoder.go.set()
 
 
-async def test_the_client_is_told_that_its_replica_goes_away(service: Service) -> None:
+async def test_the_client_learns_that_its_replica_shuts_down(service: Service) -> None:
     def use() -> None:
         with Client(service.address, timeout=CAP) as client, client.interact(b"the image") as image:
             image.step([Click(100, 50)])

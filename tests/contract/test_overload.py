@@ -1,4 +1,4 @@
-"""The decoder when more is asked of it than it can do."""
+"""The decoder under more load than it can serve."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ def waiting() -> float:
 
 
 async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryCall]:
-    """A call for each thread, being decoded, and so many that wait, until the decoder may go on."""
+    """Hold one call per thread in the decoder, and so many more in its queue."""
     service.embeddings.known.add(ID)
     service.decoder.go.clear()
     calls = [service.stub.Predict(request()) for _ in range(THREADS + waiting_ones)]
@@ -38,7 +38,7 @@ async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryC
 
 @pytest.fixture
 async def line(service: Service) -> list[grpc.aio.UnaryUnaryCall]:
-    """As many calls as the decoder lets in, held."""
+    """As many held calls as the decoder accepts."""
     return await held(service, QUEUE)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc.aio
 import pytest
 from contract.calls import CAP
-from samserve.client import Click, Client, retry
+from samserve.client import CacheStatus, Click, Client, retry
 from samserve.client.retry import call_with_retry
 from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
@@ -129,7 +130,7 @@ async def test_failures_that_pass_are_tried_again_however_large_the_photo(
         grpc.StatusCode.INTERNAL,
     ]
     answer = await asyncio.to_thread(client.embed, PHOTO)
-    assert (answer.cache, service.asked) == ("COALESCED", 4)
+    assert (answer.cache, service.asked) == (CacheStatus.COALESCED, 4)
 
 
 async def test_a_failure_that_stays_is_raised_after_the_last_attempt(
@@ -145,7 +146,7 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
     client: Client, service: FailingService
 ) -> None:
     service.codes, service.says_when = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12, True
-    assert (await asyncio.to_thread(client.embed, PHOTO)).cache == "COALESCED"
+    assert (await asyncio.to_thread(client.embed, PHOTO)).cache is CacheStatus.COALESCED
     assert service.asked == 13
 
 
@@ -155,7 +156,16 @@ async def test_and_no_longer_than_the_caller_has_time(
     monkeypatch.setattr(retry, "LONGEST", 5.0)
     service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 1000, True
     with pytest.raises(Unavailable):
-        await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), CAP, (), "it")
+        await asyncio.to_thread(
+            partial(
+                call_with_retry,
+                client._embed,
+                pb.EmbedRequest(),
+                timeout=CAP,
+                metadata=(),
+                stage="it",
+            )
+        )
     assert CAP - 5 <= clock.now < CAP
     assert retry.ATTEMPTS < len(clock.pauses) < 1000
 
@@ -169,7 +179,14 @@ async def test_a_timeout_in_a_later_attempt_is_reported_as_the_failure_before_it
     clock.slept = CAP - 0.2  # what is left for the attempt that hangs
     with pytest.raises(Unavailable if failures else DeadlinePassed):
         await asyncio.to_thread(
-            call_with_retry, client._embed, pb.EmbedRequest(), seconds, (), "it"
+            partial(
+                call_with_retry,
+                client._embed,
+                pb.EmbedRequest(),
+                timeout=seconds,
+                metadata=(),
+                stage="it",
+            )
         )
     assert len(clock.pauses) == failures
 
@@ -184,7 +201,8 @@ async def test_a_callers_mistake_is_not_tried_again(
 
 
 async def test_a_click_that_reaches_a_stopping_decoder_is_tried_again(client: Client) -> None:
-    assert (await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])).cache == "HIT"
+    answer = await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])
+    assert answer.cache is CacheStatus.HIT
 
 
 async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(

@@ -106,9 +106,9 @@ def _click(
             log.lost.append(f"after {log.now:.1f} s: {type(error).__name__}: {error}")
             continue
         log.longest = max(log.longest, log.now - begun)
-        log.answered.append((begun, answer.cache))
+        log.answered.append((begun, answer.cache.name))
         if (iou := overlap(answer, sample.mask)) < SAME:
-            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache}")
+            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache.name}")
         time.sleep(0.02)
 
 

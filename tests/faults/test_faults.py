@@ -99,7 +99,7 @@ def test_a_broken_part_makes_no_wrong_mask_loses_no_request_and_mends(
         log.await_answers()
         photo = samples[0].unseen()
         client.embed(photo)
-        until(lambda: client.embed(photo).cache == "HIT")  # the cache is used again
+        until(lambda: client.embed(photo).cache.name == "HIT")  # the cache is used again
         time.sleep(max(0.0, SECONDS - log.now))
     print(
         f"{fault.__name__}: {len(log.answered)} answers, longest {log.longest:.1f} s, "

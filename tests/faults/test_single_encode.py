@@ -108,7 +108,7 @@ def test_when_the_holder_is_killed_another_replica_takes_over_and_no_caller_lose
             until(lambda: redis.get(claim) not in (holder, None))
         answers = [call.result() for call in (*embedding, *clicking)]
     # One encode was finished for a caller. The killed replica's may have been run too.
-    statuses = Counter(answer.cache for answer in answers)
+    statuses = Counter(answer.cache.name for answer in answers)
     assert statuses["MISS"] == 1
     assert statuses["COALESCED"] + statuses["HIT"] == CALLERS - 1
     assert (encoded() - before).images in (1, 2)
@@ -135,7 +135,7 @@ def test_work_whose_callers_have_gone_is_not_begun(
     time.sleep(0.5)  # a caller that still waited would take over
     assert redis.get(claim) is None
     assert (encoded() - before).images == 0
-    assert client.embed(photo).cache == "MISS"
+    assert client.embed(photo).cache.name == "MISS"
 
 
 def test_while_redis_stands_still_answers_are_right_and_redis_is_bypassed(
@@ -153,15 +153,15 @@ def test_while_redis_stands_still_answers_are_right_and_redis_is_bypassed(
         # A replica opens its circuit at the third failure, and then tries Redis once a rest.
         before, began = (operations("error"), operations("bypassed")), time.monotonic()
         for _ in range(12):
-            assert client.embed(new_photo()).cache == "MISS"
+            assert client.embed(new_photo()).cache.name == "MISS"
         most = REPLICAS * (FAILURES + (time.monotonic() - began) / REST)
         assert operations("error") - before[0] <= most
         assert operations("bypassed") > before[1]
         assert np.array_equal(client.segment(known, CLICK).masks[0].array(), right)
-        assert client.segment(photos[0], CLICK).cache == "HIT"  # the decoder kept it
+        assert client.segment(photos[0], CLICK).cache.name == "HIT"  # the decoder kept it
     for answer, again in zip(answers[:4], answers[4:], strict=True):
         assert np.array_equal(answer.masks[0].array(), again.masks[0].array())
-    until(lambda: client.embed(photos[0]).cache == "HIT")
+    until(lambda: client.embed(photos[0]).cache.name == "HIT")
 
 
 def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services(

@@ -1,4 +1,4 @@
-"""Encoders compiled by the real TensorRT-RTX, which needs no GPU for that: its engines cannot be run here."""
+"""Encoders compiled by the real TensorRT-RTX, which needs no GPU to compile; none are run."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def nano(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with the encoder of a SAM ViT-B of random weights, exported as `samserve models export` does."""
+    """Return a bundle with a ViT-B encoder of random weights, exported as for `models export`."""
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     config = SamConfig()
@@ -56,7 +56,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def copy_with(nano: Bundle, node: onnx.NodeProto) -> Bundle:
-    """nano with one more node in front of the last, whole but for what the node does."""
+    """Return nano with one more node before the last one, and valid digests."""
     model = onnx.load(nano.encoder)
     last = model.graph.node[-1]
     node.input.append(last.input[0])
@@ -137,21 +137,21 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_naming_the_node(
     nano: Bundle, compiler: Compiler
 ) -> None:
     broken = copy_with(nano, helper.make_node("Frobnicate", [], ["odd"], name="the odd node"))
-    with pytest.raises(EngineRefused, match=r"refuses the node 'the odd node' \(Frobnicate\): \S+"):
+    with pytest.raises(EngineRefused, match=r"rejects node 'the odd node' \(Frobnicate\): \S+"):
         build(broken, EngineSpec(ADA), compiler)
     assert not list((nano.path / ENGINES).glob("*.check"))
 
 
 def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Compiler) -> None:
     nano.encoder.write_bytes(b"\xff" * 100)
-    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not an encoder's graph"):
+    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not a valid encoder graph"):
         build(nano, EngineSpec(ADA), compiler)
 
 
 def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(
     nano: Bundle, compiler: Compiler
 ) -> None:
-    with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\), only for sm75, .*sm89"):
+    with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\); supported: sm75, .*sm89"):
         build(nano, EngineSpec(Gpu(90)), compiler)
 
 
@@ -161,9 +161,9 @@ def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(
         (
             ["--target", "sm42"],
             2,
-            "'sm42' is no GPU that engines are made for: name one of sm75 (T4)",
+            "unknown GPU 'sm42'; supported: sm75 (T4)",
         ),
-        (["--target", "sm89", "--batch", "8"], 2, "'8' is no batch"),
+        (["--target", "sm89", "--batch", "8"], 2, "invalid batch profile '8'"),
         (["--target", "sm90"], 1, "TensorRT-RTX does not compile for sm90"),
     ],
 )

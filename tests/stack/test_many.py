@@ -56,8 +56,10 @@ def test_good_bad_and_known_images_are_answered_each_on_its_own(
     assert len(answers) == len(images)
     assert {a.image for a in answers} == set(images)
     by_image = {a.image: a for a in answers}
-    assert {done.answer.cache for photo in known if (done := by_image[photo]).answer} == {"HIT"}
-    assert sum(a.answer is not None and a.answer.cache == "MISS" for a in answers) == 8
+    assert {done.answer.cache.name for photo in known if (done := by_image[photo]).answer} == {
+        "HIT"
+    }
+    assert sum(a.answer is not None and a.answer.cache.name == "MISS" for a in answers) == 8
     assert {type(a.error) for a in answers if a.error} == {FileNotFoundError, InvalidInput}
     assert sum(a.error is not None for a in answers) == 3
     done = encoded() - before
@@ -121,8 +123,11 @@ def test_streams_cancelled_in_the_middle_leave_the_service_fine(
         stream.cancel()
         requests.put(None)
     photo = new_photo()
-    assert client.embed(photo).cache == "MISS"
-    assert [a.answer.cache for a in client.embed_many([photo, photo]) if a.answer] == ["HIT", "HIT"]
+    assert client.embed(photo).cache.name == "MISS"
+    assert [a.answer.cache.name for a in client.embed_many([photo, photo]) if a.answer] == [
+        "HIT",
+        "HIT",
+    ]
 
 
 def test_several_data_sets_at_once_do_not_mix(client: Client, new_photo: Photos) -> None:
