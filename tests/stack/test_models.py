@@ -95,7 +95,7 @@ def test_each_request_is_answered_by_the_model_it_names(
     before = {name: triton_api.encoded(stack, name) for name in ("nano", "twin")}
     nano, twin = clients["nano"].segment(image, CLICK), clients["twin"].segment(image, CLICK)
     default = clients[""].segment(image, CLICK)
-    assert (nano.cache, twin.cache, default.cache) == ("MISS", "MISS", "HIT")
+    assert (nano.cache.name, twin.cache.name, default.cache.name) == ("MISS", "MISS", "HIT")
     assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [
         1,
         1,
@@ -107,7 +107,7 @@ def test_each_request_is_answered_by_the_model_it_names(
     assert _seen(nano) == _seen(default)
     assert _seen(nano) != _seen(twin)
     with clients["twin"].interact(image) as shown:
-        assert (shown.image.cache, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
+        assert (shown.image.cache.name, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
 
 
 @pytest.mark.parametrize(("model", "other"), [("nano", "twin"), ("twin", "nano")])
@@ -133,8 +133,8 @@ def test_an_image_embedded_by_one_model_is_a_miss_for_the_other(
 ) -> None:
     image = new_photo()
     first, second = clients["nano"].embed(image), clients["twin"].embed(image)
-    assert (first.cache, second.cache) == ("MISS", "MISS")
-    assert (clients["nano"].embed(image).cache, clients["twin"].embed(image).cache) == (
+    assert (first.cache.name, second.cache.name) == ("MISS", "MISS")
+    assert (clients["nano"].embed(image).cache.name, clients["twin"].embed(image).cache.name) == (
         "HIT",
         "HIT",
     )
@@ -197,8 +197,8 @@ def test_an_unloaded_model_affects_neither_cached_images_nor_the_other_model(
     clients["twin"].embed(known)
     triton_api.unload(stack, "twin")
     try:
-        assert clients["twin"].embed(known).cache == "HIT"
-        assert clients["nano"].embed(new).cache == "MISS"
+        assert clients["twin"].embed(known).cache.name == "HIT"
+        assert clients["nano"].embed(new).cache.name == "MISS"
         at = stack.addresses
         with (
             Client(at.decoder, at.embedding, model="twin", timeout=2) as hasty,
@@ -207,7 +207,7 @@ def test_an_unloaded_model_affects_neither_cached_images_nor_the_other_model(
             hasty.embed(new)
     finally:
         triton_api.load(stack, "twin")
-    assert clients["twin"].embed(new).cache == "MISS"
+    assert clients["twin"].embed(new).cache.name == "MISS"
 
 
 def test_an_exact_cache_gives_a_decoder_the_encoders_tensors(
@@ -221,7 +221,7 @@ def test_an_exact_cache_gives_a_decoder_the_encoders_tensors(
     assert b'"f2"' in entry[:HEADER_BYTES]
     assert len(entry) == HEADER_BYTES + 2 * 256 * 64 * 64
     embedded = clients["nano"].embedding(image)
-    assert (embedded.model_version, answer.cache) == (answer.model_version, "MISS")
+    assert (embedded.model_version, answer.cache.name) == (answer.model_version, "MISS")
     assert embedded.tensors["embedding"].tobytes() == entry[HEADER_BYTES:]
 
 
