@@ -1,4 +1,4 @@
-"""Encoders compiled by the real TensorRT-RTX, which needs no GPU for that: its engines cannot be run here."""
+"""Encoders compiled by the real TensorRT-RTX, which needs no GPU to compile; none are run."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def nano(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with the encoder of a SAM ViT-B of random weights, exported as `samserve models export` does."""
+    """Return a bundle with a ViT-B encoder of random weights, exported as for `models export`."""
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     config = SamConfig()
@@ -56,7 +56,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def copy_with(nano: Bundle, node: onnx.NodeProto) -> Bundle:
-    """nano with one more node in front of the last, whole but for what the node does."""
+    """Return nano with one more node before the last one, and valid digests."""
     model = onnx.load(nano.encoder)
     last = model.graph.node[-1]
     node.input.append(last.input[0])

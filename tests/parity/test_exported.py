@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, exported: the graphs answer as transformers' PyTorch models do."""
+"""Exported checkpoints with random weights, against transformers' PyTorch models."""
 
 import os
 import resource

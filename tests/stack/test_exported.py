@@ -75,9 +75,9 @@ def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: s
     boxes = {"input_boxes": torch.tensor([[box]])}
     beside = {**points, "input_labels": torch.tensor([[[0]]])}
     at = exported.stack.addresses
-    with Client(at.decoder, at.embedding, model, timeout=120) as client:
+    with Client(at.decoder, at.embedding, model=model, timeout=120) as client:
         answer = client.predict(photo.getvalue(), prompts, low_res_logits=True)
-    assert answer.cache == "MISS"
+    assert answer.cache.name == "MISS"
     for got, given in zip(answer.results, (points, boxes, boxes | beside), strict=True):
         logits, ious = reference.decode(**given)
         order = np.argsort([-mask.predicted_iou for mask in got])

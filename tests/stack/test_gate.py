@@ -75,7 +75,7 @@ def test_a_bf16_variant_is_kept_when_it_passes(bundles: Path, images: Path) -> N
     assert sorted(path.name for path in nano.path.iterdir() if path.is_dir()) == [VARIANTS]
     again = run(bundles, images, "quantise", "nano", "--precision", "bf16")
     assert again.returncode == 0, again.stderr
-    assert "there already: nano:cpu-bf16" in again.stderr
+    assert "already exists: nano:cpu-bf16" in again.stderr
     assert again.stdout == ""
 
 

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
+from samserve.core.geometry import Size
 from samserve.v1 import types_pb2 as types
+
+
+class EmbeddedImage(Protocol):
+    """An embedding, its header, or an image prepared from it."""
+
+    @property
+    def model_version(self) -> str: ...
+    @property
+    def size(self) -> Size: ...
+
+
+def image_ref(image_id: str, image: EmbeddedImage) -> types.ImageRef:
+    """Return the reference by which later calls name the image."""
+    return types.ImageRef(
+        image_id=image_id,
+        model_version=image.model_version,
+        width=image.size.width,
+        height=image.size.height,
+    )
 
 
 def stage_times(milliseconds: Mapping[str, float]) -> list[types.StageTime]:

@@ -8,7 +8,7 @@ from samserve.infra.settings import (
     DecoderSettings,
     EmbeddingSettings,
     load_settings,
-    unknown_variables,
+    unknown_variable_warnings,
     variable_of,
 )
 from samserve.infra.settings import __file__ as settings_file
@@ -91,7 +91,7 @@ def test_the_variables_of_every_program_are_known(capsys: pytest.CaptureFixture[
         for name, field in kind.model_fields.items()
     }
     assert {"SAMSERVE_BUNDLES", "SAMSERVE_REPLICAS", "SAMSERVE_DECODE_QUEUE"} < known
-    assert unknown_variables(dict.fromkeys([*known, "SAMSERVE_LARGE", "HOME"], "")) == []
+    assert unknown_variable_warnings(dict.fromkeys([*known, "SAMSERVE_LARGE", "HOME"], "")) == []
 
 
 def test_a_service_has_only_settings_that_it_reads() -> None:

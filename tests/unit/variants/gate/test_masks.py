@@ -2,7 +2,7 @@ import numpy as np
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import Size
-from samserve.decoder.prompt import Prompt, check_prompts
+from samserve.decoder.prompt import Prompt, check_all_inside, check_shape
 from samserve.decoder.sam.mask_decoder import Candidates, ReadyImage
 from samserve.variants.gate.masks import LEAST_CELLS, overlaps, prompts
 
@@ -52,4 +52,6 @@ def test_a_small_mask_that_became_large_counts() -> None:
 
 def test_the_prompts_are_inside_every_image() -> None:
     for size in (Size(640, 480), Size(30, 900)):
-        check_prompts(prompts(size), size)
+        check_all_inside(prompts(size), size)
+        for prompt in prompts(size):
+            check_shape(prompt, "prompt")
