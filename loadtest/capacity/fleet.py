@@ -196,7 +196,6 @@ def _cost(resources: Mapping[str, Any], assumed: Assumptions) -> dict[str, float
 
     decoder_memory = sizes["resident"] / GIB
     decoder = machines["decoder_cores"] * prices["core"] + decoder_memory * prices["gib"]
-
     return {
         "GPUs": 24 * gpus * prices["gpu"],
         "decoders": 24 * decoders * decoder,

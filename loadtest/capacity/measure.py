@@ -87,7 +87,6 @@ def measure(
     def attempt(rate: float) -> bool:
         result = run(replace(STEP, rate=rate), target, folder / "step", "capacity")
         steps.append(Step(rate, result.holds, result.figures))
-
         failed = "; ".join(str(threshold) for threshold in result.results if not threshold.holds)
         on_progress(f"{rate:.1f} clicks per second: {failed or 'holds'}")
         return result.holds
@@ -116,7 +115,6 @@ def main() -> None:
     options = _parser().parse_args()
     name = f"capacity-{options.decoders}"
     steps_folder = options.out / name
-
     try:
         with local_target(
             options.decoders, lambda part: print(f"starting {part}", flush=True)
@@ -131,7 +129,6 @@ def main() -> None:
                 scenario = Scenario(arrivals=CLICKS, rate=rate, seconds=60 * minutes)
                 folder = options.out / f"{name}-{section}"
                 print(f"{section}: {rate:.1f} clicks per second for {scenario.seconds:g} s")
-
                 result = run(scenario, target, folder, section, ceiling)
                 print_verdict(result, folder)
                 return result

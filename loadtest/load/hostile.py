@@ -31,7 +31,6 @@ VALID_IMAGE = Path(__file__).parents[2] / "examples" / "coins.png"
 def replicas(ancestor: int) -> set[int]:
     """Process ids of the embedding service's replicas, below the process that started Ray."""
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
-
     return {
         int(path.name)
         for path in processes

@@ -78,7 +78,6 @@ class Load:
         clicks, steps = self.result.clicks, self.result.steps
         began = time.monotonic()
         time.sleep(SETTLED)
-
         while self.result.clicks == clicks or self.result.steps == steps:
             if time.monotonic() > began + LONGEST:
                 raise TimeoutError(f"no answer to the load within {LONGEST:g} s")
@@ -86,7 +85,6 @@ class Load:
 
     def _call(self, number: int) -> None:
         rng = np.random.default_rng(number)
-
         while not self._stop.is_set():
             image = self._images[rng.integers(len(self._images))]
             with self._recording_losses("click"):
@@ -97,7 +95,6 @@ class Load:
     def _stream(self, number: int) -> None:
         rng = np.random.default_rng(number)
         logits = b""
-
         while not self._stop.is_set():
             image = self._images[rng.integers(len(self._images))]
             with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,6 @@ class Batcher:
 
     def _start_batches(self) -> None:
         clock = self._machine.clock
-
         while self._free and self._waiting:
             full = len(self._waiting) >= self._most
             if not full and clock.now < self._waiting[0][0] + self._delay - 1e-9:
@@ -78,7 +78,7 @@ class Batcher:
             work = self._curve(len(batch)) * self._cores * self._machine.speed(self._cores)
             self._machine.run(
                 Work(work, threads=round(self._cores), most=self._cores),
-                lambda b=batch: self._finish(b),  # type: ignore[misc]
+                partial(self._finish, batch),
             )
 
     def _finish(self, batch: list[Callback]) -> None:

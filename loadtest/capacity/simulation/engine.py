@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 Callback = Callable[[], None]
@@ -94,7 +95,6 @@ class Machine:
         """Advance all tasks to the present."""
         passed = self.clock.now - self._settled
         self._settled = self.clock.now
-
         busy = sum(task.rate for task in self._tasks)
         self.used += passed * busy
 
@@ -126,7 +126,7 @@ class Machine:
         if self._tasks:
             speed = self.speed(sum(task.rate for task in self._tasks))
             first = min(max(task.left, 0.0) / task.rate for task in self._tasks) / speed
-            self.clock.after(first, lambda plan=self._plan: self._finish(plan))  # type: ignore[misc]
+            self.clock.after(first, partial(self._finish, self._plan))
 
     def _finish(self, plan: int) -> None:
         if plan != self._plan:
@@ -136,7 +136,6 @@ class Machine:
         finished = [task for task in self._tasks if task.left <= 1e-9]
         self._tasks = [task for task in self._tasks if task.left > 1e-9]
         self._share()
-
         for task in finished:
             task.then()
 

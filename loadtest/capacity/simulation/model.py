@@ -322,7 +322,6 @@ def _prediction(samples: list[Sample], parts: _Parts, demand: Demand) -> Predict
     seconds = max(demand.seconds, parts.clock.now)
     machine = parts.machines[0]
     busy = machine.used / seconds
-
     return Prediction(
         percentiles=percentiles(answered),
         answered=len(answered) / (demand.seconds - demand.settling),

@@ -162,7 +162,6 @@ class Caller:
 
     def _failed(self, kind: str, intended: float, started: float, error: Any) -> Sample:
         self.problem = f"{error.code().name}: {error.details()}"
-
         return Sample(
             kind,
             intended,
@@ -227,7 +226,6 @@ def _request(image: LoadImage, prompt: ClickPrompt) -> pb.PredictRequest:
         mask_input=prompt.logits,
         multimask=not prompt.logits,
     )
-
     return pb.PredictRequest(
         ref=types.ImageRef(image_id=image.id),
         prompts=[message],

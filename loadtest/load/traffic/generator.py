@@ -133,7 +133,6 @@ class Generator:
         spawn_rate = max(1.0, users / scenario.settling) if closed else users
         self.caller.began = time.perf_counter()
         runner.start(users, spawn_rate=spawn_rate)
-
         while not self.workload.over:
             remaining = scenario.seconds - self.caller.clock()
             gevent.sleep(min(PROGRESS_EVERY, max(remaining, 0.01)))

@@ -40,5 +40,4 @@ def _image(rng: np.random.Generator) -> LoadImage:
 
     file = io.BytesIO()
     blobs.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-
     return LoadImage(file.getvalue(), image_id(file.getvalue()))

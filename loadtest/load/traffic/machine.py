@@ -19,5 +19,4 @@ def machine_busy() -> float:
     cpu_line = Path("/proc/stat").read_text().split("\n", 1)[0]
     times = [int(field) for field in cpu_line.split()[1:9]]
     idle, iowait = times[3], times[4]
-
     return (sum(times) - idle - iowait) / TICK

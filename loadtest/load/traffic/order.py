@@ -41,7 +41,6 @@ def write_order(order: Order) -> Path:
 
 def read_order(file: Path) -> Order:
     values = json.loads(file.read_text())
-
     return Order(
         scenario_of(values["scenario"]),
         tuple(values["decoders"]),

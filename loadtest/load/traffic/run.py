@@ -134,7 +134,6 @@ def summary_of(result: Run, target: Target) -> dict[str, Any]:
     """Return the content of summary.json."""
     kinds = sorted({sample.kind for sample in result.samples})
     verdict = [{**asdict(threshold), "holds": threshold.holds} for threshold in result.results]
-
     return {
         "holds": result.holds,
         "verdict": verdict,

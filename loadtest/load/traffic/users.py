@@ -84,7 +84,6 @@ class Workload:
         before = maybe_none(self.scenario.refinements, rng)
         later = (random_point(rng, bool(rng.random() < 0.5)) for _ in range(before))
         points = (random_point(rng), *later)
-
         return image, ClickPrompt(points, logits if before else b"")
 
     def think_and_click(self, rng: np.random.Generator) -> None:
