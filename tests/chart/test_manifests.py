@@ -1,4 +1,4 @@
-"""The chart renders, and what it renders is what Kubernetes and the operators take."""
+"""The chart renders manifests that Kubernetes and the operators accept."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ every_value_file = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda fil
 schema_contents = cache(kubernetes.schema_contents)
 
 
-def complaints(manifest: Manifest, version: str) -> list[str]:
-    """What Kubernetes of that version, or the operator whose kind it is, has against a manifest."""
+def schema_errors(manifest: Manifest, version: str) -> list[str]:
+    """Return the schema errors of a manifest, by Kubernetes of that version or by the operator."""
     own = SCHEMAS.get(manifest["kind"])
     validator = Draft202012Validator(own) if own else kubernetes_validator(manifest, version)
     return [
@@ -66,7 +66,7 @@ def kubernetes_validator(manifest: Manifest, version: str) -> Draft202012Validat
 
 
 def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
-    """The pod templates inside custom resources, as manifests of Kubernetes' own."""
+    """Return the pod templates inside custom resources as Kubernetes manifests."""
     metadata = {"metadata": {"name": "of-ray"}}
     return [
         {"apiVersion": "v1", "kind": "PodTemplate", **metadata, "template": template}
@@ -85,25 +85,23 @@ def test_the_chart_passes_helms_lint(values: Path) -> None:
 
 @every_value_file
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_what_is_rendered_is_what_kubernetes_and_the_operators_take(
-    values: Path, version: str
-) -> None:
+def test_kubernetes_and_the_operators_accept_the_manifests(values: Path, version: str) -> None:
     manifests = rendered(values)
     assert len(of_kind(manifests, "RayService")) == 1
-    wrong = [
+    errors = [
         each
         for manifest in [*manifests, *pod_templates(manifests)]
-        for each in complaints(manifest, version)
+        for each in schema_errors(manifest, version)
     ]
-    assert wrong == []
+    assert errors == []
 
 
-def test_a_misspelt_field_does_not_pass() -> None:
+def test_a_misspelt_field_is_rejected() -> None:
     deployment, ray = (
         of_kind(rendered(VALUE_FILES[0]), kind)[0] for kind in ("Deployment", "RayService")
     )
-    assert complaints({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
-    assert complaints({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
+    assert schema_errors({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
+    assert schema_errors({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
 
 
 @every_value_file
@@ -112,20 +110,20 @@ def test_two_renderings_are_equal(values: Path) -> None:
 
 
 @every_value_file
-def test_no_two_manifests_have_one_name(values: Path) -> None:
+def test_manifest_names_are_unique(values: Path) -> None:
     names = [name_of(manifest) for manifest in rendered(values)]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("values", WRONG, ids=lambda file: file.stem)
-def test_wrong_values_are_refused_by_name(values: Path) -> None:
+def test_invalid_values_are_rejected_with_their_name(values: Path) -> None:
     first_line, text = values.read_text().split("\n", 1)
     named = first_line.removeprefix("# refused for ")
     with pytest.raises((helm.HelmValuesError, helm.HelmRenderError), match=re.escape(named)):
         render(yaml.safe_load(text))
 
 
-def test_the_schema_knows_the_values_and_no_others() -> None:
+def test_the_schema_has_exactly_the_fields_of_the_values() -> None:
     def fields(value: Any, path: str = "") -> set[str]:
         if not isinstance(value, dict) or not value:
             return {path}
@@ -162,23 +160,27 @@ def test_versions_are_those_of_the_project() -> None:
 
 
 @every_value_file
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own schema
-def test_ray_takes_the_serve_config(values: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from Ray's schema
+def test_ray_accepts_the_serve_config(values: Path) -> None:
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import DeploymentSchema, ServeDeploySchema
     from samserve.embedding.app import GRPC_SERVICERS, app
 
     config = yaml.safe_load(of_kind(rendered(values), "RayService")[0]["spec"]["serveConfigV2"])
     application = ServeDeploySchema.model_validate(config).applications[0]
-    (told,), (taken,) = config["applications"][0]["deployments"], application.deployments
-    assert told.keys() <= DeploymentSchema.model_fields.keys()
-    assert told["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
-    assert taken.autoscaling_config["max_replicas"] == told["autoscaling_config"]["max_replicas"]
+    (deployment,) = config["applications"][0]["deployments"]
+    (parsed,) = application.deployments
+    assert deployment.keys() <= DeploymentSchema.model_fields.keys()
+    assert deployment["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
+    assert (
+        parsed.autoscaling_config["max_replicas"]
+        == deployment["autoscaling_config"]["max_replicas"]
+    )
     assert application.import_path == f"{app.__module__}:{app.__name__}"
     assert config["grpc_options"]["grpc_servicer_functions"] == GRPC_SERVICERS
 
 
-def test_alerts_and_dashboards_are_taken_as_they_lie_in_their_folders() -> None:
+def test_alerts_and_dashboards_equal_their_files() -> None:
     manifests = rendered(CHART / "ci" / "everything.yaml")
     (rules,) = of_kind(manifests, "PrometheusRule")
     boards = next(
@@ -202,7 +204,7 @@ def test_the_notes_say_where_to_call() -> None:
     assert "demo-samserve-embedding-serve-svc.vision:8500" in notes
 
 
-def test_kuberays_limits_on_names_are_kept_by_the_longest_release() -> None:
+def test_the_longest_release_name_stays_within_kuberays_limits() -> None:
     ray = of_kind(render({}, release="r" * 53), "RayService")[0]["metadata"]["name"]
     assert len(ray) <= 41
     assert len(f"{ray}-serve-svc") <= 50

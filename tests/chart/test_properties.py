@@ -1,4 +1,4 @@
-"""What has to hold of every release, whatever its values."""
+"""Properties that hold for every release, with any values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manifests import (
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
-EXTERNAL = {  # what the value files say is there already
+EXTERNAL = {  # objects that the value files expect to exist
     "Secret": {"cache", "ray-state", "registry"},
     "PersistentVolumeClaim": {"models"},
     "ConfigMap": {"kube-root-ca.crt"},
@@ -63,7 +63,7 @@ def test_no_pod_runs_as_root_or_has_a_token(values: Path) -> None:
         assert account["automountServiceAccountToken"] is False
 
 
-def test_volumes_are_ones_that_restricted_pods_may_have(values: Path) -> None:
+def test_volumes_are_allowed_for_restricted_pods(values: Path) -> None:
     allowed = {"emptyDir", "persistentVolumeClaim", "projected"}
     for pod in pods(rendered(values)):
         for volume in pod.spec.get("volumes", []):
@@ -94,25 +94,24 @@ def test_no_secret_is_rendered(values: Path) -> None:
 # Resources and probes
 
 
-def test_every_container_asks_for_what_it_needs_and_is_bounded(values: Path) -> None:
+def test_every_container_has_requests_and_limits(values: Path) -> None:
     for name, _, container in containers(values):
         for amounts in ("requests", "limits"):
             assert container["resources"][amounts].keys() >= {"cpu", "memory"}, f"{name}: {amounts}"
 
 
-def test_every_container_is_probed_on_a_port_it_has(values: Path) -> None:
+def test_every_container_is_probed_on_its_own_port(values: Path) -> None:
     for pod in pods(rendered(values)):
         for container in pod.containers:
             for kind in ("readinessProbe", "livenessProbe"):
                 probe = container[kind]
                 how = next(iter(probe.keys() & {"grpc", "httpGet", "tcpSocket"}))
                 port = probe[how]["port"]
-                assert pod.port(port) is not None or port == 52365, (
-                    f"{pod.owner}: {kind}"
-                )  # 52365: Ray's agent
+                is_ray_agent = port == 52365
+                assert pod.port(port) is not None or is_ray_agent, f"{pod.owner}: {kind}"
 
 
-def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
+def test_only_triton_and_its_init_containers_get_the_gpu(values: Path) -> None:
     gpu = yaml.safe_load(values.read_text()).get("triton", {}).get("gpu", {})
     named = gpu.get("resource", "nvidia.com/gpu")
     with_gpu = {
@@ -127,7 +126,7 @@ def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
     assert with_gpu == (expected if gpu.get("enabled", True) else set())
 
 
-def test_rays_pods_have_room_for_all_replicas(values: Path) -> None:
+def test_ray_pods_have_room_for_all_replicas(values: Path) -> None:
     ray = of_kind(rendered(values), "RayService")[0]["spec"]
     deployment = yaml.safe_load(ray["serveConfigV2"])["applications"][0]["deployments"][0]
     (group,) = ray["rayClusterConfig"]["workerGroupSpecs"]
@@ -137,14 +136,15 @@ def test_rays_pods_have_room_for_all_replicas(values: Path) -> None:
     assert room * group["maxReplicas"] >= deployment["autoscaling_config"]["max_replicas"]
 
 
-# Ends
+# Termination
 
 
-def test_grace_is_longer_than_what_happens_in_it(values: Path) -> None:
+def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
     (decoder,) = part(rendered(values), "decoder")
     container = decoder.containers[0]
-    told = environment(container)
-    drain, longest = float(told["SAMSERVE_DRAIN_S"]), float(told["SAMSERVE_EMBED_TIMEOUT_S"])
+    variables = environment(container)
+    drain = float(variables["SAMSERVE_DRAIN_S"])
+    longest = float(variables["SAMSERVE_EMBED_TIMEOUT_S"])
     assert longest < drain
     assert seconds_before_the_end(container) + drain < decoder.spec["terminationGracePeriodSeconds"]
     for pod in pods(rendered(values)):
@@ -152,7 +152,7 @@ def test_grace_is_longer_than_what_happens_in_it(values: Path) -> None:
         assert before < pod.spec.get("terminationGracePeriodSeconds", 30), pod.owner
 
 
-def test_decoders_leave_one_at_a_time_and_slower_than_they_drain(values: Path) -> None:
+def test_decoders_scale_down_one_at_a_time_and_slower_than_they_drain(values: Path) -> None:
     (decoder,) = part(rendered(values), "decoder")
     drain = float(environment(decoder.containers[0])["SAMSERVE_DRAIN_S"])
     for scaler in of_kind(rendered(values), "HorizontalPodAutoscaler"):
@@ -162,7 +162,7 @@ def test_decoders_leave_one_at_a_time_and_slower_than_they_drain(values: Path) -
             assert policy["periodSeconds"] > drain
 
 
-def test_what_an_autoscaler_counts_is_not_counted_by_the_deployment(values: Path) -> None:
+def test_a_deployment_with_an_autoscaler_sets_no_replicas(values: Path) -> None:
     manifests = rendered(values)
     scaled = {
         scaler["spec"]["scaleTargetRef"]["name"]
@@ -177,7 +177,7 @@ def test_what_an_autoscaler_counts_is_not_counted_by_the_deployment(values: Path
 # Names and selectors
 
 
-def test_every_service_selects_pods_that_have_its_ports(values: Path) -> None:
+def test_every_service_selects_pods_with_its_ports(values: Path) -> None:
     manifests = rendered(values)
     for service in of_kind(manifests, "Service"):
         selected = [
@@ -188,7 +188,7 @@ def test_every_service_selects_pods_that_have_its_ports(values: Path) -> None:
             assert selected[0].port(port["targetPort"]) == port["port"], name_of(service)
 
 
-def test_every_other_selector_finds_pods(values: Path) -> None:
+def test_every_other_selector_matches_pods(values: Path) -> None:
     manifests = rendered(values)
     selectors = [
         (each, each["spec"]["selector"]["matchLabels"])
@@ -214,16 +214,15 @@ def test_every_other_selector_finds_pods(values: Path) -> None:
             assert any(pod.port(endpoint["port"]) for pod in part(manifests, "embedding")), endpoint
 
 
-def test_selectors_outlive_upgrades(values: Path) -> None:
+def test_selectors_are_stable_across_upgrades(values: Path) -> None:
     changing = {"app.kubernetes.io/version", "helm.sh/chart"}
     for manifest in rendered(values):
         for key in ("matchLabels", "selector"):
             for selector in found(manifest.get("spec", {}), key):
                 assert not changing & selector.keys(), name_of(manifest)
     for pod in pods(rendered(values)):
-        assert not changing & pod.labels.keys(), (
-            pod.owner
-        )  # nor is a pod replaced for a new version of the chart alone
+        # A new version of the chart alone must not replace pods.
+        assert not changing & pod.labels.keys(), pod.owner
 
 
 def test_kubernetes_labels_are_on_everything(values: Path) -> None:
@@ -234,16 +233,16 @@ def test_kubernetes_labels_are_on_everything(values: Path) -> None:
         ].keys()
 
 
-def test_rays_pods_leave_the_name_to_kuberay(values: Path) -> None:
-    """KubeRay's Services select app.kubernetes.io/name=kuberay, which a label of ours would replace."""
+def test_ray_pods_do_not_override_kuberays_name_label(values: Path) -> None:
+    """KubeRay's Services select app.kubernetes.io/name=kuberay; the chart must not replace it."""
     ray = part(rendered(values), "embedding")
     assert len(ray) == 2
     assert all("app.kubernetes.io/name" not in pod.labels for pod in ray)
 
 
-def test_everything_that_is_named_is_there(values: Path) -> None:
+def test_every_reference_exists(values: Path) -> None:
     manifests = rendered(values)
-    there = {
+    existing = {
         kind: {each["metadata"]["name"] for each in of_kind(manifests, kind)}
         | EXTERNAL.get(kind, set())
         for kind in ("Secret", "ConfigMap", "PersistentVolumeClaim", "ServiceAccount")
@@ -258,8 +257,8 @@ def test_everything_that_is_named_is_there(values: Path) -> None:
         "ServiceAccount": list(found(manifests, "serviceAccountName")),
     }
     for kind, names in named.items():
-        assert set(names) <= there[kind], kind
-    assert set(named["ServiceAccount"]) == there["ServiceAccount"]
+        assert set(names) <= existing[kind], kind
+    assert set(named["ServiceAccount"]) == existing["ServiceAccount"]
     for pod in pods(manifests):
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
         for container in pod.all_containers:
