@@ -140,8 +140,10 @@ def values(series: str, trouble: Trouble, well: int) -> str:
     after = trouble.get(series, (value, growth))
     if after is None:
         return before
+
     start, new_growth = after
     reached = growth * well if growth else start
+
     return f"{before} {reached + new_growth}+{new_growth}x{MINUTES}"
 
 
@@ -164,6 +166,7 @@ def firing(trouble: Trouble, well: int, expected: list[str], folder: Path) -> st
     process = subprocess.run(
         [str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False
     )
+
     return "" if process.returncode == 0 else process.stdout + process.stderr
 
 
@@ -186,6 +189,7 @@ def test_each_alert_fires_alone_on_its_trouble(alert: str, tmp_path: Path) -> No
 def test_every_alert_has_a_trouble_and_a_runbook() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
     assert {rule["alert"] for rule in alerts} == TROUBLE.keys()
     for rule in alerts:
         assert rule["annotations"].keys() == {"summary", "means", "look", "do"}, rule["alert"]

@@ -17,6 +17,7 @@ every_board = pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.
 def test_the_dashboards_match_their_source(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "helm" / "boards", tmp_path], check=True)
     written = {file.name: file.read_text() for file in tmp_path.iterdir()}
+
     assert written == {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()}, (
         "python helm/boards"
     )
@@ -40,6 +41,7 @@ def test_panels_do_not_overlap_and_have_unique_ids(file: Path) -> None:
         for x in range(place["x"], place["x"] + place["w"])
         for y in range(place["y"], place["y"] + place["h"])
     ]
+
     assert len(taken) == len(set(taken))
     assert {x for x, _ in taken} == set(range(24))
     assert len({panel["id"] for panel in every}) == len(every)
@@ -53,11 +55,17 @@ def test_every_query_selects_one_release(file: Path) -> None:
                 assert {"namespace", "job"} <= labels.keys(), f"{panel['title']}: {metric}"
 
 
-@pytest.mark.parametrize("who", ["ScaledObject", "HorizontalPodAutoscaler", "prometheus-adapter"])
-def test_the_autoscalers_queries_are_checked(who: str) -> None:
+@pytest.mark.parametrize(
+    "client", ["ScaledObject", "HorizontalPodAutoscaler", "prometheus-adapter"]
+)
+def test_the_autoscalers_queries_are_checked(client: str) -> None:
     metrics = {
-        metric for asker, expression in asked() if asker == who for metric in selectors(expression)
+        metric
+        for asker, expression in asked()
+        if asker == client
+        for metric in selectors(expression)
     }
+
     assert metrics
     assert metrics <= metrics_asked().keys()
 

@@ -53,6 +53,7 @@ def stages(file: Path) -> list[Stage]:
             parsed.append(Stage(base, name, []))
         elif parsed:
             parsed[-1].steps.append((word, rest))
+
     return parsed
 
 
@@ -67,6 +68,7 @@ def extras(*names: str) -> set[str]:
         packages |= (
             extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
         )
+
     return packages
 
 
@@ -91,6 +93,7 @@ def installed_with(names: list[str]) -> set[str]:
                     waiting += [
                         (canonicalize_name(each.name), inner) for inner in ["", *each.extras]
                     ]
+
     return {name for name, _ in visited}
 
 
@@ -110,6 +113,7 @@ def test_bases_are_pinned_by_version_and_accept_a_digest(file: Path) -> None:
     for stage in stages(file):
         if stage.base not in before:
             assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*\$\{[A-Z]+_DIGEST\}", stage.base)
+
     assert re.findall(r"^ARG \w+_DIGEST=(.*)$", file.read_text(), re.MULTILINE) in ([""], ["", ""])
 
 
@@ -124,9 +128,12 @@ def test_images_share_the_wheel_and_the_python() -> None:
 def test_images_run_as_a_numeric_user_other_than_root(file: Path) -> None:
     last = stages(file)[-1]
     user, group = last.all("USER")[-1].split(":")
+
     assert int(user) > 0
     assert int(group) > 0
+
     words = [word for word, _ in last.steps]
+
     assert "RUN" not in words[words.index("USER") :]
     assert f"--uid {user} " in " ".join(last.all("RUN"))
     assert "HOME=/tmp" in " ".join(last.all("ENV"))
@@ -146,12 +153,15 @@ def test_final_stages_have_no_build_tools(file: Path) -> None:
 def test_packages_are_installed_with_constraints(file: Path) -> None:
     (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
     installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
+
     assert all(
         "--constraint constraints.txt" in each
         for each in [*re.findall(r"pip [^&]*install[^&]*", install)]
     )
     assert installs
+
     packages = extras(*named_extras(file))
+
     assert ("torch" in packages) == (file.stem == "triton")
     assert ("ray" in packages) == (file.stem == "embedding")
 
@@ -198,9 +208,12 @@ def test_an_image_has_what_its_programs_import(file: Path) -> None:
         for module, packages in packages_distributions().items()
         if not installed & {canonicalize_name(package) for package in packages}
     ]
+
     assert "pytest" in absent
+
     command = [sys.executable, "-c", IMPORT, json.dumps(absent), json.dumps(PROGRAMS[file.stem])]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
     assert process.returncode == 0, process.stderr[-2000:]
 
 
@@ -230,6 +243,7 @@ def test_images_expose_the_ports_of_the_settings() -> None:
         file.stem: {int(port) for port in stages(file)[-1].all("EXPOSE")[0].split()}
         for file in DOCKERFILES
     }
+
     assert exposed == expected
 
 
@@ -260,6 +274,7 @@ def test_compose_defaults_to_the_projects_version_on_cpus() -> None:
         if not line.startswith("#")
     )
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
     assert defaults == {"COMPOSE_PROFILES": "cpu", "MODEL": "nano", "VERSION": version}
 
 
@@ -300,5 +315,6 @@ def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:
     for name, port in ports.items():
         assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
         assert services[name]["environment"]["SAMSERVE_METRICS_PORT"] == str(METRICS)
+
     assert services["decoder"]["environment"]["EMBEDDING_URL"] == f"embedding:{ports['embedding']}"
     assert services["embedding"]["environment"]["TRITON_URL"] == "triton:8001"

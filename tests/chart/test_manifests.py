@@ -58,6 +58,7 @@ def _validator(kind: str, api_version: str, version: str) -> Draft202012Validato
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     schema = schema_contents(f"{folder}/{kind.lower()}-{group}.json", version)
     definitions = schema_contents(f"{folder}/_definitions.json", version)
+
     return Draft202012Validator(schema, registry=Resource.from_contents(definitions) @ Registry())
 
 
@@ -79,6 +80,7 @@ def test_the_chart_passes_helms_lint(values: Path) -> None:
     report = helm.lint(
         CHART, yaml.safe_load(values.read_text()), strict=True, kube_version=f"v{OLDEST}.0"
     )
+
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     assert report["errors"] == []
 
@@ -88,11 +90,13 @@ def test_the_chart_passes_helms_lint(values: Path) -> None:
 def test_kubernetes_and_the_operators_accept_the_manifests(values: Path, version: str) -> None:
     manifests = rendered(values)
     assert len(of_kind(manifests, "RayService")) == 1
+
     errors = [
         each
         for manifest in [*manifests, *pod_templates(manifests)]
         for each in schema_errors(manifest, version)
     ]
+
     assert errors == []
 
 
@@ -100,6 +104,7 @@ def test_a_misspelt_field_is_rejected() -> None:
     deployment, ray = (
         of_kind(rendered(VALUE_FILES[0]), kind)[0] for kind in ("Deployment", "RayService")
     )
+
     assert schema_errors({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
     assert schema_errors({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
 
@@ -148,6 +153,7 @@ def test_the_schema_has_exactly_the_fields_of_the_values() -> None:
     open_ended = re.compile(r"\.global$|[rR]esources\.|\.dashboardLabels\.")
     in_values = {field for field in fields(values) if not open_ended.search(field)}
     in_schema = {field for field in known(schema) if not open_ended.search(field)}
+
     assert in_values == in_schema
 
 
@@ -155,6 +161,7 @@ def test_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     cluster = of_kind(rendered(VALUE_FILES[0]), "RayService")[0]["spec"]["rayClusterConfig"]
+
     assert chart["appVersion"] == project["version"]
     assert f"ray[serve]=={cluster['rayVersion']}" in project["optional-dependencies"]["embedding"]
 
@@ -170,6 +177,7 @@ def test_ray_accepts_the_serve_config(values: Path) -> None:
     application = ServeDeploySchema.model_validate(config).applications[0]
     (deployment,) = config["applications"][0]["deployments"]
     (parsed,) = application.deployments
+
     assert deployment.keys() <= DeploymentSchema.model_fields.keys()
     assert deployment["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
     assert (
@@ -190,6 +198,7 @@ def test_alerts_and_dashboards_equal_their_files() -> None:
     )
     files = sorted((CHART / "alerts").glob("*.yaml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+
     assert rules["spec"]["groups"] == groups
     assert boards["data"] == {
         file.name: file.read_text() for file in (CHART / "dashboards").iterdir()
@@ -216,8 +225,10 @@ def test_decoders_wait_until_their_models_are_in_the_store(tmp_path: Path) -> No
     )
     wait = decoder.spec["initContainers"][0]
     command = [*wait["command"], wait["args"][0].replace("/store", str(tmp_path))]
+
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(command, timeout=0.5, check=True)
+
     engine = tmp_path / "bundles" / "sam-vit-b" / "variants" / "fp16-sm89"
     engine.mkdir(parents=True)
     (engine / "variant.json").touch()

@@ -56,6 +56,7 @@ def test_parts_reach_the_parts_they_call_and_no_others(values: Path) -> None:
     if not of_kind(manifests, "NetworkPolicy"):
         assert values.stem == "smallest"
         return
+
     by_name = {name: part(manifests, name) for name in ("decoder", "embedding", "triton", "redis")}
     calls = {("decoder", "embedding"), ("embedding", "triton"), ("embedding", "embedding")}
     calls |= {("decoder", "redis"), ("embedding", "redis")} if by_name["redis"] else set()
@@ -86,6 +87,7 @@ def test_only_the_monitoring_can_read_metrics(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
+
     for component, name in (
         ("decoder", "metrics"),
         ("triton", "metrics"),
@@ -103,6 +105,7 @@ def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
+
     for component in ("decoder", "embedding"):
         pod = part(manifests, component)[-1]
         endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")

@@ -42,7 +42,9 @@ def test_no_container_can_gain_privileges(values: Path) -> None:
         "autoscalerOptions"
     ]
     checked = [*containers(values), ("autoscaler", pods(rendered(values))[0], autoscaler)]
+
     assert len(checked) > 5
+
     for name, _, container in checked:
         security = container["securityContext"]
         assert security["runAsNonRoot"] is True, name
@@ -77,6 +79,7 @@ def test_only_rays_autoscaler_gets_a_token(values: Path) -> None:
         for mount in container.get("volumeMounts", [])
     ]
     cluster = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"]
+
     assert "token" not in mounts
     assert "token" in [mount["name"] for mount in cluster["autoscalerOptions"]["volumeMounts"]]
     assert "token" in [
@@ -123,6 +126,7 @@ def test_only_triton_and_its_init_containers_get_the_gpu(values: Path) -> None:
         name.startswith("Deployment/") and " engine-" in name for name, _, _ in containers(values)
     )
     expected = {"triton", "repository", *(["engine"] if engines else [])}
+
     assert with_gpu == (expected if gpu.get("enabled", True) else set())
 
 
@@ -132,6 +136,7 @@ def test_ray_pods_have_room_for_all_replicas(values: Path) -> None:
     (group,) = ray["rayClusterConfig"]["workerGroupSpecs"]
     cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
     room = cpus // deployment["ray_actor_options"]["num_cpus"]
+
     assert room * group["minReplicas"] >= deployment["autoscaling_config"]["min_replicas"]
     assert room * group["maxReplicas"] >= deployment["autoscaling_config"]["max_replicas"]
 
@@ -145,8 +150,10 @@ def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
     variables = environment(container)
     drain = float(variables["SAMSERVE_DRAIN_S"])
     longest = float(variables["SAMSERVE_EMBED_TIMEOUT_S"])
+
     assert longest < drain
     assert seconds_before_the_end(container) + drain < decoder.spec["terminationGracePeriodSeconds"]
+
     for pod in pods(rendered(values)):
         before = max(seconds_before_the_end(container) for container in pod.containers)
         assert before < pod.spec.get("terminationGracePeriodSeconds", 30), pod.owner
@@ -169,7 +176,9 @@ def test_a_deployment_with_an_autoscaler_sets_no_replicas(values: Path) -> None:
         for scaler in of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
     }
     deployments = {each["metadata"]["name"]: each for each in of_kind(manifests, "Deployment")}
+
     assert scaled <= deployments.keys()
+
     for name, deployment in deployments.items():
         assert ("replicas" in deployment["spec"]) == (name not in scaled), name
 
@@ -200,15 +209,18 @@ def test_every_other_selector_matches_pods(values: Path) -> None:
     ]
     for manifest, selector in selectors:
         assert any(selects(selector, pod.labels) for pod in pods(manifests)), name_of(manifest)
+
     for pod in pods(manifests):
         for constraint in pod.spec.get("topologySpreadConstraints", []):
             assert selects(constraint["labelSelector"]["matchLabels"], pod.labels), pod.owner
+
     services = of_kind(manifests, "Service")
     for monitor in of_kind(manifests, "ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         (service,) = [each for each in services if selects(wanted, each["metadata"]["labels"])]
         named = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= named
+
     for monitor in of_kind(manifests, "PodMonitor"):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             assert any(pod.port(endpoint["port"]) for pod in part(manifests, "embedding")), endpoint
@@ -220,6 +232,7 @@ def test_selectors_are_stable_across_upgrades(values: Path) -> None:
         for key in ("matchLabels", "selector"):
             for selector in found(manifest.get("spec", {}), key):
                 assert not changing & selector.keys(), name_of(manifest)
+
     for pod in pods(rendered(values)):
         # A new version of the chart alone must not replace pods.
         assert not changing & pod.labels.keys(), pod.owner
@@ -258,7 +271,9 @@ def test_every_reference_exists(values: Path) -> None:
     }
     for kind, names in named.items():
         assert set(names) <= existing[kind], kind
+
     assert set(named["ServiceAccount"]) == existing["ServiceAccount"]
+
     for pod in pods(manifests):
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
         for container in pod.all_containers:

@@ -88,6 +88,7 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
     for kind, replicas in (("HTTP", free_range(64)), ("GRPC", free_range(64))):
         settings[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = replicas.start
         settings[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = replicas.stop - 1
+
     options = {
         "node-ip-address": "127.0.0.1",
         "port": ports[6379],

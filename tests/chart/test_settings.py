@@ -44,22 +44,29 @@ def test_pods_listen_on_the_ports_that_callers_use(values: Path) -> None:
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
     (pod,) = part(manifests, "decoder")
     variables = environment(pod.containers[0])
+
     assert variables["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
     assert pod.port("grpc") == decoder["decoder_port"].default
     assert pod.port("metrics") == int(variables["SAMSERVE_METRICS_PORT"]) == METRICS
+
     for ray in part(manifests, "embedding"):
         assert ray.port("serve-grpc") == embedding["embedding_port"].default
         assert ray.port("serve") == embedding["http_port"].default
         assert environment(ray.containers[0])["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
+
     worker = part(manifests, "embedding")[1]
+
     assert (
         worker.port("app-metrics")
         == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"])
         == METRICS
     )
+
     config = yaml.safe_load(of_kind(manifests, "RayService")[0]["spec"]["serveConfigV2"])
+
     assert config["grpc_options"]["port"] == worker.port("serve-grpc")
     assert config["http_options"] == {"host": "0.0.0.0", "port": worker.port("serve")}  # noqa: S104
+
     (triton,) = part(manifests, "triton")
     for name in ("http", "grpc", "metrics"):
         assert f"--{name}-port={triton.port(name)}" in triton.containers[0]["args"]
@@ -117,6 +124,7 @@ def test_the_adapter_provides_the_autoscalers_metrics(values: Path) -> None:
             rules = yaml.safe_load(config["data"]["config.yaml"])
             provided |= {rule["seriesQuery"].partition("{")[0] for rule in rules["rules"]}
             provided |= {rule["name"]["as"] for rule in rules["externalRules"]}
+
     assert wanted <= provided
 
 

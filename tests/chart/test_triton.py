@@ -56,6 +56,7 @@ def test_a_cpu_variant_is_built_before_it_is_served(values: Path) -> None:
             _, precision = pod.spec["initContainers"][steps.index(step)]["args"]
             assert precision in RECIPES
             assert variant_name(precision) == model["variant"]
+
     assert any(step.startswith("quantise-") for step in steps) == (
         values.stem in ("cpu-only", "everything")
     )

@@ -33,6 +33,7 @@ def test_cpu_time_of_a_single_thread_beyond_its_decode_is_the_round_trip() -> No
     times = service_times(
         run_of(6, taken=5, decoder=16), run_of(10, taken=5, decoder=18), threads=2
     )
+
     assert times.decoder_rpc == pytest.approx(3)
     assert times.generator == pytest.approx(2)
     assert times.on_path == pytest.approx(1)
@@ -46,6 +47,7 @@ def test_latency_beyond_decode_and_cpu_time_is_delay() -> None:
     times = service_times(
         run_of(6, taken=9, decoder=16), run_of(10, taken=9, decoder=18), threads=2
     )
+
     assert times.on_path == 1
     assert times.wire == pytest.approx(4)
 
@@ -54,6 +56,7 @@ def test_processor_time_after_the_answer_is_not_on_the_callers_path() -> None:
     times = service_times(
         run_of(6, taken=2.5, decoder=16), run_of(10, taken=2.5, decoder=18), threads=2
     )
+
     assert times.on_path == pytest.approx(0.5)
     assert times.wire == 0
 
@@ -84,6 +87,7 @@ def user(heat: Heat, pauses: list[float]) -> Run:
             )
         )
         now = clicks[-1].ended
+
     return Run(Scenario(seconds=10, settling=5), clicks, {}, {"decoder": 0.5}, [])
 
 
@@ -91,9 +95,12 @@ def test_heat_is_fitted_to_pauses_of_all_lengths_and_removed_again() -> None:
     pauses = np.random.default_rng(1).lognormal(3.4, 1.2, 400).tolist()
     load = user(Heat(0.15, 12.0), pauses)
     heat = heat_of([load])
+
     assert heat.hot == pytest.approx(0.15, abs=0.02)
     assert heat.cooling == pytest.approx(12, rel=0.25)
+
     cold = rested(load, heat)
+
     assert [s.latency for s in cold.samples if s.kind == FIRST] == pytest.approx(
         [12.0] * 200, rel=0.02
     )

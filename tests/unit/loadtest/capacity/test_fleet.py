@@ -21,6 +21,7 @@ def test_the_search_ends_just_below_the_highest_rate_that_holds(true: float, fir
         return rate <= true
 
     capacity = measure.find_capacity(attempt, first)
+
     assert true / measure.CLOSE <= capacity <= true
     assert len(tried) <= measure.MOST_STEPS
 

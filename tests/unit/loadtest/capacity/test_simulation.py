@@ -58,7 +58,9 @@ def mean_time(threads: int, load: float, works: list[float]) -> float:
             pool.submit(lambda _: Work(work), lambda: times.append(clock.now - arrival))
 
         clock.at(float(arrival), arrive)
+
     clock.run()
+
     return float(np.mean(times))
 
 
@@ -82,6 +84,7 @@ def test_several_threads_and_exponential_work_is_m_m_c(threads: int) -> None:
     offered = load * threads
     waits = offered**threads / math.factorial(threads) / (1 - load)
     erlang_c = waits / (sum(offered**k / math.factorial(k) for k in range(threads)) + waits)
+
     assert mean_time(threads, load, works) == pytest.approx(
         1 + erlang_c / (threads * (1 - load)), rel=0.08
     )
@@ -94,6 +97,7 @@ def test_tasks_share_a_core_evenly() -> None:
     machine.run(Work(1.0), lambda: ends.setdefault("short", clock.now))
     machine.run(Work(2.0), lambda: ends.setdefault("long", clock.now))
     clock.run()
+
     assert ends == pytest.approx({"short": 2.0, "long": 3.0})
 
 
@@ -103,12 +107,15 @@ def test_threads_that_wait_for_each_other_run_at_the_pace_of_the_slowest() -> No
     ends: list[float] = []
     machine.run(Work(3.0, threads=2, most=1.5), lambda: ends.append(clock.now))
     clock.run()
+
     assert ends == pytest.approx([2.0])
+
     machine.run(Work(4.0, threads=2, most=2.0), lambda: ends.append(clock.now))
     machine.run(
         Work(1.0), lambda: ends.append(clock.now)
     )  # one core for this task; half of each core for the others
     clock.run()
+
     assert ends[1:] == pytest.approx([3.0, 4.5])
 
 
@@ -119,6 +126,7 @@ def test_crowded_cores_are_slower_only_while_they_are_crowded() -> None:
     machine.run(Work(1.0), lambda: ends.append(clock.now))
     machine.run(Work(2.0), lambda: ends.append(clock.now))
     clock.run()
+
     assert ends == pytest.approx([2.0, 3.0])
     assert machine.used == pytest.approx(5.0)
 
@@ -136,7 +144,9 @@ def test_a_batch_takes_requests_within_the_delay_up_to_its_maximum() -> None:
     ends: list[float] = []
     for at in (0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6):
         clock.at(at, lambda: batcher.submit(lambda: ends.append(clock.now)))
+
     clock.run()
+
     assert batcher.batches == [2, 4, 1]
     assert ends[0] == pytest.approx(0.1 + 4 / 3)
 
@@ -156,6 +166,7 @@ def test_decoding_with_all_threads_takes_its_measured_time_on_a_machine_that_is_
     machine = Machine(clock, 2, crowded=0.8)
     machine.run(decode_work(KNOWN.first, 0.0, 2, machine), lambda: None)
     clock.run()
+
     assert clock.now == pytest.approx(0.006)
 
 
@@ -170,6 +181,7 @@ def test_latency_grows_with_load_and_shrinks_with_machines() -> None:
         simulate(system, Demand(rate, seconds=60), KNOWN).percentiles["p95"]
         for system, rate in ((apart, 20), (apart, 130), (replace(apart, decoders=2), 130))
     )
+
     assert max(low, two) < high
 
 
@@ -188,6 +200,7 @@ def test_unprepared_images_take_longer_and_new_ones_longest() -> None:
         ).percentiles["p50"]
         for resident, redis in ((1, 0), (0, 1), (0, 0))
     )
+
     assert ready < in_redis < new
     assert in_redis == pytest.approx(ready + 25.0, abs=1.0)
 
@@ -196,6 +209,7 @@ def test_the_load_carried_grows_with_the_decoders() -> None:
     apart = System(together=False)
     demand = Demand(1000, settling=5)
     each = rate_of_one(apart, demand, 50, KNOWN)
+
     assert 100 < each < 200
     assert replicas(apart, demand, 50, KNOWN) == math.ceil(1000 / each)
 
@@ -229,6 +243,7 @@ def test_only_clicks_right_after_others_are_quicker() -> None:
         simulate(System(), Demand(users=1, think=think, seconds=100), warm).percentiles["p50"]
         for think in (0.001, 0.2)
     )
+
     assert late == pytest.approx(8.5)
     assert soon == pytest.approx(0.5 + 8 * (1 - 0.2 * math.exp(-0.1)))
 
@@ -244,4 +259,5 @@ def test_crowding_is_fitted_to_the_clicks_of_several_users() -> None:
     took = simulate(System(), Demand(**law, seconds=200, refining=0.6), known).percentiles["mean"]
     figures = {"decode_ms": 1.1 * KNOWN.bare, "click_mean_ms": 1.1 * took}
     load = Run(Scenario(arrivals=SINGLES, seconds=60, **law), [], figures, {}, [])
+
     assert crowding(KNOWN, [load, load]) == pytest.approx(0.8, abs=0.02)

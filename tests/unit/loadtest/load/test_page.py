@@ -36,8 +36,10 @@ def run() -> Run:
                 True,
             )
         )
+
     values = figures(samples, scenario)
     results = judge(values, {"refused": {"most": 0}})
+
     return Run(scenario, samples, values, {"decoder": 0.5}, results)
 
 
@@ -54,6 +56,7 @@ def test_the_page_holds_four_plots_and_fetches_nothing(run: Run) -> None:
         ElementTree.fromstring(plot).findall(f".//{SVG}text[@font-weight='bold']")[0].text
         for plot in plots
     ]
+
     assert titles == [
         "Latency of clicks",
         "Throughput of clicks",
@@ -73,6 +76,7 @@ def test_every_status_code_is_a_line(run: Run) -> None:
         summary_of(run, Target(("a:1",), "b:1", {})),
         run.results,
     )
+
     assert "RESOURCE_EXHAUSTED</text>" in html
 
 

@@ -44,6 +44,7 @@ def sample(
 def test_a_poisson_process_has_its_rate_and_gaps_without_memory() -> None:
     times = poisson(50, 400, np.random.default_rng(0))
     gaps = np.diff(times)
+
     assert len(times) == pytest.approx(20_000, rel=0.03)
     assert (gaps >= 0).all()
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)
@@ -65,6 +66,7 @@ def test_geometric_counts_have_their_means() -> None:
     rng = np.random.default_rng(0)
     objects = [at_least_one(4, rng) for _ in range(20_000)]
     refinements = [maybe_none(1.5, rng) for _ in range(20_000)]
+
     assert min(objects) == 1
     assert min(refinements) == 0
     assert np.mean(objects) == pytest.approx(4, rel=0.03)
@@ -86,8 +88,10 @@ def test_known_images_repeat_in_each_run_and_unseen_copies_never() -> None:
 def test_a_scenario_is_read_from_yaml_and_unknown_fields_are_named(tmp_path: Path) -> None:
     file = tmp_path / "scenario.yaml"
     file.write_text("arrivals: clicks\nrate: 12\n")
+
     assert read_scenario(file) == Scenario(arrivals=CLICKS, rate=12)
     file.write_text("rates: 12\n")
+
     with pytest.raises(ValueError, match="rates"):
         read_scenario(file)
 
@@ -132,6 +136,7 @@ def test_the_retry_delay_is_read_only_from_retry_info() -> None:
     assert retry_after(Failure(None)) is None
     packed = AnyProto()
     packed.Pack(details.RetryInfo())
+
     assert retry_after(Failure(status_pb2.Status(details=[packed]))) == 0
 
 
@@ -143,6 +148,7 @@ def test_latency_counts_from_the_intended_start() -> None:
 def test_percentiles_cover_answered_calls_only() -> None:
     samples = [sample(0, ms) for ms in range(1, 101)] + [sample(0, 1e6, code="UNAVAILABLE")]
     values = percentiles(samples)
+
     assert values["p50"] == pytest.approx(50.5)
     assert values["p99"] == pytest.approx(99.01)
     assert percentiles([]) == {}
@@ -155,6 +161,7 @@ def test_late_answers_are_not_goodput_and_refusals_are_not_errors() -> None:
         sample(0, 5, code="RESOURCE_EXHAUSTED"),
         sample(0, 5, code="INTERNAL"),
     ]
+
     assert len(good(samples, patience=1)) == 1
     assert errors(samples) == 1
 
@@ -166,6 +173,7 @@ def test_recovery_is_the_first_quick_probe_after_the_end() -> None:
         sample(61, 25, PROBE),
         sample(62, 10, PROBE),
     ]
+
     assert recovery(probes, ended=60, normal=10) == pytest.approx(2)
     assert recovery(probes[:3], ended=60, normal=10) is None
 
@@ -176,6 +184,7 @@ def test_samples_read_from_their_file_are_equal(tmp_path: Path) -> None:
         sample(1, 2, code="RESOURCE_EXHAUSTED", has_retry_info=True),
     ]
     write_samples(samples, tmp_path / "samples.csv")
+
     assert read_samples(tmp_path / "samples.csv") == samples
 
 
@@ -187,6 +196,7 @@ def run_of(ms: float, refused: int = 0, has_retry_info: bool = True) -> list[Sam
         for n in range(refused)
     ]
     alone = [Sample(ALONE, -1, -1, -0.99, "OK", decode=5.0)] * 3
+
     return [*alone, *clicks, *refusals, sample(10.25, 12, PROBE)]
 
 
@@ -195,6 +205,7 @@ def test_figures_leave_out_the_settling_time() -> None:
     values = figures(
         [*run_of(15, refused=4), sample(1, 5000, code="INTERNAL")], scenario, ceiling=20
     )
+
     assert values["errors"] == 0  # the error was in the settling time
     assert values["refused"] == 4
     assert values["refused_without_retry_info"] == 0
@@ -217,6 +228,7 @@ def test_refusals_without_retry_info_are_counted() -> None:
         run_of(15, refused=4, has_retry_info=False),
         Scenario(arrivals=CLICKS, seconds=10, settling=2),
     )
+
     assert values["refused_without_retry_info"] == 4
 
 
@@ -224,6 +236,7 @@ def test_each_threshold_is_compared_with_its_bound() -> None:
     results = judge(
         {"goodput": 90.0, "errors": 1.0}, {"goodput": {"least": 85}, "errors": {"most": 0}}
     )
+
     assert [result.holds for result in results] == [True, False]
     assert str(results[1]) == "FAILS  errors: 1, at most 0"
 
@@ -244,6 +257,7 @@ def test_the_shipped_thresholds_can_be_judged(section: str) -> None:
         run_of(12), Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2), ceiling=10
     )
     results = judge(values, read_thresholds(THRESHOLDS, section))
+
     assert results
     assert all(result.holds for result in results)
 
