@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loadtest.capacity import simulate as simulate_module
 from loadtest.capacity.calibrate import crowding
 from loadtest.capacity.simulate import Comparison, rate_of_one, replicas
 from loadtest.capacity.simulation.batcher import Batcher, Curve
@@ -205,13 +206,16 @@ def test_unprepared_images_take_longer_and_new_ones_longest() -> None:
     assert in_redis == pytest.approx(ready + 25.0, abs=1.0)
 
 
-def test_the_load_carried_grows_with_the_decoders() -> None:
-    apart = System(together=False)
-    demand = Demand(1000, settling=5)
-    each = rate_of_one(apart, demand, 50, KNOWN)
-
+def test_the_load_carried_grows_with_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = System(together=False), Demand(1000, settling=5), 50, KNOWN
+    each = rate_of_one(*arguments)
     assert 100 < each < 200
-    assert replicas(apart, demand, 50, KNOWN) == math.ceil(1000 / each)
+
+    # The search for the rate takes seconds, so it runs only once.
+    monkeypatch.setattr(
+        simulate_module, "rate_of_one", lambda *args: each if args == arguments else 0
+    )
+    assert replicas(*arguments) == math.ceil(1000 / each)
 
 
 def test_a_target_below_a_single_click_is_refused() -> None:
