@@ -1,0 +1,1 @@
+"""Training of nano: photos and drawn scenes in, a bundle out."""
