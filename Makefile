@@ -16,7 +16,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # what serving on this machine needs: neither torch nor transformers
-KERNELS := services/samserve/core/kernel/build.py $(wildcard services/samserve/*/kernel/*.[ch])
+KERNELS := services/samserve/native/build.py $(wildcard services/samserve/codec/kernel/*.[ch] services/samserve/decoder/sam/kernel/*.[ch])
 $(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNELS) | $(BIN)/pip
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
@@ -42,6 +42,7 @@ check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	PYTHONPATH=services $(BIN)/lint-imports pyproject.toml
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/pytest --quiet tests/chart
 
@@ -53,7 +54,7 @@ proto: $(VENV)/.dev  ## generate services/samserve/v1 anew
 	$(BIN)/python protos/build.py
 
 kernel: $(VENV)/.dev  ## compile the kernels anew
-	$(BIN)/python services/samserve/core/kernel/build.py
+	$(BIN)/python services/samserve/native/build.py
 
 bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
 	$(BIN)/python loadtest/bench_decoder.py

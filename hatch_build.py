@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 PROTOS = runpy.run_path(str(ROOT / "protos/build.py"))
-KERNEL = runpy.run_path(str(ROOT / "services/samserve/core/kernel/build.py"))
+KERNEL = runpy.run_path(str(ROOT / "services/samserve/native/build.py"))
 
 
 class BuildHook(BuildHookInterface):

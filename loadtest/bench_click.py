@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from report import Row, medians, report
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.client import Click, Client
-from samserve.core.config import BUNDLES
 from samserve.core.image import Limits, frame_image
-from samserve.decoder.masks import stability_score
+from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
 
 PHOTO = Path("examples/coins.png")
 CLICK = (213.0, 193.0)
@@ -29,8 +29,12 @@ class Uncached:
     """Encodes the photo anew for each click, and decodes with SAM's decoder as written."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._encoder = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
-        self._decoder = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
+        self._encoder = onnxruntime.InferenceSession(
+            bundle.encoder, providers=["CPUExecutionProvider"]
+        )
+        self._decoder = onnxruntime.InferenceSession(
+            bundle.decoder, providers=["CPUExecutionProvider"]
+        )
         self._bundle = bundle
 
     def click(self) -> None:
@@ -38,7 +42,9 @@ class Uncached:
         image = frame_image(PHOTO.read_bytes(), frame, Limits())
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
         (tensor,) = self._encoder.run(["embedding"], {"image": image.pixels[None], "valid": valid})
-        click = Prompt(np.array([CLICK], np.float32), np.ones(1, np.float32), None, None, multimask=True)
+        click = Prompt(
+            np.array([CLICK], np.float32), np.ones(1, np.float32), None, None, multimask=True
+        )
         points, labels = tokens(click, image.size, frame)
         logits, ious = self._decoder.run(
             ["low_res_logits", "predicted_iou"],
@@ -52,13 +58,20 @@ class Uncached:
         )
         for low_res, iou in zip(logits[0, 1:], ious[0, 1:], strict=True):
             write_mask(
-                low_res, (float(iou), stability_score(low_res, image.size, frame)), image.size, frame, Output(rle=True)
+                low_res,
+                (float(iou), stability_score(low_res, image.size, frame)),
+                image.size,
+                frame,
+                Output(rle=True),
             )
 
 
 def main() -> None:
     uncached = Uncached(load_bundle(BUNDLES / "nano"))
-    with running(StackOptions()) as stack, Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with (
+        running(StackOptions()) as stack,
+        Client(stack.addresses.decoder, stack.addresses.embedding) as client,
+    ):
         taken = medians(
             {
                 "click": lambda: client.segment(PHOTO, [Click(*CLICK)]),
@@ -71,8 +84,22 @@ def main() -> None:
     report(
         "click",
         [
-            Row("click over gRPC, image known", taken["click"], "ms", peer, taken["uncached"], "<= 0.5"),
-            Row("embed by id over gRPC, image known", taken["embed"], "ms", peer, taken["uncached"], "<= 0.1"),
+            Row(
+                "click over gRPC, image known",
+                taken["click"],
+                "ms",
+                peer,
+                taken["uncached"],
+                "<= 0.5",
+            ),
+            Row(
+                "embed by id over gRPC, image known",
+                taken["embed"],
+                "ms",
+                peer,
+                taken["uncached"],
+                "<= 0.1",
+            ),
         ],
     )
 

@@ -22,17 +22,18 @@ from redis.asyncio import Redis
 from report import Row, medians, report
 from rich.console import Console
 from safetensors.numpy import load_file
-from samserve.core.cache import CacheKey, CacheOptions, EmbeddingCache
-from samserve.core.config import BUNDLES
-from samserve.core.embedding import Embedding, pack, unpack
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.codec.packed import pack, unpack
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.transformer import Transformer
-from samserve.models.bundle import load_bundle
-from samserve.models.training import scenes
-from samserve.models.training.coins import coins
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, Nano
-from samserve.models.training.train import SCENE, VALIDATION_SEED
+from samserve.decoder.sam.kernel_decoder import KernelDecoder
+from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
+from samserve.training import scenes
+from samserve.training.coins import coins
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, Nano
+from samserve.training.train import SCENE, VALIDATION_SEED
 from threadpoolctl import threadpool_limits
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
@@ -54,15 +55,17 @@ def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
     return frame_image(out.getvalue(), Frame(1024), Limits()), labels
 
 
-def of_nano() -> tuple[Transformer, list[Sample]]:
+def of_nano() -> tuple[KernelDecoder, list[Sample]]:
     bundle = load_bundle(BUNDLES / "nano")
     encoder = PlainEncoder(bundle)
-    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
+    weights = {
+        name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
+    }
     return samples(weights, encoder.embed, NANO_IMAGES)
 
 
 @torch.no_grad()
-def of_random_weights() -> tuple[Transformer, list[Sample]]:
+def of_random_weights() -> tuple[KernelDecoder, list[Sample]]:
     """ViT-B's encoder and SAM's decoder as a training begins, with noise on what begins as a constant."""
     torch.manual_seed(0)
     model = Nano().eval()
@@ -83,16 +86,20 @@ def of_random_weights() -> tuple[Transformer, list[Sample]]:
         padded = np.zeros_like(normal)
         inside = slice(image.valid.height), slice(image.valid.width)
         padded[inside] = normal[inside]
-        tensor: NDArray[np.float32] = encoder(torch.from_numpy(padded).permute(2, 0, 1)[None]).last_hidden_state.numpy()
+        tensor: NDArray[np.float32] = encoder(
+            torch.from_numpy(padded).permute(2, 0, 1)[None]
+        ).last_hidden_state.numpy()
         return tensor[0]
 
     return samples(weights, embed, RANDOM_IMAGES)
 
 
 def samples(
-    weights: dict[str, NDArray[np.float32]], embed: Callable[[FramedImage], NDArray[np.float32]], images: int
-) -> tuple[Transformer, list[Sample]]:
-    transformer = Transformer(weights, SIDE)
+    weights: dict[str, NDArray[np.float32]],
+    embed: Callable[[FramedImage], NDArray[np.float32]],
+    images: int,
+) -> tuple[KernelDecoder, list[Sample]]:
+    transformer = KernelDecoder(weights, SIDE)
     drawn = []
     for number in range(images):
         image, labels = framed(number)
@@ -104,7 +111,7 @@ def halves(one: Sample) -> Embedding:
     return Embedding("bench", one.size, {"embedding": one.embedding.astype(np.float16)})
 
 
-def bench_masks(name: str, transformer: Transformer, drawn: list[Sample]) -> list[Row]:
+def bench_masks(name: str, transformer: KernelDecoder, drawn: list[Sample]) -> list[Row]:
     entries = [pack(halves(one)) for one in drawn]
     every, first, plain = [], [], []
     for one, entry in zip(drawn, entries, strict=True):
@@ -116,14 +123,49 @@ def bench_masks(name: str, transformer: Transformer, drawn: list[Sample]) -> lis
     whole = halves(drawn[0]).nbytes / 2**20
     return [
         Row(
-            f"{name}: bytes, mean of {len(drawn)} images", mean(sizes), "MiB", "fp16", whole, f"<= {MOST_MIB / whole:g}"
+            f"{name}: bytes, mean of {len(drawn)} images",
+            mean(sizes),
+            "MiB",
+            "fp16",
+            whole,
+            f"<= {MOST_MIB / whole:g}",
         ),
         Row(f"{name}: bytes, largest", max(sizes), "MiB", "fp16", whole),
-        Row(f"{name}: IoU of {len(first)} masks ranked first, mean", mean(first), "", FP32, 1.0, ">= 0.995"),
-        Row(f"{name}: IoU of {len(first)} masks ranked first, worst", min(first), "", FP32, 1.0, ">= 0.97"),
-        Row(f"{name}: IoU of all {len(every)} candidates, mean", mean(every), "", FP32, 1.0, ">= 0.995"),
-        Row(f"{name}: IoU of all {len(every)} candidates, worst", min(every), "", FP32, 1.0, ">= 0.97"),
-        Row(f"{name}: candidates below 0.97", 100 * mean(np.array(every) < 0.97), "%", "all", 100.0),
+        Row(
+            f"{name}: IoU of {len(first)} masks ranked first, mean",
+            mean(first),
+            "",
+            FP32,
+            1.0,
+            ">= 0.995",
+        ),
+        Row(
+            f"{name}: IoU of {len(first)} masks ranked first, worst",
+            min(first),
+            "",
+            FP32,
+            1.0,
+            ">= 0.97",
+        ),
+        Row(
+            f"{name}: IoU of all {len(every)} candidates, mean",
+            mean(every),
+            "",
+            FP32,
+            1.0,
+            ">= 0.995",
+        ),
+        Row(
+            f"{name}: IoU of all {len(every)} candidates, worst",
+            min(every),
+            "",
+            FP32,
+            1.0,
+            ">= 0.97",
+        ),
+        Row(
+            f"{name}: candidates below 0.97", 100 * mean(np.array(every) < 0.97), "%", "all", 100.0
+        ),
         Row(f"{name}: IoU of candidates from plain fp16, mean", mean(plain), "", FP32, 1.0),
         Row(f"{name}: IoU of candidates from plain fp16, worst", min(plain), "", FP32, 1.0),
     ]
@@ -137,13 +179,17 @@ def bench_times(one: Sample) -> list[Row]:
     embedding = halves(one)
     entry = pack(embedding)
     # the same values in one row, which the codec leaves as fp16
-    flat = replace(embedding, tensors={name: tensor.ravel() for name, tensor in embedding.tensors.items()})
+    flat = replace(
+        embedding, tensors={name: tensor.ravel() for name, tensor in embedding.tensors.items()}
+    )
     key, plain_key = (CacheKey("bench", "bench", digit * 64) for digit in "01")
     with ValkeyServer() as server, asyncio.Runner() as runner:
         url = f"redis://127.0.0.1:{server.port}"
         cache = EmbeddingCache(CacheOptions(url, timeout=5))
         # as the cache asks, but for what is kept
-        redis = Redis.from_url(url, socket_read_size=2**18, socket_timeout=5, socket_connect_timeout=5)
+        redis = Redis.from_url(
+            url, socket_read_size=2**18, socket_timeout=5, socket_connect_timeout=5
+        )
         runner.run(cache.put(key, embedding))
         runner.run(cache.put(plain_key, flat))
         runner.run(redis.set("bare", embedding.tensors["embedding"].tobytes()))

@@ -19,20 +19,20 @@ import torch
 from PIL import Image
 from report import FOLDER, Row, Work, medians, report, throughput
 from rich.console import Console
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.client import Click, Client
 from samserve.client import Prompt as Asked
-from samserve.core.config import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.masks import stability_score
+from samserve.decoder.masks.outline import stability_score
 from samserve.decoder.prompt import Prompt, tokens
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Output, write_mask
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
-from samserve.models.training.network import graph_weights
+from samserve.training.network import graph_weights
 from threadpoolctl import threadpool_limits
 from transformers import SamConfig, SamModel
 
@@ -44,7 +44,10 @@ CLIENTS = (1, 2, 4, 8, 16, 32)
 def clicks(count: int, size: Size) -> list[Prompt]:
     rng = np.random.default_rng(count)
     where = rng.uniform(0, 1, (count, 1, 2)) * (size.width, size.height)
-    return [Prompt(w.astype(np.float32), np.ones(1, np.float32), None, None, multimask=True) for w in where]
+    return [
+        Prompt(w.astype(np.float32), np.ones(1, np.float32), None, None, multimask=True)
+        for w in where
+    ]
 
 
 def photo(megapixels: float) -> bytes:
@@ -81,7 +84,13 @@ def as_written(bundle: Bundle, embedding: Embedding, prompts: list[Prompt], thre
 
 
 def in_torch(bundle: Bundle, embedding: Embedding, prompts: list[Prompt]) -> Work:
-    stump = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32, "num_pos_feats": 128}
+    stump = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "mlp_dim": 32,
+        "num_pos_feats": 128,
+    }
     model = SamModel(SamConfig(vision_config=stump)).eval()
     weights = graph_weights(bundle.decoder)
     shared = "shared_image_embedding.positional_embedding"
@@ -89,7 +98,10 @@ def in_torch(bundle: Bundle, embedding: Embedding, prompts: list[Prompt]) -> Wor
     model.load_state_dict(weights, strict=False)
     image = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
     points = np.stack([tokens(p, embedding.size, bundle.frame)[0][:1] for p in prompts])
-    asked = {"input_points": torch.from_numpy(points)[None], "input_labels": torch.ones(1, len(prompts), 1).long()}
+    asked = {
+        "input_points": torch.from_numpy(points)[None],
+        "input_labels": torch.ones(1, len(prompts), 1).long(),
+    }
 
     @torch.no_grad()
     def run() -> object:
@@ -107,7 +119,10 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
         one = as_written(bundle, embedding, clicks(1, embedding.size), threads)
         for count in (1, 4, 16, 64):
             asked = clicks(count, embedding.size)
-            works: dict[str, Work] = {"ours": lambda d=decoder, r=ready, a=asked: d.decode(r, a), STOCK: one}
+            works: dict[str, Work] = {
+                "ours": lambda d=decoder, r=ready, a=asked: d.decode(r, a),
+                STOCK: one,
+            }
             if count in (1, 16):
                 works[TORCH] = in_torch(bundle, embedding, asked)
             taken = medians(works, ROUNDS if count < 16 else 5)
@@ -117,10 +132,28 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
             if TORCH in taken:
                 rows.append(Row(name, taken["ours"] / count, "ms", TORCH, taken[TORCH] / count))
         first = medians({"prepare": lambda d=decoder: d.prepare(embedding), STOCK: one}, ROUNDS)
-        rows.append(Row(f"preparing an image, {threads} thread(s)", first["prepare"], "ms", STOCK, first[STOCK]))
+        rows.append(
+            Row(
+                f"preparing an image, {threads} thread(s)",
+                first["prepare"],
+                "ms",
+                STOCK,
+                first[STOCK],
+            )
+        )
         refined = replace(asked[0], mask_input=decoder.decode(ready, asked[:1])[0].logits[0])
-        mask = medians({"mask": lambda d=decoder, r=ready, p=refined: d.decode(r, [p]), STOCK: one}, ROUNDS)
-        rows.append(Row(f"click and mask prompt, {threads} thread(s)", mask["mask"], "ms", STOCK, mask[STOCK]))
+        mask = medians(
+            {"mask": lambda d=decoder, r=ready, p=refined: d.decode(r, [p]), STOCK: one}, ROUNDS
+        )
+        rows.append(
+            Row(
+                f"click and mask prompt, {threads} thread(s)",
+                mask["mask"],
+                "ms",
+                STOCK,
+                mask[STOCK],
+            )
+        )
     return rows
 
 
@@ -137,7 +170,10 @@ def bench_concurrent(bundle: Bundle, embedding: Embedding) -> Row:
 
 def bench_round_trip(bundle: Bundle) -> list[Row]:
     rows = []
-    with running(StackOptions()) as stack, Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with (
+        running(StackOptions()) as stack,
+        Client(stack.addresses.decoder, stack.addresses.embedding) as client,
+    ):
         for megapixels, goal in ((1, "<= 1.2"), (12, "<= 1.5")):
             data = photo(megapixels)
             client.embed(data)
@@ -146,7 +182,9 @@ def bench_round_trip(bundle: Bundle) -> list[Row]:
             ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
             x, y = click[0].points[0]
             ask = partial(client.predict, data, [Asked([Click(float(x), float(y))])], max_masks=1)
-            taken = medians({"call": ask, "decode": lambda d=decoder, r=ready, c=click: d.decode(r, c)}, 41)
+            taken = medians(
+                {"call": ask, "decode": lambda d=decoder, r=ready, c=click: d.decode(r, c)}, 41
+            )
             name = f"gRPC round trip, best mask as RLE, {megapixels} MP"
             rows.append(Row(name, taken["call"], "ms", "the bare decode", taken["decode"], goal))
         alone = 0.0
@@ -166,7 +204,9 @@ def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
         inner = fit(size, bundle.frame)
 
         def dense(size: Size = size, inner: Size = inner) -> object:
-            framed = cv2.resize(best, (bundle.frame.side, bundle.frame.side))[: inner.height, : inner.width]
+            framed = cv2.resize(best, (bundle.frame.side, bundle.frame.side))[
+                : inner.height, : inner.width
+            ]
             return cv2.resize(framed, (size.width, size.height)) > 0
 
         def ours(size: Size = size) -> object:
@@ -175,7 +215,9 @@ def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
 
         taken = medians({"ours": ours, "dense": dense}, ROUNDS)
         name = f"mask to RLE, box, area and stability, {megapixels} MP"
-        rows.append(Row(name, taken["ours"], "ms", "upscaling alone, dense, OpenCV", taken["dense"]))
+        rows.append(
+            Row(name, taken["ours"], "ms", "upscaling alone, dense, OpenCV", taken["dense"])
+        )
     return rows
 
 

@@ -29,15 +29,15 @@ import skimage.data
 from PIL import Image
 from report import IDLE, Row, medians, report, throughput
 from rich.console import Console
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.core.image import Limits, frame_image
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.local.process import Program, answers, free_port
 from samserve.local.stack import Stack, StackOptions, running
-from samserve.models.bundle import load_bundle
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.metadata import message_limits
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 ROUNDS = 21
@@ -53,7 +53,9 @@ def photo(megapixels: float = 1.0, least_bytes: int = 0) -> bytes:
     """A JPEG that no one has sent before; bytes beyond its end fill it up to `least_bytes`."""
     side = round((megapixels * 1e6 * 4 / 3) ** 0.5), round((megapixels * 1e6 * 3 / 4) ** 0.5)
     pixels = np.array(Image.fromarray(skimage.data.chelsea()).resize(side))
-    pixels[:8, :8] = np.random.default_rng([os.getpid(), next(_numbers)]).integers(0, 256, (8, 8, 3))
+    pixels[:8, :8] = np.random.default_rng([os.getpid(), next(_numbers)]).integers(
+        0, 256, (8, 8, 3)
+    )
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG")
     return out.getvalue().ljust(least_bytes, b"\0")
@@ -87,7 +89,9 @@ class Bare:
         valid = InferInput("valid", [1, 2], "INT32")
         valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
         names = list(self._bundle.embedding)
-        answer = self._triton.infer("nano", [pixels, valid], outputs=[InferRequestedOutput(n) for n in names])
+        answer = self._triton.infer(
+            "nano", [pixels, valid], outputs=[InferRequestedOutput(n) for n in names]
+        )
         for name in names:
             answer.as_numpy(name)
 
@@ -95,8 +99,16 @@ class Bare:
 @contextmanager
 def empty_service(folder: Path) -> Iterator[Service]:
     port = free_port()
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("empty_service.py")), str(port)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(Path(__file__).with_name("empty_service.py")),
+        str(port),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")
+    }
     program = Program("empty service", command, environment, folder / "empty.log")
 
     def ready() -> bool:
@@ -116,7 +128,9 @@ def empty_service(folder: Path) -> Iterator[Service]:
 def bench_hits(service: Service, empty: Service) -> list[Row]:
     known = photo()
     service.by_bytes(known)
-    taken = medians({"hit": partial(service.by_id, image_id(known)), "empty": partial(empty.by_id, "")}, ROUNDS)
+    taken = medians(
+        {"hit": partial(service.by_id, image_id(known)), "empty": partial(empty.by_id, "")}, ROUNDS
+    )
     rows = [Row("hit by id", taken["hit"], "ms", DEFAULT_PROXY, taken["empty"], "<= 0.5")]
     for megabytes in (0.2, 1, 5):
         data = photo(least_bytes=int(megabytes * 2**20))
@@ -124,7 +138,13 @@ def bench_hits(service: Service, empty: Service) -> list[Row]:
         works = {"hit": partial(service.by_bytes, data), "empty": partial(empty.by_bytes, data)}
         taken = medians(works, ROUNDS)
         rows.append(
-            Row(f"hit by bytes, {megabytes} MB", taken["hit"], "ms", f"{DEFAULT_PROXY}, as many bytes", taken["empty"])
+            Row(
+                f"hit by bytes, {megabytes} MB",
+                taken["hit"],
+                "ms",
+                f"{DEFAULT_PROXY}, as many bytes",
+                taken["empty"],
+            )
         )
     ours = throughput([partial(service.by_id, image_id(known))] * IN_FLIGHT)
     peer = throughput([partial(empty.by_id, "")] * IN_FLIGHT)
@@ -147,7 +167,10 @@ def bench_miss(service: Service, bare: Bare) -> list[Row]:
                 stages[stage.stage].append(stage.milliseconds)
     miss, alone = (statistics.median(whole[name]) for name in ("miss", "bare"))
     rows = [Row("miss, 1 MP", miss, "ms", BARE, alone, "<= 1.15")]
-    return rows + [Row(f"  its stage {s}", statistics.median(ms), "ms", "the miss", miss) for s, ms in stages.items()]
+    return rows + [
+        Row(f"  its stage {s}", statistics.median(ms), "ms", "the miss", miss)
+        for s, ms in stages.items()
+    ]
 
 
 def bench_batches(stack: Stack, service: Service) -> list[Row]:
@@ -159,14 +182,23 @@ def bench_batches(stack: Stack, service: Service) -> list[Row]:
     after = counters(stack)
     images, runs, queue, compute = (b - a for a, b in zip(before, after, strict=True))
     return [
-        Row(f"images a run of the encoder, {AT_ONCE} new at once", images / runs, "images", "one", 1, ">= 4"),
+        Row(
+            f"images a run of the encoder, {AT_ONCE} new at once",
+            images / runs,
+            "images",
+            "one",
+            1,
+            ">= 4",
+        ),
         Row("  queue, each", queue / images / 1e6, "ms", "compute, each", compute / images / 1e6),
     ]
 
 
 def counters(stack: Stack) -> tuple[int, int, int, int]:
     """Images, runs, and the images' nanoseconds in the queue and in runs they shared."""
-    with urllib.request.urlopen(f"http://{stack.addresses.triton_http}/v2/models/nano/stats", timeout=5) as page:
+    with urllib.request.urlopen(
+        f"http://{stack.addresses.triton_http}/v2/models/nano/stats", timeout=5
+    ) as page:
         (stats,) = json.load(page)["model_stats"]
     times = stats["inference_stats"]
     return (

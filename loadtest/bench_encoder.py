@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from report import Row, medians, report
 from rich.console import Console
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.variant import OPENVINO, Variant, load_variant
 from samserve.core.image import FramedImage
-from samserve.gate.judge import Encoder, cosine
-from samserve.gate.pictures import pictures
-from samserve.gate.triton import served
-from samserve.models.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
-from samserve.models.export import EncoderGraph, export_encoder, round_to_half
-from samserve.models.graph_vit import VitEncoder
-from samserve.models.quantise import RECIPES, NothingToQuantise, write
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
-from samserve.models.variant import OPENVINO, Variant, load_variant
+from samserve.export.graphs.vit import VitEncoder
+from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.variants.gate.images import pictures
+from samserve.variants.gate.judge import Encoder, cosine
+from samserve.variants.gate.triton import served
+from samserve.variants.quantise import RECIPES, NothingToQuantise, write
 from torch import nn
 from transformers import SamConfig, SamModel
 
@@ -56,7 +56,9 @@ class Features(nn.Module):
 def vit_b() -> SamModel:
     """As a training begins, with noise on what begins as a constant, and a position's share in the attention."""
     torch.manual_seed(0)
-    model = SamModel(SamConfig(vision_config={"initializer_range": 0.02}, attn_implementation="eager")).eval()
+    model = SamModel(
+        SamConfig(vision_config={"initializer_range": 0.02}, attn_implementation="eager")
+    ).eval()
     for name, parameter in model.vision_encoder.named_parameters():
         if "pos" in name:
             parameter.normal_(0, 0.02)
@@ -72,7 +74,11 @@ def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
     folder.mkdir()
     for file in (DECODER, WEIGHTS):
         shutil.copyfile(nano.path / file, folder / file)
-    export_encoder(EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side), nano.frame.side, folder / ENCODER)
+    export_encoder(
+        EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side),
+        nano.frame.side,
+        folder / ENCODER,
+    )
     kept = ("family", "licence", "frame", "low_res", "embedding", "precision", "preprocessing")
     write_facts(folder, {"name": folder.name, **{name: nano.facts[name] for name in kept}})
     return load_bundle(folder)
@@ -82,7 +88,9 @@ def nano() -> nn.Module:
     encoder = NanoEncoder().eval()
     weights = graph_weights(load_bundle(BUNDLES / "nano").encoder)
     prefix = "vision_encoder."
-    encoder.load_state_dict({n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)})
+    encoder.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    )
     return encoder
 
 
@@ -100,7 +108,11 @@ def in_process(variant: Variant) -> Encoder:
     """A variant as Triton's model runs it, without Triton."""
     if variant.backend == OPENVINO:
         hint = {"bf16": "bf16", "fp32": "f32"}[variant.precision]
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1}
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": THREADS,
+            "NUM_STREAMS": 1,
+        }
         model = openvino.Core().compile_model(variant.model, "CPU", settings)
         return lambda image: {"embedding": model(fed(image))["embedding"][0]}
     options = onnxruntime.SessionOptions()
@@ -111,7 +123,10 @@ def in_process(variant: Variant) -> Encoder:
 
 
 def fed(image: FramedImage) -> dict[str, NDArray[np.generic]]:
-    return {"image": image.pixels[None], "valid": np.array([[image.valid.height, image.valid.width]], np.int32)}
+    return {
+        "image": image.pixels[None],
+        "valid": np.array([[image.valid.height, image.valid.width]], np.int32),
+    }
 
 
 def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str) -> list[Row]:
@@ -139,7 +154,10 @@ def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str)
     best = min(times, key=lambda label: times[label])
     with served(replace(bundle, variant=variants[best])) as through:
         taken = in_turn(torchs, through, image)
-    return [*rows, Row(f"{name}: {best}, through Triton", taken[OURS], "ms", TORCH, taken[TORCH], goal)]
+    return [
+        *rows,
+        Row(f"{name}: {best}, through Triton", taken[OURS], "ms", TORCH, taken[TORCH], goal),
+    ]
 
 
 def in_turn(torchs: Encoder, ours: Encoder, image: FramedImage) -> dict[str, float]:

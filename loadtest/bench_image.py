@@ -16,12 +16,12 @@ from bench_decoder import clicks, embed_framed
 from numpy.typing import NDArray
 from PIL import Image
 from report import Row, medians, report
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.models.bundle import Bundle, load_bundle
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 
 FRAME, ROUNDS, CLICKS = Frame(1024), 9, 24
 MEGAPIXELS = (1, 3, 12, 24)
@@ -52,7 +52,9 @@ def whole(data: bytes) -> FramedImage:
 
 def best_masks(bundle: Bundle, image: FramedImage) -> list[NDArray[np.bool_]]:
     decoder = MaskDecoder(bundle, Threads(1))
-    candidates = decoder.decode(decoder.prepare(embed_framed(bundle, image)), clicks(CLICKS, image.size))
+    candidates = decoder.decode(
+        decoder.prepare(embed_framed(bundle, image)), clicks(CLICKS, image.size)
+    )
     return [one.logits[1] > 0 for one in candidates]
 
 
@@ -65,21 +67,55 @@ def main() -> None:
     rng = np.random.default_rng(0)
     for megapixels in MEGAPIXELS:
         data = mosaic(megapixels)
-        times = medians({"ours": partial(frame_image, data, FRAME, limits), "whole": partial(whole, data)}, ROUNDS)
+        times = medians(
+            {"ours": partial(frame_image, data, FRAME, limits), "whole": partial(whole, data)},
+            ROUNDS,
+        )
         ours, theirs = frame_image(data, FRAME, limits), whole(data)
         equal = np.array_equal(ours.pixels, theirs.pixels)
         goal = "" if equal else "<= 0.6"
-        rows.append(Row(f"{megapixels} MP JPEG to frame", times["ours"], "ms", "Pillow, whole", times["whole"], goal))
+        rows.append(
+            Row(
+                f"{megapixels} MP JPEG to frame",
+                times["ours"],
+                "ms",
+                "Pillow, whole",
+                times["whole"],
+                goal,
+            )
+        )
         if equal:
             continue
         noise = rng.integers(-1, 2, theirs.pixels.shape)
         noisy = replace(theirs, pixels=np.clip(theirs.pixels + noise, 0, 255).astype(np.uint8))
         same, near, far = (best_masks(bundle, image) for image in (theirs, ours, noisy))
         iou, peer = (float(np.mean(list(map(overlap, same, other)))) for other in (near, far))
-        inside = np.abs(ours.pixels.astype(int) - theirs.pixels)[: theirs.valid.height, : theirs.valid.width]
-        rows.append(Row(f"{megapixels} MP: mean difference", float(inside.mean()), "levels", "one level", 1, "<= 1"))
-        rows.append(Row(f"{megapixels} MP: largest difference", float(inside.max()), "levels", "24 levels", 24, "<= 1"))
-        rows.append(Row(f"{megapixels} MP: masks' IoU", iou, "", "noise of one level", peer, ">= 0.995"))
+        inside = np.abs(ours.pixels.astype(int) - theirs.pixels)[
+            : theirs.valid.height, : theirs.valid.width
+        ]
+        rows.append(
+            Row(
+                f"{megapixels} MP: mean difference",
+                float(inside.mean()),
+                "levels",
+                "one level",
+                1,
+                "<= 1",
+            )
+        )
+        rows.append(
+            Row(
+                f"{megapixels} MP: largest difference",
+                float(inside.max()),
+                "levels",
+                "24 levels",
+                24,
+                "<= 1",
+            )
+        )
+        rows.append(
+            Row(f"{megapixels} MP: masks' IoU", iou, "", "noise of one level", peer, ">= 0.995")
+        )
     report("image", rows)
 
 

@@ -53,7 +53,14 @@ def main() -> None:
     report(
         "many",
         [
-            Row(f"{LOOK_UPS} known images", times["known, stream"], "ms", calls, times["known, calls"], "<= 0.5"),
+            Row(
+                f"{LOOK_UPS} known images",
+                times["known, stream"],
+                "ms",
+                calls,
+                times["known, calls"],
+                "<= 0.5",
+            ),
             Row(
                 "GetEmbedding, 2 MiB",
                 times["tensors, GetEmbedding"],

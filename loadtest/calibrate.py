@@ -22,14 +22,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from redis import Redis
-from samserve.core.config import BUNDLES, DecoderSettings, read
-from samserve.core.embedding import Embedding, pack, unpack
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.codec.packed import pack, unpack
+from samserve.core.embedding import Embedding
 from samserve.core.image import Limits, frame_image
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.local.process import StartFailed, free_port
 from samserve.local.stack import StackOptions, running
-from samserve.models.bundle import Bundle, load_bundle
 from simulation.calibration import Calibration, Decode, Heat, write_calibration
 from simulation.model import Demand, System, simulate
 from threadpoolctl import threadpool_limits
@@ -45,7 +47,10 @@ QUIET = 0.4  # cores that others may use
 ALONE = Scenario(arrivals=SINGLES, users=1, seconds=40, settling=3, think=0.03, think_sigma=1.2)
 # Busy enough that what clicks cost each other is more than what the machine drifts by meanwhile.
 SEVERAL = replace(ALONE, users=3, seconds=80, think=0.05, think_sigma=0.3)
-COOLINGS, LONGEST = tuple(np.geomspace(4, 60, 12).tolist()), 1.5  # milliseconds tried; of a click's median
+COOLINGS, LONGEST = (
+    tuple(np.geomspace(4, 60, 12).tolist()),
+    1.5,
+)  # milliseconds tried; of a click's median
 SLOWEST, STEPS = 0.5, 7  # of the search for the speed of crowded cores
 
 Work = Callable[[], object]
@@ -69,12 +74,19 @@ def main() -> None:
 
 def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
     """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
-    threads = read(DecoderSettings).decode_threads
+    threads = load_settings(DecoderSettings).decode_threads
     rounds = clicks(folder, tell)
     heat = heat_of([each.every for each in rounds])
-    times = mean_of([service_times(rested(each.every, heat), rested(each.one, heat), threads) for each in rounds])
+    times = mean_of(
+        [
+            service_times(rested(each.every, heat), rested(each.one, heat), threads)
+            for each in rounds
+        ]
+    )
     if (others := max(used_by_others(done) for each in rounds for done in each.runs)) > QUIET:
-        tell(f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them.")
+        tell(
+            f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them."
+        )
     tell("images and entries")
     with threadpool_limits(1, "blas"):
         embedding, whole = embed(bundle), MaskDecoder(bundle, Threads(threads))
@@ -125,12 +137,20 @@ def clicks(folder: Path, tell: Callable[[str], None]) -> list[Round]:
 
         def load(scenario: Scenario, program: str, address: str) -> Run:
             tell(f"{program}, users: {scenario.users}")
-            target = Target((address,), stack.addresses.embedding, {"decoder": stack.programs[program].pid}, bare)
-            return run(scenario, target, folder / f"calibration-{program}-{scenario.users}", "smoke")
+            target = Target(
+                (address,),
+                stack.addresses.embedding,
+                {"decoder": stack.programs[program].pid},
+                bare,
+            )
+            return run(
+                scenario, target, folder / f"calibration-{program}-{scenario.users}", "smoke"
+            )
 
         usual = "decoder", stack.addresses.decoder
         return [
-            Round(load(ALONE, *usual), load(ALONE, "decoder-one", bare), load(SEVERAL, *usual)) for _ in range(ROUNDS)
+            Round(load(ALONE, *usual), load(ALONE, "decoder-one", bare), load(SEVERAL, *usual))
+            for _ in range(ROUNDS)
         ]
 
 
@@ -158,10 +178,13 @@ def service_times(every: Run, one: Run, threads: int) -> Times:
     cores = min(max(decode_cpu / _of_a_click(every, _pool), 1.0), float(threads))
     beside = max(_of_a_click(every, lambda sample: sample.taken) - _of_a_click(every, _pool), 0.0)
     first, refine = (
-        Decode(_pools(one, kind), whole := _pools(every, kind), cores * statistics.mean(whole)) for kind in CLICK
+        Decode(_pools(one, kind), whole := _pools(every, kind), cores * statistics.mean(whole))
+        for kind in CLICK
     )
     way = decoder_rpc + generator
-    return Times(first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0))
+    return Times(
+        first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0)
+    )
 
 
 def mean_of(rounds: list[Times]) -> Times:
@@ -171,7 +194,9 @@ def mean_of(rounds: list[Times]) -> Times:
         return statistics.mean(value(times) for times in rounds)
 
     def together(decodes: list[Decode]) -> Decode:
-        one, every = (sorted(ms for d in decodes for ms in getattr(d, name)) for name in ("one", "every"))
+        one, every = (
+            sorted(ms for d in decodes for ms in getattr(d, name)) for name in ("one", "every")
+        )
         return Decode(one, every, statistics.mean(d.every_cpu for d in decodes))
 
     return Times(
@@ -195,13 +220,17 @@ def _pool(sample: Sample) -> float:
 
 
 def _pools(done: Run, kind: str) -> list[float]:
-    return sorted(_pool(sample) for sample in done.samples if sample.kind == kind and sample.answered)
+    return sorted(
+        _pool(sample) for sample in done.samples if sample.kind == kind and sample.answered
+    )
 
 
 def _of_a_click(done: Run, value: Callable[[Sample], float]) -> float:
     """The mean over all clicks of their kinds' medians."""
     clicks = [sample for sample in of_kinds(done.samples, CLICK) if sample.answered]
-    medians = {kind: statistics.median(value(s) for s in clicks if s.kind == kind) for kind in CLICK}
+    medians = {
+        kind: statistics.median(value(s) for s in clicks if s.kind == kind) for kind in CLICK
+    }
     return statistics.mean(medians[sample.kind] for sample in clicks)
 
 
@@ -229,7 +258,9 @@ def embed(bundle: Bundle) -> Embedding:
     session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
     names = list(bundle.embedding)
     tensors = session.run(names, {"image": image.pixels[None], "valid": valid})
-    return Embedding(bundle.model_version, image.size, {n: t[0] for n, t in zip(names, tensors, strict=True)})
+    return Embedding(
+        bundle.model_version, image.size, {n: t[0] for n, t in zip(names, tensors, strict=True)}
+    )
 
 
 def encode_times(bundle: Bundle) -> dict[int, float]:
@@ -260,7 +291,9 @@ def heat_of(rounds: list[Run]) -> Heat:
     pauses, taken = [], []
     for done in rounds:
         clicks = one_after_another(done)
-        usual = {kind: statistics.median(s.taken for _, s in clicks if s.kind == kind) for kind in CLICK}
+        usual = {
+            kind: statistics.median(s.taken for _, s in clicks if s.kind == kind) for kind in CLICK
+        }
         pauses += [pause for pause, _ in clicks]
         taken += [min(s.taken / usual[s.kind], LONGEST) for _, s in clicks]
     found = []
@@ -276,16 +309,20 @@ def rested(done: Run, heat: Heat) -> Run:
     """One user's clicks as they would have been after long pauses."""
     clicks = [(heat.factor(pause), s) for pause, s in one_after_another(done)]
     samples = [
-        replace(s, ended=s.intended + s.taken / 1000 / by, decode=s.decode / by, masks=s.masks / by) for by, s in clicks
+        replace(s, ended=s.intended + s.taken / 1000 / by, decode=s.decode / by, masks=s.masks / by)
+        for by, s in clicks
     ]
     mean = statistics.mean(by for by, _ in clicks)
-    return replace(done, samples=samples, cores={name: cores / mean for name, cores in done.cores.items()})
+    return replace(
+        done, samples=samples, cores={name: cores / mean for name, cores in done.cores.items()}
+    )
 
 
 def one_after_another(done: Run) -> list[tuple[float, Sample]]:
     """Milliseconds since the click before, and the click; the first is left out."""
     clicks = sorted(
-        (sample for sample in of_kinds(done.samples, CLICK) if sample.answered), key=lambda click: click.intended
+        (sample for sample in of_kinds(done.samples, CLICK) if sample.answered),
+        key=lambda click: click.intended,
     )
     return [(1000 * (click.intended - before.ended), click) for before, click in pairwise(clicks)]
 
@@ -296,9 +333,15 @@ def crowding(known: Calibration, rounds: list[Run]) -> float:
     """
     load = rounds[0].scenario
     demand = Demand(
-        users=load.users, think=load.think, think_sigma=load.think_sigma, refining=load.refining, seconds=500.0
+        users=load.users,
+        think=load.think,
+        think_sigma=load.think_sigma,
+        refining=load.refining,
+        seconds=500.0,
     )
-    took = known.bare * statistics.mean((done.figures["click_mean_ms"] or 0.0) / bare_decode(done) for done in rounds)
+    took = known.bare * statistics.mean(
+        (done.figures["click_mean_ms"] or 0.0) / bare_decode(done) for done in rounds
+    )
     low, high = SLOWEST, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2

@@ -25,7 +25,10 @@ from traffic.scenario import CLICKS, Scenario
 
 STEP = Scenario(arrivals=CLICKS, seconds=65, settling=5)  # less, and one burst is the p99
 GREEDY = Scenario(users=12, seconds=20, settling=4, think=1e-4)
-STRIDE, CLOSE = 1.3, 1.15  # between the first steps' rates; how near the rate that holds and the one that fails must be
+STRIDE, CLOSE = (
+    1.3,
+    1.15,
+)  # between the first steps' rates; how near the rate that holds and the one that fails must be
 MOST_STEPS = 12
 
 
@@ -52,7 +55,9 @@ def find_capacity(attempt: Callable[[float], bool], first: float) -> float:
     return low
 
 
-def measure(target: Target, folder: Path, first: float, tell: Callable[[str], None]) -> tuple[float, list[Step]]:
+def measure(
+    target: Target, folder: Path, first: float, tell: Callable[[str], None]
+) -> tuple[float, list[Step]]:
     """Capacity in clicks a second, and the steps that found it, beginning with the rate `first`."""
     steps: list[Step] = []
 
@@ -88,7 +93,9 @@ def main() -> None:
     asked = parser.parse_args()
     name = f"capacity-{asked.decoders}"
     try:
-        with local_target(asked.decoders, lambda part: print(f"starting {part}", flush=True)) as target:
+        with local_target(
+            asked.decoders, lambda part: print(f"starting {part}", flush=True)
+        ) as target:
             ceiling = ceiling_of(target, asked.out / name)
             print(f"ceiling: {ceiling:.1f} clicks a second")
             capacity, steps = measure(target, asked.out / name, 0.3 * ceiling, print)
@@ -107,7 +114,9 @@ def main() -> None:
             runs = {"normal": judged("normal", 0.8 * capacity, asked.minutes)}
             ceiling = ceiling_of(target, asked.out / name)
             print(f"ceiling: {ceiling:.1f} clicks a second")
-            runs["overload"] = judged("overload", overload_rate(capacity, ceiling), asked.overload_minutes)
+            runs["overload"] = judged(
+                "overload", overload_rate(capacity, ceiling), asked.overload_minutes
+            )
     except (LoadFailed, StartFailed) as problem:
         sys.exit(str(problem))
     written = {

@@ -54,7 +54,11 @@ def calibration(found: dict[str, Any]) -> str:
         ("bare decode: one thread, 50 ms apart, without its mask", found["bare"], "ms"),
         ("how much less a click takes right after another", found["heat"]["hot"], "of 1"),
         ("cooling, by which that passes", found["heat"]["cooling"], "ms"),
-        ("speed of a core while all are busy, by the clicks of three users", found["crowded"], "of 1"),
+        (
+            "speed of a core while all are busy, by the clicks of three users",
+            found["crowded"],
+            "of 1",
+        ),
         ("processor time of the decoder besides, a click", found["decoder_rpc"], "ms"),
         ("processor time of the load's generator, a click", found["generator"], "ms"),
         ("how much of these two a caller waits for", found["on_path"], "of 1"),

@@ -28,7 +28,9 @@ def replicas(ancestor: int) -> set[int]:
     """The process ids of the embedding service's replicas under a stack's Ray."""
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
     return {
-        int(path.name) for path in processes if b"ServeReplica" in _read(path, "cmdline") and _under(path, ancestor)
+        int(path.name)
+        for path in processes
+        if b"ServeReplica" in _read(path, "cmdline") and _under(path, ancestor)
     }
 
 
@@ -63,12 +65,17 @@ def main() -> None:
     codes: Counter[grpc.StatusCode] = Counter()
     images = itertools.islice(hostile_images(seed=4), IMAGES)
     grown: list[int] = []
-    with running(StackOptions()) as stack, grpc.insecure_channel(stack.addresses.embedding) as channel:
+    with (
+        running(StackOptions()) as stack,
+        grpc.insecure_channel(stack.addresses.embedding) as channel,
+    ):
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         before = replicas(stack.programs["embedding"].pid)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in track(range(IMAGES // SETTLED), "thousands of hostile images"):
-                for code, words in pool.map(lambda data: send(stub, data), itertools.islice(images, SETTLED)):
+                for code, words in pool.map(
+                    lambda data: send(stub, data), itertools.islice(images, SETTLED)
+                ):
                     if code not in FINE:
                         raise SystemExit(f"{code.name}: {words}")
                     codes[code] += 1
@@ -77,9 +84,16 @@ def main() -> None:
             raise SystemExit("a replica has ended, and another has taken its place")
         if send(stub, GOOD.read_bytes())[0] is not grpc.StatusCode.OK:
             raise SystemExit("a good image is not answered any more")
-    Console().print({code.name: count for code, count in codes.items()}, "MiB:", [size // 1024 for size in grown])
+    Console().print(
+        {code.name: count for code, count in codes.items()},
+        "MiB:",
+        [size // 1024 for size in grown],
+    )
     name = f"memory after {IMAGES:,} hostile images"
-    report("hostile", [Row(name, grown[-1] / 1024, "MiB", f"after {SETTLED:,}", grown[0] / 1024, "<= 1.02")])
+    report(
+        "hostile",
+        [Row(name, grown[-1] / 1024, "MiB", f"after {SETTLED:,}", grown[0] / 1024, "<= 1.02")],
+    )
 
 
 if __name__ == "__main__":

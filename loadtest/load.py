@@ -54,7 +54,9 @@ def scenario_asked(asked: argparse.Namespace) -> Scenario:
 
 def target_asked(asked: argparse.Namespace) -> AbstractContextManager[Target]:
     if bool(asked.decoder) != bool(asked.embedding):
-        raise ValueError("give both --decoder and --embedding, or neither for a stack on this machine")
+        raise ValueError(
+            "give both --decoder and --embedding, or neither for a stack on this machine"
+        )
     if asked.decoder:
         return nullcontext(Target(tuple(asked.decoder.split(",")), asked.embedding, {}))
     return local_target(asked.decoders, lambda part: print(f"starting {part}", flush=True))
@@ -62,21 +64,40 @@ def target_asked(asked: argparse.Namespace) -> AbstractContextManager[Target]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--decoder", metavar="HOST:PORT[,...]", help="several are taken in turn; a name may be many")
+    parser.add_argument(
+        "--decoder", metavar="HOST:PORT[,...]", help="several are taken in turn; a name may be many"
+    )
     parser.add_argument("--embedding", metavar="HOST:PORT")
     parser.add_argument("--decoders", type=int, default=1, help="of the local stack")
-    parser.add_argument("--scenario", type=Path, metavar="FILE.yaml", help="fields of traffic/scenario.py's Scenario")
+    parser.add_argument(
+        "--scenario",
+        type=Path,
+        metavar="FILE.yaml",
+        help="fields of traffic/scenario.py's Scenario",
+    )
     load = parser.add_mutually_exclusive_group()
-    load.add_argument("--users", type=int, help="closed loop: annotators who wait for their answers")
-    load.add_argument("--rate", type=float, help="open loop: clicks a second by a Poisson process, whoever still waits")
-    parser.add_argument("--visits", action="store_true", help="--rate is of visits: pictures opened and worked on")
+    load.add_argument(
+        "--users", type=int, help="closed loop: annotators who wait for their answers"
+    )
+    load.add_argument(
+        "--rate",
+        type=float,
+        help="open loop: clicks a second by a Poisson process, whoever still waits",
+    )
+    parser.add_argument(
+        "--visits", action="store_true", help="--rate is of visits: pictures opened and worked on"
+    )
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--new", type=float, help="share of pictures that nobody has seen")
-    parser.add_argument("--batch-jobs", type=int, help="that embed new pictures at low priority meanwhile")
+    parser.add_argument(
+        "--batch-jobs", type=int, help="that embed new pictures at low priority meanwhile"
+    )
     parser.add_argument("--seed", type=int)
     parser.add_argument("--judge", default="normal", metavar="SECTION", help="of thresholds.yaml")
     parser.add_argument(
-        "--ceiling", type=float, help="clicks a second, as capacity.py finds it: overload is judged by it"
+        "--ceiling",
+        type=float,
+        help="clicks a second, as capacity.py finds it: overload is judged by it",
     )
     parser.add_argument("--out", type=Path, default=Path("build/load"))
     return parser

@@ -23,10 +23,10 @@ from rich.progress import track
 from rich.table import Table
 from samserve.client import Box, Click, Client, Mask, Prompt
 from samserve.local.stack import StackOptions, running
-from samserve.models.training import scenes
-from samserve.models.training.coins import coins
-from samserve.models.training.prompts import deepest, loose_box
-from samserve.models.training.train import SCENE, SMALLEST, VALIDATION_SEED
+from samserve.training import scenes
+from samserve.training.coins import coins
+from samserve.training.prompts import deepest, loose_box
+from samserve.training.train import SCENE, SMALLEST, VALIDATION_SEED
 
 SHOWN = 12  # pictures of the best answers, and as many of the worst
 TILE = 240  # pixels of a picture's side
@@ -75,10 +75,16 @@ def measure(
     clicks = [deepest(truth) for truth in objects]
     boxes = [_box(rng, truth) for truth in objects]
     asked = [Prompt([Click(x, y)]) for x, y in clicks]
-    asked += [Prompt(box=box) for box in boxes] + [Prompt(box=box, multimask=False) for box in boxes]
+    asked += [Prompt(box=box) for box in boxes] + [
+        Prompt(box=box, multimask=False) for box in boxes
+    ]
     answers = client.predict(data, asked, low_res_logits=True).results
     count = len(objects)
-    by_click, by_box, by_box_single = answers[:count], answers[count : 2 * count], answers[2 * count :]
+    by_click, by_box, by_box_single = (
+        answers[:count],
+        answers[count : 2 * count],
+        answers[2 * count :],
+    )
     again = [
         Prompt([Click(*click), _corrective(truth, masks[0])], mask_input=masks[0].low_res_logits)
         for truth, masks, click in zip(objects, by_click, clicks, strict=True)
@@ -123,15 +129,27 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 def picture(outcome: Outcome) -> NDArray[np.uint8]:
     """[TILE, TILE, 3]: the answer tinted, the truth outlined in green, the click in red."""
     shown = outcome.image.copy()
-    shown[outcome.answer] = (shown[outcome.answer] * 0.45 + np.array([30, 144, 255]) * 0.55).astype(np.uint8)
-    outlines, _ = cv2.findContours(outcome.truth.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    shown[outcome.answer] = (shown[outcome.answer] * 0.45 + np.array([30, 144, 255]) * 0.55).astype(
+        np.uint8
+    )
+    outlines, _ = cv2.findContours(
+        outcome.truth.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
     cv2.drawContours(shown, outlines, -1, (0, 255, 0), 2)
     cv2.circle(shown, tuple(round(v) for v in outcome.click), 4, (255, 0, 0), -1)
     scale = TILE / max(shown.shape[:2])
     small = cv2.resize(shown, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     tile = np.zeros((TILE, TILE, 3), np.uint8)
     tile[: small.shape[0], : small.shape[1]] = small[:TILE, :TILE]
-    cv2.putText(tile, f"{outcome.first:.2f}", (4, TILE - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 2)
+    cv2.putText(
+        tile,
+        f"{outcome.first:.2f}",
+        (4, TILE - 6),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.6,
+        (255, 255, 255),
+        2,
+    )
     return tile
 
 
@@ -169,7 +187,10 @@ def main() -> None:
     console, rng = Console(), np.random.default_rng(0)
     seeds = range(VALIDATION_SEED, VALIDATION_SEED + options.scenes)
     on_scenes: list[Outcome] = []
-    with running(StackOptions()) as stack, Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with (
+        running(StackOptions()) as stack,
+        Client(stack.addresses.decoder, stack.addresses.embedding) as client,
+    ):
         on_coins = measure(client, *coins(), rng)
         for seed in track(seeds, "scenes", console=Console(stderr=True)):
             scene = scenes.draw(seed, SCENE)
@@ -180,7 +201,10 @@ def main() -> None:
     sheet(ranked[::-1][:SHOWN], options.out / "best.png")
     sheet(ranked[:SHOWN], options.out / "worst.png")
     table = Table(
-        "mean IoU", "value", "goal", title=f"{len(on_coins)} coins, {len(on_scenes)} objects in {len(seeds)} scenes"
+        "mean IoU",
+        "value",
+        "goal",
+        title=f"{len(on_coins)} coins, {len(on_scenes)} objects in {len(seeds)} scenes",
     )
     reached = goals(on_coins, on_scenes)
     for goal in reached:
@@ -188,7 +212,8 @@ def main() -> None:
         table.add_row(goal.name, f"[{colour}]{goal.value:.3f}[/]", f">= {goal.least:.2f}")
     console.print(table)
     rows = [
-        {"name": g.name, "value": g.value, "goal": f">= {g.least:.3f}", "holds": g.value >= g.least} for g in reached
+        {"name": g.name, "value": g.value, "goal": f">= {g.least:.3f}", "holds": g.value >= g.least}
+        for g in reached
     ]
     (options.out / "quality.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 

@@ -32,10 +32,14 @@ def decoder_rate(assumed: Assumptions, known: Calibration) -> RateOfOne:
     @cache
     def rate(ready: int) -> float:
         share = ready / STEPS
-        demand = Demand(1, settling=10, refining=Scenario().refining, resident=share, redis=1 - share)
+        demand = Demand(
+            1, settling=10, refining=Scenario().refining, resident=share, redis=1 - share
+        )
         found = rate_of_one(system, demand, target, known)
         if not found:
-            raise ValueError(f"a click alone takes longer than {target:g} ms on this machine: raise target_p95_ms")
+            raise ValueError(
+                f"a click alone takes longer than {target:g} ms on this machine: raise target_p95_ms"
+            )
         return found
 
     return lambda ready: rate(int(ready * STEPS + 1e-9))
@@ -60,31 +64,50 @@ def table(plans: list[Plan]) -> str:
         ),
         ("memory of a decoder for ready images, GB", lambda p: f"{p.ready_bytes / 1e9:,.1f}"),
         ("Redis, GB", lambda p: f"{p.redis_bytes / 1e9:,.0f}"),
-        ("Redis shards, in turn / affine", lambda p: f"{p.redis_shards_in_turn:,} / {p.redis_shards_affine:,}"),
+        (
+            "Redis shards, in turn / affine",
+            lambda p: f"{p.redis_shards_in_turn:,} / {p.redis_shards_affine:,}",
+        ),
         (
             "from Redis, GB/s, in turn / affine",
             lambda p: f"{p.redis_out_in_turn / 1e9:,.2f} / {p.redis_out_affine / 1e9:,.2f}",
         ),
         ("in from callers, GB/s", lambda p: f"{p.ingress / 1e9:,.2f}"),
         ("out to callers, GB/s", lambda p: f"{p.egress / 1e9:,.2f}"),
-        ("cost of a day, clicks affine, at the prices assumed", lambda p: f"{sum(p.cost.values()):,.0f}"),
+        (
+            "cost of a day, clicks affine, at the prices assumed",
+            lambda p: f"{sum(p.cost.values()):,.0f}",
+        ),
         *((f"of it {part}", cost_of(part)) for part in plans[0].cost),
         ("the same per 1,000 images", lambda p: f"{1000 * sum(p.cost.values()) / p.images:,.3f}"),
     ]
-    head = ["| images a day |" + "".join(f" {p.images:.0e} |" for p in plans), "| --- |" + " ---: |" * len(plans)]
-    return "\n".join([*head, *(f"| {name} |" + "".join(f" {of(p)} |" for p in plans) for name, of in rows)])
+    head = [
+        "| images a day |" + "".join(f" {p.images:.0e} |" for p in plans),
+        "| --- |" + " ---: |" * len(plans),
+    ]
+    return "\n".join(
+        [*head, *(f"| {name} |" + "".join(f" {of(p)} |" for p in plans) for name, of in rows)]
+    )
 
 
 def breaking(planned: Plan) -> str:
     """What is asked for more than one of it can give, the worst first."""
-    lines = [f"| {limit.name} | {limit.of_one:,.2g} | {limit.then} |" for limit in planned.limits if limit.of_one > 0.5]
+    lines = [
+        f"| {limit.name} | {limit.of_one:,.2g} | {limit.then} |"
+        for limit in planned.limits
+        if limit.of_one > 0.5
+    ]
     head = [
         f"At {planned.images:.0e} images a day:",
         "",
         "| one of these | is asked for, times | then |",
         "| --- | ---: | --- |",
     ]
-    return "\n".join([*head, *lines] if lines else [f"At {planned.images:.0e} images a day one of each is enough."])
+    return "\n".join(
+        [*head, *lines]
+        if lines
+        else [f"At {planned.images:.0e} images a day one of each is enough."]
+    )
 
 
 def main() -> None:
@@ -98,7 +121,9 @@ def main() -> None:
     written = "\n\n".join([each, table(plans), *map(breaking, plans)])
     print(written)
     (FOLDER / "plan.md").write_text(written + "\n")
-    (FOLDER / "plan.json").write_text(json.dumps([asdict(planned) for planned in plans], indent=1) + "\n")
+    (FOLDER / "plan.json").write_text(
+        json.dumps([asdict(planned) for planned in plans], indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typing import Any
 DAY = 86_400.0
 GIB = 2**30
 Assumptions = Mapping[str, Mapping[str, float]]
-RateOfOne = Callable[[float], float]  # share of clicks whose image is ready in the decoder -> clicks a second of one
+RateOfOne = Callable[
+    [float], float
+]  # share of clicks whose image is ready in the decoder -> clicks a second of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,12 @@ def plan(images: float, assumed: Assumptions, rate_of_one: RateOfOne) -> Plan:
     worked_on = opens * demand["seconds"] * sizes["ready"]  # bytes, if each image is ready once
 
     def in_turn_of(decoders: int) -> float:
-        seen = decoders * (1 - (1 - 1 / decoders) ** demand["clicks"])  # by so many decoders is an image kept ready
-        return ready_in_turn(demand["clicks"], decoders) * kept(worked_on * seen / decoders, sizes["resident"])
+        seen = decoders * (
+            1 - (1 - 1 / decoders) ** demand["clicks"]
+        )  # by so many decoders is an image kept ready
+        return ready_in_turn(demand["clicks"], decoders) * kept(
+            worked_on * seen / decoders, sizes["resident"]
+        )
 
     def affine_of(decoders: int) -> float:
         return (1 - 1 / demand["clicks"]) * kept(worked_on / decoders, sizes["resident"])
@@ -88,7 +94,10 @@ def plan(images: float, assumed: Assumptions, rate_of_one: RateOfOne) -> Plan:
     stored = images * demand["new"] * sizes["ttl_hours"] / 24 * sizes["entry"]
     out_in_turn, out_affine = (clicks * (1 - ready) * sizes["entry"] for ready in (in_turn, affine))
     shards_in_turn, shards_affine = (
-        max(math.ceil(stored / machines["redis_bytes"]), math.ceil(out / machines["redis_bytes_per_second"]))
+        max(
+            math.ceil(stored / machines["redis_bytes"]),
+            math.ceil(out / machines["redis_bytes_per_second"]),
+        )
         for out in (out_in_turn, out_affine)
     )
     ingress = encodes * sizes["upload"] + clicks * sizes["request"]
@@ -114,7 +123,9 @@ def plan(images: float, assumed: Assumptions, rate_of_one: RateOfOne) -> Plan:
     return Plan(**found, cost=_cost(found, assumed), limits=_limits(found, opens, assumed))
 
 
-def _settled(clicks: float, share_ready: Callable[[int], float], rate_of_one: RateOfOne) -> tuple[int, float]:
+def _settled(
+    clicks: float, share_ready: Callable[[int], float], rate_of_one: RateOfOne
+) -> tuple[int, float]:
     """How many decoders, when the share of ready images depends on how many there are; the share."""
     decoders = math.ceil(clicks / rate_of_one(1.0))
     while (needed := math.ceil(clicks / rate_of_one(share_ready(decoders)))) > decoders:
@@ -128,7 +139,8 @@ def _cost(found: Mapping[str, Any], assumed: Assumptions) -> dict[str, float]:
     """
     prices, sizes, machines = assumed["prices"], assumed["sizes"], assumed["machines"]
     gpus, decoders, replicas = (
-        max(found[name] / assumed["demand"]["peak"], 1) for name in ("gpus", "decoders_affine", "replicas")
+        max(found[name] / assumed["demand"]["peak"], 1)
+        for name in ("gpus", "decoders_affine", "replicas")
     )
     a_decoder = machines["decoder_cores"] * prices["core"] + sizes["resident"] / GIB * prices["gib"]
     return {
@@ -143,10 +155,18 @@ def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> lis
     """What one of each is asked for, the most overdrawn first."""
     sizes, machines, demand = assumed["sizes"], assumed["machines"], assumed["demand"]
     ready = opens * demand["seconds"] * sizes["ready"]
-    pods = found["decoders_in_turn"] + found["gpus"] + found["replicas"] + found["redis_shards_in_turn"]
+    pods = (
+        found["decoders_in_turn"]
+        + found["gpus"]
+        + found["replicas"]
+        + found["redis_shards_in_turn"]
+    )
     limits = [
         Limit(
-            "GPUs", found["encodes"], machines["gpu_images_per_second"] * machines["gpu_busy"], "more Triton replicas"
+            "GPUs",
+            found["encodes"],
+            machines["gpu_images_per_second"] * machines["gpu_busy"],
+            "more Triton replicas",
         ),
         Limit(
             "Redis's memory",
@@ -166,12 +186,23 @@ def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> lis
             machines["redis_bytes_per_second"],
             "cluster mode",
         ),
-        Limit("one balancer's bytes in", found["ingress"], machines["ingress_bytes_per_second"], "several, by DNS"),
         Limit(
-            "one balancer's bytes out", found["egress"], machines["ingress_bytes_per_second"], "logits kept in streams"
+            "one balancer's bytes in",
+            found["ingress"],
+            machines["ingress_bytes_per_second"],
+            "several, by DNS",
         ),
         Limit(
-            "an embedding replica", found["encodes"], machines["replica_images_per_second"], "more Ray Serve replicas"
+            "one balancer's bytes out",
+            found["egress"],
+            machines["ingress_bytes_per_second"],
+            "logits kept in streams",
+        ),
+        Limit(
+            "an embedding replica",
+            found["encodes"],
+            machines["replica_images_per_second"],
+            "more Ray Serve replicas",
         ),
         Limit(
             "one decoder's memory for ready images",
@@ -179,6 +210,11 @@ def _limits(found: Mapping[str, Any], opens: float, assumed: Assumptions) -> lis
             sizes["resident"],
             "more decoders; affine, else each holds all",
         ),
-        Limit("one cluster's pods", pods, machines["pods"], "cells: clusters by region, each with its own Redis"),
+        Limit(
+            "one cluster's pods",
+            pods,
+            machines["pods"],
+            "cells: clusters by region, each with its own Redis",
+        ),
     ]
     return sorted(limits, key=lambda limit: -limit.of_one)

@@ -89,12 +89,22 @@ def report(name: str, rows: list[Row]) -> None:
         value, other = f"{row.value:.2f} {row.unit}", f"{row.baseline_value:.2f}"
         table.add_row(row.name, value, row.baseline, other, f"{colour}{row.ratio:.3f}[/]", row.goal)
     Console(width=150).print(table)
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     written = [{**asdict(row), "ratio": row.ratio, "holds": row.holds} for row in rows]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": written}, indent=1) + "\n")
+    (FOLDER / f"{name}.json").write_text(
+        json.dumps({"machine": machine, "rows": written}, indent=1) + "\n"
+    )
 
 
 def _processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return names[0].split(":", 1)[1].strip() if names else platform.machine()

@@ -44,7 +44,9 @@ class Load:
         self.rolled, self._client, self._pictures = Rolled(), client, pictures
         self._stop, self._lock = threading.Event(), threading.Lock()
         work = [self._call] * CALLERS + [self._stream] * STREAMS
-        self._threads = [threading.Thread(target=one, args=(number,)) for number, one in enumerate(work)]
+        self._threads = [
+            threading.Thread(target=one, args=(number,)) for number, one in enumerate(work)
+        ]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -61,7 +63,9 @@ class Load:
         while not self._stop.is_set():
             with self._noting("click"):
                 started = time.monotonic()
-                self._client.segment(self._pictures[rng.integers(len(self._pictures))].data, [somewhere(rng)])
+                self._client.segment(
+                    self._pictures[rng.integers(len(self._pictures))].data, [somewhere(rng)]
+                )
                 self._count(clicks=1, seconds=time.monotonic() - started)
 
     def _stream(self, number: int) -> None:
@@ -69,7 +73,10 @@ class Load:
         logits = b""
         while not self._stop.is_set():
             picture = self._pictures[rng.integers(len(self._pictures))]
-            with self._noting("stream"), self._client.interact(picture.data, low_res_logits=True) as photo:
+            with (
+                self._noting("stream"),
+                self._client.interact(picture.data, low_res_logits=True) as photo,
+            ):
                 logits = self._steps(photo, rng, logits)
 
     def _steps(self, photo: Interaction, rng: np.random.Generator, logits: bytes) -> bytes:
@@ -103,10 +110,14 @@ def somewhere(rng: np.random.Generator) -> Click:
     return Click(float(rng.uniform(0, WIDTH)), float(rng.uniform(0, HEIGHT)))
 
 
-def roll(stack: Stack, ports: Mapping[str, int], tell: Callable[[str], None] = lambda _: None) -> Rolled:
+def roll(
+    stack: Stack, ports: Mapping[str, int], tell: Callable[[str], None] = lambda _: None
+) -> Rolled:
     """Replace each of the stack's decoders, by name, on its port, while clicks and streams go on."""
     pictures = known_pictures(4, seed=0)
-    with Client(target([f"127.0.0.1:{port}" for port in ports.values()]), stack.addresses.embedding) as client:
+    with Client(
+        target([f"127.0.0.1:{port}" for port in ports.values()]), stack.addresses.embedding
+    ) as client:
         for picture in pictures:
             client.embed(picture.data)
         with Load(client, pictures) as load:
@@ -121,7 +132,10 @@ def roll(stack: Stack, ports: Mapping[str, int], tell: Callable[[str], None] = l
 
 def main() -> None:
     with running(StackOptions(), lambda part: print(f"starting {part}", flush=True)) as stack:
-        ports = {"decoder": int(stack.addresses.decoder.rsplit(":", 1)[1]), "decoder-2": free_port()}
+        ports = {
+            "decoder": int(stack.addresses.decoder.rsplit(":", 1)[1]),
+            "decoder-2": free_port(),
+        }
         stack.start_decoder("decoder-2", ports["decoder-2"], free_port())
         rolled = roll(stack, ports, print)
     print(

@@ -31,7 +31,11 @@ FOLDER = Path("build/load")
 CHECKED = FOLDER / "check.json"
 SHARES, COMPARED, ALLOWED = (0.4, 0.8, 1.2), ("p50", "p95"), 0.15
 SECONDS, PREDICTED_SECONDS = 90.0, 400.0
-LOWEST, FINEST, CLICKS_TRIED = 0.5, 1.03, 2000  # of the search for a decoder's rate: where it begins, how near it comes
+LOWEST, FINEST, CLICKS_TRIED = (
+    0.5,
+    1.03,
+    2000,
+)  # of the search for a decoder's rate: where it begins, how near it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,9 @@ def rate_of_one(system: System, demand: Demand, target_ms: float, known: Calibra
 
     def holds(rate: float) -> bool:
         seconds = demand.settling + max(20.0, CLICKS_TRIED / rate)
-        found = simulate(replace(system, decoders=1), replace(demand, rate=rate, seconds=seconds), known)
+        found = simulate(
+            replace(system, decoders=1), replace(demand, rate=rate, seconds=seconds), known
+        )
         return found.refused == 0 and found.percentiles["p95"] <= target_ms
 
     low, high = LOWEST, system.threads * 1000 / min(known.first.one + known.refine.one)
@@ -79,7 +85,9 @@ def replicas(system: System, demand: Demand, target_ms: float, known: Calibratio
     """
     each = rate_of_one(system, demand, target_ms, known)
     if not each:
-        raise ValueError(f"no number of decoders brings the p95 down to {target_ms:g} ms: a click alone takes longer")
+        raise ValueError(
+            f"no number of decoders brings the p95 down to {target_ms:g} ms: a click alone takes longer"
+        )
     return math.ceil(demand.rate / each)
 
 
@@ -103,17 +111,25 @@ def compare(known: Calibration, target: Target, decoders: int, rate: float) -> l
         measured, bare = done.figures[f"click_{name}_ms"], done.figures["decode_ms"]
         if measured is None or bare is None:
             raise LoadFailed(f"no click was answered at {rate:.1f} a second")
-        found.append(Compared(decoders, rate, name, measured, bare, predicted.percentiles[name], known.bare))
+        found.append(
+            Compared(decoders, rate, name, measured, bare, predicted.percentiles[name], known.bare)
+        )
     return found
 
 
 def predict_again(known: Calibration, rows: list[dict[str, Any]]) -> list[Compared]:
     """The last check's loads as they were measured, and as they are predicted now."""
-    found = {load: predict(known, *load) for load in {(row["decoders"], row["rate"]) for row in rows}}
+    found = {
+        load: predict(known, *load) for load in {(row["decoders"], row["rate"]) for row in rows}
+    }
     compared = []
     for row in rows:
         load, name = (row["decoders"], row["rate"]), row["percentile"]
-        compared.append(Compared(*load, name, row["measured"], row["bare"], found[load].percentiles[name], known.bare))
+        compared.append(
+            Compared(
+                *load, name, row["measured"], row["bare"], found[load].percentiles[name], known.bare
+            )
+        )
     return compared
 
 
@@ -129,14 +145,25 @@ def measured_rates(shares: tuple[float, ...]) -> dict[int, list[float]]:
     for decoders in (1, 2):
         file = FOLDER / f"capacity-{decoders}.json"
         if not file.exists():
-            raise FileNotFoundError(f"{file} is not there: run `python loadtest/capacity.py --decoders {decoders}`")
+            raise FileNotFoundError(
+                f"{file} is not there: run `python loadtest/capacity.py --decoders {decoders}`"
+            )
         capacity = json.loads(file.read_text())["capacity"]
         rates[decoders] = [share * capacity for share in shares]
     return rates
 
 
 def tell_check(compared: list[Compared]) -> None:
-    table = Table("decoders", "clicks/s", "", "measured ms", "bare decode", "predicted ms", "bare decode", "off")
+    table = Table(
+        "decoders",
+        "clicks/s",
+        "",
+        "measured ms",
+        "bare decode",
+        "predicted ms",
+        "bare decode",
+        "off",
+    )
     for one in compared:
         colour = "green" if one.holds else "red"
         times = (f"{ms:.1f}" for ms in (one.measured, one.bare, one.predicted, one.calibrated))
@@ -147,7 +174,10 @@ def tell_check(compared: list[Compared]) -> None:
 
 def tell(found: Prediction) -> None:
     times = ", ".join(f"{name} {ms:.1f}" for name, ms in found.percentiles.items())
-    print(f"{times} ms; {found.answered:.1f} answered a second, {100 * found.refused:.1f}% refused; ", end="")
+    print(
+        f"{times} ms; {found.answered:.1f} answered a second, {100 * found.refused:.1f}% refused; ",
+        end="",
+    )
     print(f"{found.busy:.2f} cores in use, {100 * found.utilisation:.0f}%")
 
 
@@ -155,10 +185,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rate", type=float, default=20, help="clicks a second")
     parser.add_argument("--decoders", type=int, default=1)
-    parser.add_argument("--queue", type=float, default=math.inf, help="clicks that may wait in a decoder")
+    parser.add_argument(
+        "--queue", type=float, default=math.inf, help="clicks that may wait in a decoder"
+    )
     parser.add_argument("--target-ms", type=float, help="of p95: print the decoders it takes")
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--again", action="store_true", help="predict once more what --check measured")
+    parser.add_argument(
+        "--again", action="store_true", help="predict once more what --check measured"
+    )
     parser.add_argument("--rates", help="of --check, instead of shares of capacity: 10,20,30")
     asked = parser.parse_args()
     try:
@@ -173,7 +207,13 @@ def main() -> None:
             print(replicas(system, Demand(asked.rate), asked.target_ms, known))
             return
         else:
-            tell(simulate(System(asked.decoders, known.threads, queue=asked.queue), Demand(asked.rate), known))
+            tell(
+                simulate(
+                    System(asked.decoders, known.threads, queue=asked.queue),
+                    Demand(asked.rate),
+                    known,
+                )
+            )
             return
     except (FileNotFoundError, LoadFailed, StartFailed, ValueError) as problem:
         sys.exit(str(problem))

@@ -22,7 +22,10 @@ def main() -> None:
     small, large = photo(1), photo(12)
     rng = np.random.default_rng(0)
     settled = 0
-    with running(StackOptions()) as stack, Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with (
+        running(StackOptions()) as stack,
+        Client(stack.addresses.decoder, stack.addresses.embedding) as client,
+    ):
         decoder = stack.programs["decoder"].pid
         client.segment(large, [Click(2000, 1500)])
         for call in track(range(CALLS), "clicks"):
@@ -39,8 +42,22 @@ def main() -> None:
     report(
         "soak",
         [
-            Row(f"memory after {CALLS:,} calls", flat / 1024, "MiB", f"after {SETTLED:,}", settled / 1024, "<= 1.02"),
-            Row(f"peak of {MANY} masks at 12 MP", (after - before) / 1024, "MiB", "300 MB", 300e6 / 2**20, "<= 1"),
+            Row(
+                f"memory after {CALLS:,} calls",
+                flat / 1024,
+                "MiB",
+                f"after {SETTLED:,}",
+                settled / 1024,
+                "<= 1.02",
+            ),
+            Row(
+                f"peak of {MANY} masks at 12 MP",
+                (after - before) / 1024,
+                "MiB",
+                "300 MB",
+                300e6 / 2**20,
+                "<= 1",
+            ),
         ],
     )
 

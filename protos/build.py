@@ -28,7 +28,9 @@ def generate() -> None:
         ]
     )
     if code != 0:
-        raise SystemExit(f"protoc failed on {', '.join(p.name for p in protos)}: see its messages above")
+        raise SystemExit(
+            f"protoc failed on {', '.join(p.name for p in protos)}: see its messages above"
+        )
     (out / "samserve/v1/__init__.py").write_text('"""Generated from protos/samserve/v1."""\n')
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, Sam2Config, Sam2Model, SamConfig, SamHQConfig, SamHQModel, SamModel
+from transformers import (
+    PretrainedConfig,
+    Sam2Config,
+    Sam2Model,
+    SamConfig,
+    SamHQConfig,
+    SamHQModel,
+    SamModel,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -61,7 +69,9 @@ def hf_folder(path: Path, model_type: str, size: str, half: bool = False) -> Pat
     weights = model.state_dict()
     fresh = drawn({name: tuple(tensor.shape) for name, tensor in weights.items()})
     frequencies = "positional_embedding"
-    fresh[f"prompt_encoder.shared_embedding.{frequencies}"] = fresh[f"shared_image_embedding.{frequencies}"]
+    fresh[f"prompt_encoder.shared_embedding.{frequencies}"] = fresh[
+        f"shared_image_embedding.{frequencies}"
+    ]
     model.load_state_dict(fresh)
     (model.half() if half else model).save_pretrained(path)
     if model_type == "sam2_video":
@@ -86,7 +96,11 @@ def hf_config(model_type: str, size: str) -> PretrainedConfig:
     }
     prompt = {"image_size": frame}
     if model_type == "sam_hq":
-        return SamHQConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config={"vit_dim": width})
+        return SamHQConfig(
+            vision_config=vision,
+            prompt_encoder_config=prompt,
+            mask_decoder_config={"vit_dim": width},
+        )
     return SamConfig(vision_config=vision, prompt_encoder_config=prompt)
 
 
@@ -117,7 +131,12 @@ def drawn(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
     return {name: _draw(name, shape, dice) for name, shape in shapes.items()}
 
 
-TRANSPOSED = ("upscal", "compress_vit", "embedding_encoder", "mask_decoder.encoder_conv")  # convolutions
+TRANSPOSED = (
+    "upscal",
+    "compress_vit",
+    "embedding_encoder",
+    "mask_decoder.encoder_conv",
+)  # convolutions
 TABLES = re.compile(r"(embed\w*|tokens?|rel_pos_\w+|point_embed\w*\.\d)(\.weight)?$")
 
 
@@ -149,9 +168,14 @@ def sam_shapes(size: str, hq: bool = False) -> Shapes:
         reach = 2 * (frame // 16 if k in whole else window) - 1
         shapes |= norm(f"{block}.norm1", width) | norm(f"{block}.norm2", width)
         shapes |= {f"{block}.attn.rel_pos_{axis}": (reach, width // heads) for axis in "hw"}
-        shapes |= layer(f"{block}.attn.qkv", 3 * width, width) | layer(f"{block}.attn.proj", width, width)
+        shapes |= layer(f"{block}.attn.qkv", 3 * width, width) | layer(
+            f"{block}.attn.proj", width, width
+        )
         shapes |= layer(f"{block}.mlp.lin1", mlp, width) | layer(f"{block}.mlp.lin2", width, mlp)
-    shapes |= {"image_encoder.neck.0.weight": (256, width, 1, 1), "image_encoder.neck.2.weight": (256, 256, 3, 3)}
+    shapes |= {
+        "image_encoder.neck.0.weight": (256, width, 1, 1),
+        "image_encoder.neck.2.weight": (256, 256, 3, 3),
+    }
     shapes |= norm("image_encoder.neck.1", 256) | norm("image_encoder.neck.3", 256)
     shapes |= prompt_shapes("prompt_encoder") | mask_shapes("mask_decoder", "mlp.lin1", "mlp.lin2")
     if hq:
@@ -175,7 +199,9 @@ def sam2_shapes(size: str) -> Shapes:
         for _ in range(count):
             block = f"{trunk}.blocks.{index}"
             shapes |= norm(f"{block}.norm1", before) | norm(f"{block}.norm2", channels)
-            shapes |= layer(f"{block}.attn.qkv", 3 * channels, before) | layer(f"{block}.attn.proj", channels, channels)
+            shapes |= layer(f"{block}.attn.qkv", 3 * channels, before) | layer(
+                f"{block}.attn.proj", channels, channels
+            )
             shapes |= layer(f"{block}.mlp.layers.0", 4 * channels, channels)
             shapes |= layer(f"{block}.mlp.layers.1", channels, 4 * channels)
             if before != channels:
@@ -183,8 +209,12 @@ def sam2_shapes(size: str) -> Shapes:
             index, before = index + 1, channels
         shapes |= layer(f"image_encoder.neck.convs.{3 - stage}.conv", 256, channels, 1, 1)
     decoder = "sam_mask_decoder"
-    shapes |= prompt_shapes("sam_prompt_encoder") | mask_shapes(decoder, "mlp.layers.0", "mlp.layers.1")
-    shapes |= layer(f"{decoder}.conv_s0", 32, 256, 1, 1) | layer(f"{decoder}.conv_s1", 64, 256, 1, 1)
+    shapes |= prompt_shapes("sam_prompt_encoder") | mask_shapes(
+        decoder, "mlp.layers.0", "mlp.layers.1"
+    )
+    shapes |= layer(f"{decoder}.conv_s0", 32, 256, 1, 1) | layer(
+        f"{decoder}.conv_s1", 64, 256, 1, 1
+    )
     shapes |= {f"{decoder}.obj_score_token.weight": (1, 256)}
     return shapes | mlp3(f"{decoder}.pred_obj_score_head", 256, 1)
 
@@ -192,9 +222,16 @@ def sam2_shapes(size: str) -> Shapes:
 def prompt_shapes(part: str) -> Shapes:
     shapes: Shapes = {f"{part}.pe_layer.positional_encoding_gaussian_matrix": (2, 128)}
     shapes |= {f"{part}.point_embeddings.{kind}.weight": (1, 256) for kind in range(4)}
-    shapes |= {f"{part}.not_a_point_embed.weight": (1, 256), f"{part}.no_mask_embed.weight": (1, 256)}
-    shapes |= layer(f"{part}.mask_downscaling.0", 4, 1, 2, 2) | norm(f"{part}.mask_downscaling.1", 4)
-    shapes |= layer(f"{part}.mask_downscaling.3", 16, 4, 2, 2) | norm(f"{part}.mask_downscaling.4", 16)
+    shapes |= {
+        f"{part}.not_a_point_embed.weight": (1, 256),
+        f"{part}.no_mask_embed.weight": (1, 256),
+    }
+    shapes |= layer(f"{part}.mask_downscaling.0", 4, 1, 2, 2) | norm(
+        f"{part}.mask_downscaling.1", 4
+    )
+    shapes |= layer(f"{part}.mask_downscaling.3", 16, 4, 2, 2) | norm(
+        f"{part}.mask_downscaling.4", 16
+    )
     return shapes | layer(f"{part}.mask_downscaling.6", 256, 16, 1, 1)
 
 
@@ -219,8 +256,12 @@ def mask_shapes(part: str, first: str, second: str) -> Shapes:
 def hq_shapes(part: str, width: int) -> Shapes:
     shapes: Shapes = {f"{part}.hf_token.weight": (1, 256)}
     shapes |= mlp3(f"{part}.hf_mlp", 256, 32)
-    shapes |= upscaling(f"{part}.compress_vit_feat", width, 256) | upscaling(f"{part}.embedding_encoder", 256, 64)
-    shapes |= layer(f"{part}.embedding_maskfeature.0", 64, 32, 3, 3) | norm(f"{part}.embedding_maskfeature.1", 64)
+    shapes |= upscaling(f"{part}.compress_vit_feat", width, 256) | upscaling(
+        f"{part}.embedding_encoder", 256, 64
+    )
+    shapes |= layer(f"{part}.embedding_maskfeature.0", 64, 32, 3, 3) | norm(
+        f"{part}.embedding_maskfeature.1", 64
+    )
     return shapes | layer(f"{part}.embedding_maskfeature.3", 32, 64, 3, 3)
 
 

@@ -16,7 +16,9 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     image to be encoded.
     """
 
-    ready: dict[str, bool] = field(default_factory=lambda: {"nano": True, "twin": True, "foreign": True})
+    ready: dict[str, bool] = field(
+        default_factory=lambda: {"nano": True, "twin": True, "foreign": True}
+    )
     version: str = "1"
     asked: int = 0
     told: dict[str, str] = field(default_factory=dict)
@@ -27,7 +29,11 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         self.asked += 1
         index = pb.RepositoryIndexResponse
         states = {True: "READY", False: "UNAVAILABLE"}
-        return index(models=[index.ModelIndex(name=name, state=states[up]) for name, up in self.ready.items()])
+        return index(
+            models=[
+                index.ModelIndex(name=name, state=states[up]) for name, up in self.ready.items()
+            ]
+        )
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: grpc.aio.ServicerContext
@@ -35,7 +41,9 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         answer = pb.ModelConfigResponse()
         answer.config.name = request.name
         if not self.ready[request.name]:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{request.name} has no available versions")
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, f"{request.name} has no available versions"
+            )
         if request.name != "foreign":
             told = {
                 "bundle": request.name,
@@ -54,6 +62,8 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelInferResponse:
         self.told = {key: str(value) for key, value in context.invocation_metadata()}
-        answer = pb.ModelInferResponse(raw_output_contents=[np.zeros((256, 64, 64), np.float16).tobytes()])
+        answer = pb.ModelInferResponse(
+            raw_output_contents=[np.zeros((256, 64, 64), np.float16).tobytes()]
+        )
         answer.outputs.add(name="embedding", datatype="FP16", shape=[1, 256, 64, 64])
         return answer

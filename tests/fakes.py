@@ -6,17 +6,17 @@ import asyncio
 import threading
 
 import numpy as np
-from samserve.core.cache import CacheKey, Claim
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding, Head
+from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
-from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates, MaskDecoder, ReadyImage
+from samserve.decoder.image_source import Found
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import EncoderSpec
+from samserve.infra.cache import CacheKey, Claim
 
 
 class FakeCache:
@@ -28,9 +28,9 @@ class FakeCache:
         self.renewed = 0
         self.down = False
 
-    async def head(self, key: CacheKey) -> Head | None:
+    async def head(self, key: CacheKey) -> EmbeddingHeader | None:
         found = await self.get(key)
-        return None if found is None else Head(found.model_version, found.size)
+        return None if found is None else EmbeddingHeader(found.model_version, found.size)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         return None if self.down else self.entries.get(key)
@@ -113,11 +113,15 @@ class FakeEmbeddings:
     def version_served(self, model: str, expected: str) -> str:
         return expected
 
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found:
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found:
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0})
+        return Found(
+            self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0}
+        )

@@ -11,7 +11,24 @@ from collections.abc import Callable, Iterator
 from PIL import Image
 
 BOMBS = 0.1  # of all images
-SIDES = (0, 1, 2, 255, 999, 1001, 9_999, 10_001, 16_383, 32_767, 65_500, 65_535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
+SIDES = (
+    0,
+    1,
+    2,
+    255,
+    999,
+    1001,
+    9_999,
+    10_001,
+    16_383,
+    32_767,
+    65_500,
+    65_535,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
 
 
 def hostile_images(seed: int) -> Iterator[bytes]:
@@ -41,26 +58,45 @@ def valid_images() -> list[bytes]:
         *(("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
         ("PNG", "RGB", {"exif": exif, "icc_profile": b"profile" * 40}),
         ("PNG", "RGB", {"save_all": True, "append_images": _more()}),
-        *(("WEBP", mode, {"lossless": lossless}) for mode in ("RGB", "RGBA") for lossless in (False, True)),
+        *(
+            ("WEBP", mode, {"lossless": lossless})
+            for mode in ("RGB", "RGBA")
+            for lossless in (False, True)
+        ),
         ("WEBP", "RGB", {"save_all": True, "append_images": _more(), "exif": exif}),
-        *(("TIFF", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "I", "LAB")),
-        *(("TIFF", "RGB", {"compression": how}) for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
+        *(
+            ("TIFF", mode, {})
+            for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "I", "LAB")
+        ),
+        *(
+            ("TIFF", "RGB", {"compression": how})
+            for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+        ),
         ("TIFF", "1", {"compression": "group4"}),
         ("TIFF", "RGB", {"save_all": True, "append_images": _more(), "exif": exif}),
         ("TIFF", "RGB", {"big_tiff": True}),
         *(("BMP", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA")),
         *(("GIF", mode, {}) for mode in ("L", "P")),
-        ("GIF", "RGB", {"save_all": True, "append_images": _more(), "disposal": 2, "comment": b"words"}),
+        (
+            "GIF",
+            "RGB",
+            {"save_all": True, "append_images": _more(), "disposal": 2, "comment": b"words"},
+        ),
     ]
     return [_encoded(_in_mode(mode), form, options) for form, mode, options in kinds]
 
 
 def _picture() -> Image.Image:
-    return Image.merge("RGB", [Image.linear_gradient("L").resize((45, 33)).rotate(90 * n) for n in range(3)])
+    return Image.merge(
+        "RGB", [Image.linear_gradient("L").resize((45, 33)).rotate(90 * n) for n in range(3)]
+    )
 
 
 def _more() -> list[Image.Image]:
-    return [_picture().transpose(Image.Transpose.ROTATE_180), _picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    return [
+        _picture().transpose(Image.Transpose.ROTATE_180),
+        _picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    ]
 
 
 def _in_mode(mode: str) -> Image.Image:
@@ -113,11 +149,20 @@ def _reach(rng: random.Random, data: bytes) -> int:
     return min(len(data), rng.choice((200, len(data))))
 
 
-_DAMAGES: tuple[Callable[[random.Random, bytes, bytes], bytes], ...] = (_flip, _cut, _drop, _repeat, _splice, _lie)
+_DAMAGES: tuple[Callable[[random.Random, bytes, bytes], bytes], ...] = (
+    _flip,
+    _cut,
+    _drop,
+    _repeat,
+    _splice,
+    _lie,
+)
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    parts = [struct.pack(">L", len(body)) + name + body + _crc(name + body) for name, body in chunks]
+    parts = [
+        struct.pack(">L", len(body)) + name + body + _crc(name + body) for name, body in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -144,8 +189,12 @@ def gif_background(width: int, height: int) -> bytes:
 
 def tiff(*tags: tuple[int, int, int], body: bytes = b"", following: int = 0) -> bytes:
     """tags: (tag, type, value), in order; the body follows the directory."""
-    entries = b"".join(struct.pack("<HHLL", tag, kind, 1, value & 0xFFFFFFFF) for tag, kind, value in tags)
-    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + struct.pack("<L", following) + body
+    entries = b"".join(
+        struct.pack("<HHLL", tag, kind, 1, value & 0xFFFFFFFF) for tag, kind, value in tags
+    )
+    return (
+        b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + struct.pack("<L", following) + body
+    )
 
 
 def tiff_tiles(width: int, height: int) -> bytes:
@@ -159,7 +208,14 @@ def tiff_tiles(width: int, height: int) -> bytes:
 def tiff_strip(width: int, height: int) -> bytes:
     """A picture of any size in one deflated strip of zeros."""
     body = zlib.compress(bytes(10**6))
-    tags = ((256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 8), (262, 3, 1), (273, 4, 8 + 2 + 12 * 9 + 4))
+    tags = (
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 8),
+        (259, 3, 8),
+        (262, 3, 1),
+        (273, 4, 8 + 2 + 12 * 9 + 4),
+    )
     return tiff(*tags, (277, 3, 1), (278, 4, height), (279, 4, len(body)), body=body)
 
 
@@ -177,7 +233,11 @@ def _two(rng: random.Random) -> tuple[int, int]:
 def _png_huge(rng: random.Random) -> bytes:
     width, height = _two(rng)
     depth, colour = rng.choice(((1, 0), (8, 2), (8, 6), (16, 0), (16, 6), (8, 3), (3, 9)))
-    return png(png_header(width, height, depth, colour), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return png(
+        png_header(width, height, depth, colour),
+        (b"IDAT", zlib.compress(bytes(1000))),
+        (b"IEND", b""),
+    )
 
 
 def _png_inflating(rng: random.Random) -> bytes:
@@ -188,14 +248,21 @@ def _png_inflating(rng: random.Random) -> bytes:
 
 def _png_words(rng: random.Random) -> bytes:
     packed = zlib.compress(bytes(rng.choice((10**5, 10**6, 10**7))))
-    words = rng.choice(((b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0"), (b"eXIf", b"")))
+    words = rng.choice(
+        ((b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0"), (b"eXIf", b""))
+    )
     many = [(words[0], words[1] + packed)] * rng.choice((1, 10, 100))
     return png(png_header(9, 9), *many, (b"IDAT", zlib.compress(bytes(9 * 28))), (b"IEND", b""))
 
 
 def _gif_huge(rng: random.Random) -> bytes:
     width, height = (side & 0xFFFF for side in _two(rng))
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + gif_background(width, height)[21:]
+    return (
+        b"GIF89a"
+        + struct.pack("<HHBBB", width, height, 0x80, 0, 0)
+        + bytes(6)
+        + gif_background(width, height)[21:]
+    )
 
 
 def _gif_frames(rng: random.Random) -> bytes:
@@ -205,20 +272,33 @@ def _gif_frames(rng: random.Random) -> bytes:
 
 def _tiff_loop(rng: random.Random) -> bytes:
     """Directories that follow, or hold, themselves."""
-    tags = ((256, 4, 9), (257, 4, 9), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 0), (278, 4, 9), (279, 4, 81))
+    tags = (
+        (256, 4, 9),
+        (257, 4, 9),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 0),
+        (278, 4, 9),
+        (279, 4, 81),
+    )
     nested = tuple((tag, 4, 8) for tag in (330, 34665, 34853, 40965))
     return tiff(*tags, *nested, following=rng.choice((0, 8, 20, 2**31, 2**32 - 1)), body=bytes(81))
 
 
 def _tiff_tags(rng: random.Random) -> bytes:
     count = rng.choice((100, 5000))
-    return tiff(*((700 + n, rng.choice((2, 4, 5, 7, 12, 16)), rng.choice(SIDES)) for n in range(count)))
+    return tiff(
+        *((700 + n, rng.choice((2, 4, 5, 7, 12, 16)), rng.choice(SIDES)) for n in range(count))
+    )
 
 
 def _bmp_huge(rng: random.Random) -> bytes:
     width, height = _two(rng)
     bits, how = rng.choice((1, 4, 8, 16, 24, 32)), rng.choice((0, 0, 1, 2, 3, 9))
-    info = struct.pack("<LLLHHLLLLLL", 40, width, height, 1, bits, how, 0, 0, 0, rng.choice((0, *SIDES)), 0)
+    info = struct.pack(
+        "<LLLHHLLLLLL", 40, width, height, 1, bits, how, 0, 0, 0, rng.choice((0, *SIDES)), 0
+    )
     return b"BM" + struct.pack("<LLL", 100, 0, rng.choice((54, 0, 2**32 - 1))) + info + bytes(100)
 
 

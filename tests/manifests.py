@@ -80,12 +80,17 @@ def templates(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 
 def pods(manifests: list[Manifest]) -> list[PodOf]:
-    return [PodOf(owner, each["metadata"]["labels"], each["spec"]) for owner, each in templates(manifests)]
+    return [
+        PodOf(owner, each["metadata"]["labels"], each["spec"])
+        for owner, each in templates(manifests)
+    ]
 
 
 def part(manifests: list[Manifest], component: str) -> list[PodOf]:
     """The pods of triton, embedding, decoder or redis."""
-    return [pod for pod in pods(manifests) if pod.labels["app.kubernetes.io/component"] == component]
+    return [
+        pod for pod in pods(manifests) if pod.labels["app.kubernetes.io/component"] == component
+    ]
 
 
 def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:

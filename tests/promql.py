@@ -13,7 +13,9 @@ import promql_parser
 import yaml
 from manifests import CHART, found, of_kind, rendered
 
-Labels = dict[str, set[str]]  # values by the name; of a selector only those that it wants to be equal
+Labels = dict[
+    str, set[str]
+]  # values by the name; of a selector only those that it wants to be equal
 
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 RULES = sorted((CHART / "alerts").glob("*.yaml"))

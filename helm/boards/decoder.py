@@ -34,8 +34,16 @@ def decoder() -> Rows:
                 "s",
                 quantiles("samserve_stage_seconds", DECODER, "stage", 0.95),
             ),
-            heatmap("Decode", "How long it takes to decode a call's prompts.", f'{DECODER},stage="decode"'),
-            heatmap("Embedding", "How long calls wait for their image's embedding.", f'{DECODER},stage="embedding"'),
+            heatmap(
+                "Decode",
+                "How long it takes to decode a call's prompts.",
+                f'{DECODER},stage="decode"',
+            ),
+            heatmap(
+                "Embedding",
+                "How long calls wait for their image's embedding.",
+                f'{DECODER},stage="embedding"',
+            ),
         ],
         "Images": [
             Panel(
@@ -57,7 +65,9 @@ def decoder() -> Rows:
                 {"{{pod}}": rate("samserve_resident_evictions_total", DECODER)},
             ),
             *cache(DECODER),
-            models(DECODER, "Versions whose embeddings are taken, and how many decoders take them."),
+            models(
+                DECODER, "Versions whose embeddings are taken, and how many decoders take them."
+            ),
         ],
         "Processes": [
             Panel(

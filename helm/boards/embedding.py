@@ -15,7 +15,10 @@ def triton() -> list[Panel]:
         return total("model", rate(metric, TRITON))
 
     answered = of("nv_inference_request_success")
-    queued, computed = of("nv_inference_queue_duration_us"), of("nv_inference_compute_infer_duration_us")
+    queued, computed = (
+        of("nv_inference_queue_duration_us"),
+        of("nv_inference_compute_infer_duration_us"),
+    )
     return [
         Panel(
             "Batch size",
@@ -45,7 +48,11 @@ def triton() -> list[Panel]:
             "Triton's failures",
             "Requests a second that Triton did not answer, by model and reason.",
             "reqps",
-            {"{{model}} {{reason}}": total("model, reason", rate("nv_inference_request_failure", TRITON))},
+            {
+                "{{model}} {{reason}}": total(
+                    "model, reason", rate("nv_inference_request_failure", TRITON)
+                )
+            },
         ),
         Panel(
             "GPU",
@@ -82,7 +89,11 @@ def embedding() -> Rows:
                 "s",
                 quantiles("samserve_stage_seconds", EMBEDDING, "stage", 0.95),
             ),
-            heatmap("Encode", "How long Triton takes for an image, its queue included.", f'{EMBEDDING},stage="encode"'),
+            heatmap(
+                "Encode",
+                "How long Triton takes for an image, its queue included.",
+                f'{EMBEDDING},stage="encode"',
+            ),
             Panel(
                 "Waiting for a slot",
                 "Images that wait to be embedded, by priority; beyond SAMSERVE_EMBED_QUEUE a replica refuses.",
@@ -93,7 +104,9 @@ def embedding() -> Rows:
         "Triton": triton(),
         "Cache and models": [
             *cache(EMBEDDING),
-            models(EMBEDDING, "What Triton has loaded, and on how many of Ray's pods replicas know it."),
+            models(
+                EMBEDDING, "What Triton has loaded, and on how many of Ray's pods replicas know it."
+            ),
         ],
         "Ray Serve": [
             Panel(
@@ -109,7 +122,11 @@ def embedding() -> Rows:
                 "Requests in a replica",
                 "Calls that each replica is answering; Ray Serve scales by them.",
                 "short",
-                {"{{replica}}": total("replica", f"ray_serve_replica_processing_queries{{{EMBEDDING}}}")},
+                {
+                    "{{replica}}": total(
+                        "replica", f"ray_serve_replica_processing_queries{{{EMBEDDING}}}"
+                    )
+                },
             ),
             Panel(
                 "Processor",

@@ -40,7 +40,9 @@ def drawn(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
             {"refId": chr(ord("A") + at), "expr": expr, "legendFormat": legend, **how}
             for at, (legend, expr) in enumerate(panel.queries.items())
         ],
-        "transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}] if table else [],
+        "transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}]
+        if table
+        else [],
     }
 
 
@@ -48,7 +50,12 @@ def laid_out(rows: Rows) -> Iterable[dict[str, Any]]:
     y = number = 0
     for title, panels in rows.items():
         number += 1
-        yield {"id": number, "type": "row", "title": title, "gridPos": {"x": 0, "y": y, "w": WIDE, "h": 1}}
+        yield {
+            "id": number,
+            "type": "row",
+            "title": title,
+            "gridPos": {"x": 0, "y": y, "w": WIDE, "h": 1},
+        }
         for at, panel in enumerate(panels):
             line, x = divmod(at * WIDTH, WIDE)
             yield drawn(panel, number + 1 + at, x, y + 1 + line * HEIGHT)

@@ -28,7 +28,10 @@ def share_of_calls(some: str, every: str) -> str:
 
 def quantiles(metric: str, labels: str, by: str, *levels: float) -> dict[str, str]:
     buckets = total(f"{by}, le", rate(f"{metric}_bucket", labels))
-    return {f"p{round(100 * level)} {{{{{by}}}}}": f"histogram_quantile({level}, {buckets})" for level in levels}
+    return {
+        f"p{round(100 * level)} {{{{{by}}}}}": f"histogram_quantile({level}, {buckets})"
+        for level in levels
+    }
 
 
 def heatmap(title: str, description: str, labels: str) -> Panel:
@@ -39,7 +42,10 @@ def heatmap(title: str, description: str, labels: str) -> Panel:
 def calls(labels: str) -> list[Panel]:
     """Rate, errors and duration of each RPC."""
     answered = rate("samserve_requests_total", labels)
-    failed = rate("samserve_requests_total", f'{labels},code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED"')
+    failed = rate(
+        "samserve_requests_total",
+        f'{labels},code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DEADLINE_EXCEEDED"',
+    )
     refused = rate("samserve_requests_total", f'{labels},code="RESOURCE_EXHAUSTED"')
     return [
         Panel(

@@ -30,7 +30,13 @@ class Batcher:
     """
 
     def __init__(
-        self, machine: Machine, curve: Curve, most: int, delay: float, instances: int = 1, cores: float = 1.0
+        self,
+        machine: Machine,
+        curve: Curve,
+        most: int,
+        delay: float,
+        instances: int = 1,
+        cores: float = 1.0,
     ) -> None:
         self._machine, self._curve, self._most, self._delay = machine, curve, most, delay
         self._free, self._cores = instances, cores
@@ -52,7 +58,10 @@ class Batcher:
             self._free -= 1
             self.batches.append(len(batch))
             work = self._curve(len(batch)) * self._cores * self._machine.speed(self._cores)
-            self._machine.run(Work(work, threads=round(self._cores), most=self._cores), lambda b=batch: self._done(b))  # type: ignore[misc]
+            self._machine.run(
+                Work(work, threads=round(self._cores), most=self._cores),
+                lambda b=batch: self._done(b),
+            )  # type: ignore[misc]
 
     def _done(self, batch: list[Then]) -> None:
         self._free += 1

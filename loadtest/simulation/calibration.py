@@ -71,7 +71,9 @@ def write_calibration(found: Calibration, file: Path) -> None:
 def read_calibration(file: Path) -> Calibration:
     """Raises FileNotFoundError with what to do."""
     if not file.exists():
-        raise FileNotFoundError(f"{file} is not there: measure it with `python loadtest/calibrate.py`")
+        raise FileNotFoundError(
+            f"{file} is not there: measure it with `python loadtest/calibrate.py`"
+        )
     values = json.loads(file.read_text())
     return Calibration(
         **{

@@ -100,7 +100,9 @@ def simulate(system: System, demand: Demand, known: Calibration) -> Prediction:
         drawn = rng.random()
         ready = demand.resident, demand.resident + demand.redis
         place = RESIDENT if drawn < ready[0] else REDIS if drawn < ready[1] else MISS
-        _Click(parts, known, kind, place, next(numbers) % system.decoders, arrival, rng, then).send()
+        _Click(
+            parts, known, kind, place, next(numbers) % system.decoders, arrival, rng, then
+        ).send()
 
     def think() -> None:
         until = parts.clock.now + pause(demand.think, demand.think_sigma, rng)
@@ -151,7 +153,9 @@ class _Click:
 
     def _unpack(self) -> None:
         pool = self.parts.decoders[self.decoder]
-        self._or_refused(pool.submit(_plain(0.7 * self.known.get + self.known.prepare), self._decode))
+        self._or_refused(
+            pool.submit(_plain(0.7 * self.known.get + self.known.prepare), self._decode)
+        )
 
     def _decode(self) -> None:
         decode = self.known.refine if self.kind == REFINE else self.known.first
@@ -171,7 +175,9 @@ class _Click:
         self._generate(self._end)
 
     def _end(self, code: str = "OK") -> None:
-        self.parts.samples.append(Sample(self.kind, self.arrival, self.arrival, self.parts.clock.now, code))
+        self.parts.samples.append(
+            Sample(self.kind, self.arrival, self.arrival, self.parts.clock.now, code)
+        )
         self.parts.inside[self.decoder] -= 1
         self.parts.ended[self.decoder] = self.parts.clock.now
         self.then()
@@ -185,7 +191,9 @@ class _Click:
         self._split(self.parts.loops[self.decoder], self.parts.beside[self.decoder], half, then)
 
     def _generate(self, then: Then) -> None:
-        self._split(self.parts.generator, self.parts.generator_machine, 0.5 * self.known.generator, then)
+        self._split(
+            self.parts.generator, self.parts.generator_machine, 0.5 * self.known.generator, then
+        )
 
     def _split(self, pool: Pool, machine: Machine, milliseconds: float, then: Then) -> None:
         """The part of the work that the caller waits for, and the rest beside it."""
@@ -195,7 +203,9 @@ class _Click:
             machine.run(Work((1 - self.known.on_path) * milliseconds * MS), _nothing)
 
 
-def decode_work(decode: Decode, draw: float, threads: int, machine: Machine, heat: float = 1.0) -> Work:
+def decode_work(
+    decode: Decode, draw: float, threads: int, machine: Machine, heat: float = 1.0
+) -> Work:
     """A decode that begins with so many threads to itself; draw: in [0, 1), which of the measured times it takes; heat:
     how much of it.
     """
@@ -223,11 +233,14 @@ def _build(system: System, known: Calibration) -> _Parts:
     here = Machine(clock, known.cores, known.crowded)
     elsewhere = Machine(clock, math.inf)
     machines = [
-        here if system.together else Machine(clock, system.threads, known.crowded) for _ in range(system.decoders)
+        here if system.together else Machine(clock, system.threads, known.crowded)
+        for _ in range(system.decoders)
     ]
     curve = Curve({batch: ms * MS for batch, ms in (system.encode or known.encode).items()})
     if system.together:
-        encoder = Batcher(here, curve, system.batch_most, system.batch_delay, system.encoders, cores=known.cores)
+        encoder = Batcher(
+            here, curve, system.batch_most, system.batch_delay, system.encoders, cores=known.cores
+        )
     else:
         encoder = Batcher(elsewhere, curve, system.batch_most, system.batch_delay, system.encoders)
     others = here if system.together else elsewhere

@@ -12,11 +12,11 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-from samserve.core.errors import DETAILS_KEY
-from samserve.core.rpc import call_options, message_limits
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import call_options, message_limits
+from samserve.wire.status import DETAILS_KEY
 
 from traffic.pictures import HEIGHT, WIDTH, Picture
 from traffic.samples import BULK, FIRST, NEW, REFINE, Sample
@@ -44,7 +44,9 @@ def target(addresses: Sequence[str]) -> str:
     if all(address.rsplit(":", 1)[0].replace(".", "").isdigit() for address in addresses):
         return "ipv4:" + ",".join(addresses)
     if len(addresses) > 1:
-        raise ValueError("several decoders are given by number, as in 10.0.0.1:8501; a name may stand for many itself")
+        raise ValueError(
+            "several decoders are given by number, as in 10.0.0.1:8501; a name may stand for many itself"
+        )
     return f"dns:///{addresses[0]}"
 
 
@@ -58,8 +60,17 @@ class Caller:
     failed did.
     """
 
-    def __init__(self, decoders: Sequence[str], embedding: str, timeout: float, note: Callable[[Sample], None]) -> None:
-        self._channels = [grpc.insecure_channel(target(decoders), _IN_TURN), grpc.insecure_channel(embedding, _IN_TURN)]
+    def __init__(
+        self,
+        decoders: Sequence[str],
+        embedding: str,
+        timeout: float,
+        note: Callable[[Sample], None],
+    ) -> None:
+        self._channels = [
+            grpc.insecure_channel(target(decoders), _IN_TURN),
+            grpc.insecure_channel(embedding, _IN_TURN),
+        ]
         self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._channels[0]).Predict
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channels[1]).Embed
         self._timeout, self._note = timeout, note
@@ -73,7 +84,9 @@ class Caller:
         for channel in self._channels:
             channel.close()
 
-    def click(self, picture: Picture, clicked: Clicked, intended: float, kind: str = "") -> bytes | None:
+    def click(
+        self, picture: Picture, clicked: Clicked, intended: float, kind: str = ""
+    ) -> bytes | None:
         """By hash first, with the bytes if they are asked for. The best mask's logits, None if there was no answer."""
         request = _request(picture, clicked)
         kind, started = kind or (REFINE if clicked.logits else FIRST), self.clock()
@@ -114,11 +127,18 @@ class Caller:
     def _failed(self, kind: str, intended: float, started: float, problem: Any) -> Sample:
         self.problem = f"{problem.code().name}: {problem.details()}"
         return Sample(
-            kind, intended, started, self.clock(), problem.code().name, told_when=retry_after(problem) is not None
+            kind,
+            intended,
+            started,
+            self.clock(),
+            problem.code().name,
+            told_when=retry_after(problem) is not None,
         )
 
 
-def warm_up(decoders: Sequence[str], embedding: str, pictures: Sequence[Picture], timeout: float) -> list[bytes]:
+def warm_up(
+    decoders: Sequence[str], embedding: str, pictures: Sequence[Picture], timeout: float
+) -> list[bytes]:
     """Have the pictures embedded, and ready in every decoder; the logits of a click on each. Raises ConnectionError."""
     logits: list[bytes] = []
     for address in decoders:
@@ -135,12 +155,16 @@ def _insistently(caller: Caller, picture: Picture, address: str) -> bytes:
         if (logits := caller.click(picture, Clicked((anywhere(rng),)), caller.clock())) is not None:
             return logits
         time.sleep(1)
-    raise ConnectionError(f"the decoder at {address} cannot be loaded: a first click ended with {caller.problem}")
+    raise ConnectionError(
+        f"the decoder at {address} cannot be loaded: a first click ended with {caller.problem}"
+    )
 
 
 def retry_after(problem: Any) -> float | None:
     """Seconds of the refusal's google.rpc.RetryInfo, None if it has none."""
-    packed = next((value for key, value in problem.trailing_metadata() or () if key == DETAILS_KEY), b"")
+    packed = next(
+        (value for key, value in problem.trailing_metadata() or () if key == DETAILS_KEY), b""
+    )
     retry = details.RetryInfo()
     for detail in status_pb2.Status.FromString(packed).details:
         if detail.Unpack(retry):

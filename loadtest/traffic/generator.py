@@ -23,11 +23,24 @@ from traffic.calls import Caller, Clicked, warm_up  # noqa: E402
 from traffic.machine import cpu_seconds, machine_busy  # noqa: E402
 from traffic.order import GENERATOR, SAMPLES, Order, read_order  # noqa: E402
 from traffic.pictures import known_pictures  # noqa: E402
-from traffic.samples import ALONE, BARE, BESIDE, PROBE, Sample, of_kinds, percentiles, recovery, write_samples  # noqa: E402
+from traffic.samples import (
+    ALONE,
+    BARE,
+    BESIDE,
+    PROBE,
+    Sample,
+    of_kinds,
+    percentiles,
+    recovery,
+    write_samples,
+)  # noqa: E402
 from traffic.scenario import CLOSED  # noqa: E402
 from traffic.users import Annotator, Arrivals, BatchJob, Scene  # noqa: E402
 
-ALONE_CLICKS, ALONE_PAUSE = 100, 0.05  # a pause, in seconds, as a click's caches find it in a load, not in a loop
+ALONE_CLICKS, ALONE_PAUSE = (
+    100,
+    0.05,
+)  # a pause, in seconds, as a click's caches find it in a load, not in a loop
 # A machine's speed drifts by several percent in a minute: the bare decode is taken before the load and after it.
 PROBE_EVERY, PROBE_SECONDS = 0.25, 20.0
 TELL_EVERY = 5.0
@@ -63,7 +76,9 @@ class Generator:
         self._decode_bare()
         before = self._used()
         self._load()
-        cores = {name: (used - before[name]) / scenario.seconds for name, used in self._used().items()}
+        cores = {
+            name: (used - before[name]) / scenario.seconds for name, used in self._used().items()
+        }
         self._probe()
         while self.caller.in_flight:  # each has a deadline
             gevent.sleep(0.05)
@@ -101,7 +116,12 @@ class Generator:
         runner = environment.create_local_runner()
         self.caller.began = time.perf_counter()
         people = sum(counts.values())
-        runner.start(people, spawn_rate=max(1.0, people / scenario.settling) if scenario.arrivals in CLOSED else people)
+        runner.start(
+            people,
+            spawn_rate=max(1.0, people / scenario.settling)
+            if scenario.arrivals in CLOSED
+            else people,
+        )
         while not self.scene.over:
             gevent.sleep(min(TELL_EVERY, max(scenario.seconds - self.caller.clock(), 0.01)))
             self._tell()
@@ -111,10 +131,19 @@ class Generator:
         normal = percentiles(of_kinds(self.samples, [ALONE]))["p50"]
         rng, until = np.random.default_rng(), self.scenario.seconds + PROBE_SECONDS
         probes: list[Any] = []
-        while self.caller.clock() < until and recovery(of_kinds(self.samples, [PROBE]), 0, normal) is None:
+        while (
+            self.caller.clock() < until
+            and recovery(of_kinds(self.samples, [PROBE]), 0, normal) is None
+        ):
             picture, _ = self.scene.choose(rng)
             probes.append(
-                gevent.spawn(self.caller.click, picture, Clicked(((1.0, 1.0, True),)), self.caller.clock(), PROBE)
+                gevent.spawn(
+                    self.caller.click,
+                    picture,
+                    Clicked(((1.0, 1.0, True),)),
+                    self.caller.clock(),
+                    PROBE,
+                )
             )
             gevent.sleep(PROBE_EVERY)
         gevent.joinall(probes, timeout=self.scenario.timeout)

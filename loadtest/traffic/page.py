@@ -31,7 +31,11 @@ $body
 
 
 def page(
-    title: str, scenario: Scenario, samples: Sequence[Sample], summary: Mapping[str, Any], judged: list[Judged]
+    title: str,
+    scenario: Scenario,
+    samples: Sequence[Sample],
+    summary: Mapping[str, Any],
+    judged: list[Judged],
 ) -> str:
     """The report: verdict, figures, latency over time, throughput, refusals, histogram, what was asked."""
     good_run = all(one.holds for one in judged)
@@ -43,13 +47,24 @@ def page(
         refusals_by_code(samples, scenario),
         histogram(samples),
         "<h2>Figures</h2>",
-        _table(["figure", "value"], [[name, _number(value)] for name, value in summary["figures"].items()]),
+        _table(
+            ["figure", "value"],
+            [[name, _number(value)] for name, value in summary["figures"].items()],
+        ),
         "<h2>Outcomes</h2>",
-        _table(["kind", "code", "calls"], [[k, c, n] for k, row in summary["codes"].items() for c, n in row.items()]),
+        _table(
+            ["kind", "code", "calls"],
+            [[k, c, n] for k, row in summary["codes"].items() for c, n in row.items()],
+        ),
         "<h2>Cores in use</h2>",
-        _table(["process", "cores"], [[name, f"{share:.2f}"] for name, share in summary["cores"].items()]),
+        _table(
+            ["process", "cores"],
+            [[name, f"{share:.2f}"] for name, share in summary["cores"].items()],
+        ),
         "<h2>Asked</h2>",
-        _table(["parameter", "value"], [[name, value] for name, value in summary["scenario"].items()]),
+        _table(
+            ["parameter", "value"], [[name, value] for name, value in summary["scenario"].items()]
+        ),
         _table(["machine", ""], [[name, value] for name, value in summary["machine"].items()]),
     ]
     return _PAGE.substitute(
@@ -68,14 +83,20 @@ def latency_over_time(samples: Sequence[Sample], scenario: Scenario) -> str:
     for click in clicks:
         if 0 <= click.intended < len(groups):
             groups[int(click.intended)].append(click.taken)
-    series = {f"p{p}": [float(np.percentile(g, p)) if g else np.nan for g in groups] for p in (50, 95, 99)}
-    return lines("Latency of clicks", "seconds", "ms from the intended start", seconds + 0.5, series)
+    series = {
+        f"p{p}": [float(np.percentile(g, p)) if g else np.nan for g in groups] for p in (50, 95, 99)
+    }
+    return lines(
+        "Latency of clicks", "seconds", "ms from the intended start", seconds + 0.5, series
+    )
 
 
 def throughput(samples: Sequence[Sample], scenario: Scenario) -> str:
     """What was asked and what was answered, second by second."""
     clicks = of_kinds(samples, CLICK)
-    asked = np.histogram([s.intended for s in clicks], np.arange(int(np.ceil(scenario.seconds)) + 1))[0]
+    asked = np.histogram(
+        [s.intended for s in clicks], np.arange(int(np.ceil(scenario.seconds)) + 1)
+    )[0]
     series = {
         "offered": asked.astype(np.float64),
         "answered": per_second([s for s in clicks if s.answered], scenario.seconds),
@@ -88,22 +109,36 @@ def refusals_by_code(samples: Sequence[Sample], scenario: Scenario) -> str:
     """Calls not answered, by gRPC code."""
     failed = [s for s in samples if not s.answered and s.kind not in BESIDE]
     found = sorted({s.code for s in failed}) or ["none"]
-    series = {code: per_second([s for s in failed if s.code == code], scenario.seconds) for code in found}
+    series = {
+        code: per_second([s for s in failed if s.code == code], scenario.seconds) for code in found
+    }
     x = np.arange(int(np.ceil(scenario.seconds))) + 0.5
     return lines("Refused or failed", "seconds", "a second", x, series)
 
 
 def histogram(samples: Sequence[Sample]) -> str:
     """How long clicks took, up to their 99.5th percentile."""
-    taken = {kind: [s.taken for s in samples if s.kind == kind and s.answered] for kind in (FIRST, REFINE, NEW)}
+    taken = {
+        kind: [s.taken for s in samples if s.kind == kind and s.answered]
+        for kind in (FIRST, REFINE, NEW)
+    }
     everything = [value for values in taken.values() for value in values] or [1.0]
     edges = np.linspace(0, float(np.percentile(everything, 99.5)), 61)
-    series = {kind: np.histogram(values, edges)[0].astype(np.float64) for kind, values in taken.items() if values}
+    series = {
+        kind: np.histogram(values, edges)[0].astype(np.float64)
+        for kind, values in taken.items()
+        if values
+    }
     return bars("How long clicks took", "ms", "clicks", edges, series)
 
 
 def _row(one: Judged) -> list[Any]:
-    return [one.name, _number(one.figure), f"{one.side} {one.bound:g}", "holds" if one.holds else "FAILS"]
+    return [
+        one.name,
+        _number(one.figure),
+        f"{one.side} {one.bound:g}",
+        "holds" if one.holds else "FAILS",
+    ]
 
 
 def _number(value: float | None) -> str:
@@ -111,5 +146,11 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: list[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return "<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + f"</tr>{cells}</table>"
+    cells = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        "<table><tr>"
+        + "".join(f"<th>{escape(name)}</th>" for name in head)
+        + f"</tr>{cells}</table>"
+    )

@@ -37,12 +37,16 @@ def lines(title: str, x_label: str, y_label: str, x: Values, series: Mapping[str
     for (name, values), colour in zip(series.items(), _colours(len(series)), strict=True):
         for run in _runs(x, values):
             points = " ".join("{:.1f},{:.1f}".format(*axes.at(*point)) for point in run)
-            drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+            drawn.append(
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+            )
         drawn.append(_legend(name, colour, list(series).index(name)))
     return _frame(title, x_label, y_label, axes, drawn)
 
 
-def bars(title: str, x_label: str, y_label: str, edges: Values, series: Mapping[str, Values]) -> str:
+def bars(
+    title: str, x_label: str, y_label: str, edges: Values, series: Mapping[str, Values]
+) -> str:
     """Histograms with the same edges, [N + 1] for [N] values, one over the other and half transparent."""
     axes = Axes(_round_up(max(edges)), _round_up(_most(series.values())))
     drawn = []
@@ -59,9 +63,15 @@ def _frame(title: str, x_label: str, y_label: str, axes: Axes, drawn: list[str])
     grid = []
     for share in np.linspace(0, 1, 6):
         x, y = axes.at(axes.x * share, axes.y * share)
-        grid.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d0d7de"/>')
-        grid.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{axes.y * share:g}</text>')
-        grid.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{axes.x * share:g}</text>')
+        grid.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d0d7de"/>'
+        )
+        grid.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{axes.y * share:g}</text>'
+        )
+        grid.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{axes.x * share:g}</text>'
+        )
     labels = [
         f'<text x="{LEFT}" y="16" font-weight="bold">{escape(title)}</text>',
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>',
@@ -101,7 +111,13 @@ def _round_up(value: float) -> float:
     if value <= 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10) if step * power >= value * 0.9999))
+    return float(
+        next(
+            step * power
+            for step in (1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
+            if step * power >= value * 0.9999
+        )
+    )
 
 
 def _colours(count: int) -> list[str]:

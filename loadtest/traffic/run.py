@@ -72,16 +72,22 @@ def local_target(decoders: int, tell: Callable[[str], None] = lambda _: None) ->
             addresses.append(f"127.0.0.1:{port}")
         bare = free_port()
         stack.start_decoder("bare decoder", bare, free_port(), ONE_THREAD)
-        watched = {name: program.pid for name, program in stack.programs.items() if name != "embedding"}
+        watched = {
+            name: program.pid for name, program in stack.programs.items() if name != "embedding"
+        }
         yield Target(tuple(addresses), stack.addresses.embedding, watched, f"127.0.0.1:{bare}")
 
 
-def run(scenario: Scenario, target: Target, folder: Path, section: str, ceiling: float | None = None) -> Run:
+def run(
+    scenario: Scenario, target: Target, folder: Path, section: str, ceiling: float | None = None
+) -> Run:
     """Make the load, judge it by a section of thresholds.yaml, write samples.csv, summary.json and report.html to the
     folder. Takes scenario.seconds and 10 to 40 s more. Raises LoadFailed, and ValueError for thresholds that are wrong.
     """
     thresholds = read_thresholds(THRESHOLDS, section)
-    order = write_order(Order(scenario, target.decoders, target.embedding, target.watched, folder, target.bare))
+    order = write_order(
+        Order(scenario, target.decoders, target.embedding, target.watched, folder, target.bare)
+    )
     _generate(order, scenario.seconds + scenario.timeout + SLACK)
     samples = read_samples(folder / SAMPLES)
     cores = json.loads((folder / GENERATOR).read_text())["cores"]
@@ -110,7 +116,11 @@ def summary_of(done: Run, target: Target) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     processor = names[0].split(":", 1)[1].strip() if names else platform.machine()
     return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version()}
 
@@ -118,12 +128,18 @@ def machine() -> dict[str, Any]:
 def _generate(order: Path, seconds: float) -> None:
     environment: Mapping[str, str] = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(LOADTEST), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(LOADTEST), os.environ.get("PYTHONPATH", "")])
+        ),
     }
     command = [sys.executable, "-m", "traffic.generator", str(order)]
     try:
-        ended = subprocess.run(command, env=environment, timeout=seconds, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(
+            command, env=environment, timeout=seconds, stderr=subprocess.PIPE, text=True
+        )
     except subprocess.TimeoutExpired as late:
         raise LoadFailed(f"the load generator was not done within {seconds:g} s") from late
     if ended.returncode:
-        raise LoadFailed(f"the load generator ended with code {ended.returncode}: {ended.stderr.strip()[-2000:]}")
+        raise LoadFailed(
+            f"the load generator ended with code {ended.returncode}: {ended.stderr.strip()[-2000:]}"
+        )

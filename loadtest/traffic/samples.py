@@ -58,7 +58,10 @@ def percentiles(samples: Iterable[Sample]) -> dict[str, float]:
     taken = [sample.taken for sample in samples if sample.answered]
     if not taken:
         return {}
-    found = {f"p{p}": float(value) for p, value in zip(PERCENTILES, np.percentile(taken, PERCENTILES), strict=True)}
+    found = {
+        f"p{p}": float(value)
+        for p, value in zip(PERCENTILES, np.percentile(taken, PERCENTILES), strict=True)
+    }
     return {**found, "mean": float(np.mean(taken))}
 
 
@@ -84,7 +87,9 @@ def recovery(probes: Sequence[Sample], ended: float, normal: float) -> float | N
     """Seconds from the load's end to the first probe sent from then on that is answered within twice its `normal`
     milliseconds; None if there is none.
     """
-    quick = [p.intended for p in probes if p.intended >= ended and p.answered and p.taken <= 2 * normal]
+    quick = [
+        p.intended for p in probes if p.intended >= ended and p.answered and p.taken <= 2 * normal
+    ]
     return min(quick) - ended if quick else None
 
 

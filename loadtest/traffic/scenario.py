@@ -42,14 +42,18 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if self.arrivals not in (*CLOSED, CLICKS, VISITS):
-            raise ValueError(f"arrivals is {self.arrivals!r}: give {USERS}, {SINGLES}, {CLICKS} or {VISITS}")
+            raise ValueError(
+                f"arrivals is {self.arrivals!r}: give {USERS}, {SINGLES}, {CLICKS} or {VISITS}"
+            )
         for name in ("rate", "seconds", "timeout", "patience", "pictures", "objects", "think"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
         if not 0 <= self.new <= 1:
             raise ValueError(f"new is {self.new}: it is a share, 0 to 1")
         if self.settling >= self.seconds:
-            raise ValueError(f"settling is {self.settling:g} s: it must be less than the load's {self.seconds:g} s")
+            raise ValueError(
+                f"settling is {self.settling:g} s: it must be less than the load's {self.seconds:g} s"
+            )
 
     @property
     def refining(self) -> float:
@@ -61,7 +65,9 @@ def scenario_of(values: dict[str, Any]) -> Scenario:
     """Raises ValueError, naming what is not a scenario's."""
     known = {field.name for field in fields(Scenario)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"a scenario has no {', '.join(unknown)}; it has: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"a scenario has no {', '.join(unknown)}; it has: {', '.join(sorted(known))}"
+        )
     return Scenario(**values)
 
 

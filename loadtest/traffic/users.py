@@ -21,8 +21,15 @@ from traffic.scenario import CLICKS, SINGLES, Scenario
 class Scene:
     """What all users of a load share: the pictures, the way to the service, and when it is over."""
 
-    def __init__(self, scenario: Scenario, caller: Caller, pictures: list[Picture], logits: list[bytes]) -> None:
-        self.scenario, self.caller, self._pictures, self._logits = scenario, caller, pictures, logits
+    def __init__(
+        self, scenario: Scenario, caller: Caller, pictures: list[Picture], logits: list[bytes]
+    ) -> None:
+        self.scenario, self.caller, self._pictures, self._logits = (
+            scenario,
+            caller,
+            pictures,
+            logits,
+        )
         self._chances = zipf(len(pictures), scenario.zipf)
         self._numbers = count()
 
@@ -38,7 +45,9 @@ class Scene:
         """A picture, and logits of a mask on it to refine."""
         index = rng.choice(len(self._pictures), p=self._chances)
         picture = self._pictures[index]
-        return (picture.anew() if rng.random() < self.scenario.new else picture), self._logits[index]
+        return (picture.anew() if rng.random() < self.scenario.new else picture), self._logits[
+            index
+        ]
 
     def visit(self, rng: np.random.Generator) -> None:
         """One annotator and one picture, object after object."""

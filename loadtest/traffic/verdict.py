@@ -51,7 +51,9 @@ class Judged:
         return f"{'holds' if self.holds else 'FAILS'}  {self.name}: {figure}, at {self.side} {self.bound:g}"
 
 
-def figures(samples: Sequence[Sample], scenario: Scenario, ceiling: float | None = None) -> dict[str, float | None]:
+def figures(
+    samples: Sequence[Sample], scenario: Scenario, ceiling: float | None = None
+) -> dict[str, float | None]:
     """What thresholds speak of. ceiling: the most clicks a second that are answered, if that has been measured.
 
     clicks_per_second, goodput: of the clicks that were to start in the judged part of the load, those answered, and
@@ -60,7 +62,11 @@ def figures(samples: Sequence[Sample], scenario: Scenario, ceiling: float | None
     late_p99_ms: how late the generator itself started its calls; a large one means that it was too slow for the load.
     """
     seconds = scenario.seconds - scenario.settling
-    judged = [s for s in samples if scenario.settling <= s.intended < scenario.seconds and s.kind not in BESIDE]
+    judged = [
+        s
+        for s in samples
+        if scenario.settling <= s.intended < scenario.seconds and s.kind not in BESIDE
+    ]
     clicks, alone = of_kinds(judged, CLICK), of_kinds(samples, [ALONE])
     refused = refusals(judged)
     goodput = len(good(clicks, scenario.patience)) / seconds
@@ -84,12 +90,18 @@ def figures(samples: Sequence[Sample], scenario: Scenario, ceiling: float | None
         **{f"click_{name}_ms": taken.get(name) for name in FIGURES},
         "click_p99_over_decode": taken["p99"] / decode if taken and decode else None,
         "new_p50_ms": percentiles(of_kinds(judged, [NEW])).get("p50"),
-        "recovery_seconds": None if normal is None else recovery(of_kinds(samples, [PROBE]), scenario.seconds, normal),
-        "late_p99_ms": float(np.percentile([1000 * (s.started - s.intended) for s in clicks], 99)) if clicks else None,
+        "recovery_seconds": None
+        if normal is None
+        else recovery(of_kinds(samples, [PROBE]), scenario.seconds, normal),
+        "late_p99_ms": float(np.percentile([1000 * (s.started - s.intended) for s in clicks], 99))
+        if clicks
+        else None,
     }
 
 
-def judge(figures: Mapping[str, float | None], thresholds: Mapping[str, Mapping[str, float]]) -> list[Judged]:
+def judge(
+    figures: Mapping[str, float | None], thresholds: Mapping[str, Mapping[str, float]]
+) -> list[Judged]:
     """Raises ValueError for a threshold of a name that no run has, or without a bound."""
     judged = []
     for name, bounds in thresholds.items():
@@ -97,7 +109,9 @@ def judge(figures: Mapping[str, float | None], thresholds: Mapping[str, Mapping[
             raise ValueError(f"no run has a figure {name!r}; there are: {', '.join(figures)}")
         if not bounds or set(bounds) - {LEAST, MOST}:
             raise ValueError(f"{name} must have a bound, {LEAST} or {MOST}")
-        judged += [Judged(name, figures[name], side, float(bound)) for side, bound in bounds.items()]
+        judged += [
+            Judged(name, figures[name], side, float(bound)) for side, bound in bounds.items()
+        ]
     return judged
 
 

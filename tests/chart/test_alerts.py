@@ -14,12 +14,19 @@ from manifests import CHART
 RULES = CHART / "alerts" / "samserve.yaml"
 Trouble = dict[str, tuple[float, float] | None]
 PROMTOOL = shutil.which("promtool")
-with_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not there: it comes with Debian's prometheus")
+with_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is not there: it comes with Debian's prometheus"
+)
 
 MINUTES = 60  # of trouble
 DAY = 24 * 60
-WELL = {"SamserveCacheMisses": DAY}  # minutes in which all is well before it, where they are not the usual ones
-DECODER, EMBEDDING = 'namespace="v",job="s-decoder",pod="d"', 'namespace="v",job="v/s-embedding",pod="e"'
+WELL = {
+    "SamserveCacheMisses": DAY
+}  # minutes in which all is well before it, where they are not the usual ones
+DECODER, EMBEDDING = (
+    'namespace="v",job="s-decoder",pod="d"',
+    'namespace="v",job="v/s-embedding",pod="e"',
+)
 TRITON = 'namespace="v",job="s-triton",pod="t",model="nano"'
 KUBE = 'namespace="v",deployment="s-triton"'
 RAY = f'{EMBEDDING},deployment="EmbeddingService"'
@@ -107,7 +114,10 @@ TROUBLE: dict[str, Trouble] = {
     "SamserveTargetDown": {f"up{{{TRITON}}}": (0, 0)},
     "SamserveNoMetrics": {f"up{{{TRITON}}}": None},
     "SamserveRedisAway": {outcomes(DECODER, "bypassed"): (0, 500)},
-    "SamserveCacheMisses": {outcomes(DECODER, "hit"): (0, 200), outcomes(DECODER, "miss"): (0, 800)},
+    "SamserveCacheMisses": {
+        outcomes(DECODER, "hit"): (0, 200),
+        outcomes(DECODER, "miss"): (0, 800),
+    },
     "SamserveEvictionsThrash": {
         lookups("hit"): (0, 1000),
         lookups("miss"): (0, 5000),
@@ -136,11 +146,17 @@ def firing(trouble: Trouble, well: int, expected: list[str], folder: Path) -> st
         "eval_time": f"{well + MINUTES}m",
         "exp_samples": samples,
     }
-    series = [{"series": each, "values": values(each, trouble, well)} for each in {**HEALTHY, **trouble}]
+    series = [
+        {"series": each, "values": values(each, trouble, well)} for each in {**HEALTHY, **trouble}
+    ]
     case: dict[str, Any] = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
     file = folder / "case.yaml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}))
-    done = subprocess.run([str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    file.write_text(
+        yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]})
+    )
+    done = subprocess.run(
+        [str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

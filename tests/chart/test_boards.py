@@ -17,7 +17,9 @@ every_board = pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.
 def test_the_dashboards_are_those_that_their_source_writes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "helm" / "boards", tmp_path], check=True)
     written = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert written == {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()}, "python helm/boards"
+    assert written == {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()}, (
+        "python helm/boards"
+    )
 
 
 @every_board
@@ -53,7 +55,9 @@ def test_every_query_is_of_one_release(file: Path) -> None:
 
 @pytest.mark.parametrize("who", ["ScaledObject", "HorizontalPodAutoscaler", "prometheus-adapter"])
 def test_the_autoscalers_queries_are_among_those_that_are_checked(who: str) -> None:
-    metrics = {metric for asker, expression in asked() if asker == who for metric in selectors(expression)}
+    metrics = {
+        metric for asker, expression in asked() if asker == who for metric in selectors(expression)
+    }
     assert metrics
     assert metrics <= metrics_asked().keys()
 

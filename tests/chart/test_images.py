@@ -18,7 +18,7 @@ import yaml
 from manifests import CHART, METRICS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from samserve.core.config import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -52,11 +52,15 @@ def stages(file: Path) -> list[Stage]:
 
 def extras(*names: str) -> set[str]:
     """The packages that these extras of ours ask for, those of extras inside among them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     packages: set[str] = set()
     for requirement in (each for name in names for each in project[name]):
         inner = re.fullmatch(r"samserve\[(.*)\]", requirement)
-        packages |= extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
+        packages |= (
+            extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
+        )
     return packages
 
 
@@ -78,7 +82,9 @@ def installed_with(names: list[str]) -> set[str]:
             found.add((name, extra))
             for each in map(Requirement, distribution(name).requires or []):
                 if each.marker is None or each.marker.evaluate({"extra": extra}):
-                    waiting += [(canonicalize_name(each.name), inner) for inner in ["", *each.extras]]
+                    waiting += [
+                        (canonicalize_name(each.name), inner) for inner in ["", *each.extras]
+                    ]
     return {name for name, _ in found}
 
 
@@ -134,7 +140,10 @@ def test_what_is_served_holds_no_tools_to_build_with(file: Path) -> None:
 def test_packages_are_those_that_are_pinned(file: Path) -> None:
     (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
     installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
-    assert all("--constraint constraints.txt" in each for each in [*re.findall(r"pip [^&]*install[^&]*", install)])
+    assert all(
+        "--constraint constraints.txt" in each
+        for each in [*re.findall(r"pip [^&]*install[^&]*", install)]
+    )
     assert installs
     packages = extras(*named_extras(file))
     assert ("torch" in packages) == (file.stem == "triton")
@@ -143,16 +152,16 @@ def test_packages_are_those_that_are_pinned(file: Path) -> None:
 
 # What an image's programs import, now or when they come to it.
 PROGRAMS = {
-    "decoder": ["samserve.decoder.server", "samserve.core.spans"],
-    "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.core.spans"],
+    "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
+    "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
     "triton": [
-        "samserve.cli",
-        "samserve.gate.console",
-        "samserve.models.download",
-        "samserve.models.engine",
-        "samserve.models.export",
-        "samserve.models.reference",
-        "samserve.models.triton.repository",
+        "samserve.cli.main",
+        "samserve.cli.variants",
+        "samserve.export.download",
+        "samserve.variants.engine",
+        "samserve.export.onnx_files",
+        "samserve.export.reference",
+        "samserve.bundles.triton_repository",
         "onnxruntime.quantization",
         "openvino",
     ],
@@ -190,7 +199,11 @@ def test_an_image_has_what_its_programs_import(file: Path) -> None:
 
 @every_image
 def test_what_is_copied_is_there_and_is_sent_to_docker(file: Path) -> None:
-    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    sent = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
     for stage in stages(file):
         for step in stage.all("COPY"):
             if not step.startswith("--from="):
@@ -206,7 +219,10 @@ def test_images_tell_the_settings_ports() -> None:
         "embedding": {embedding["embedding_port"].default, embedding["http_port"].default, METRICS},
         "triton": {8000, 8001, 8002},
     }
-    told = {file.stem: {int(port) for port in stages(file)[-1].all("EXPOSE")[0].split()} for file in DOCKERFILES}
+    told = {
+        file.stem: {int(port) for port in stages(file)[-1].all("EXPOSE")[0].split()}
+        for file in DOCKERFILES
+    }
     assert told == expected
 
 
@@ -219,14 +235,23 @@ def test_a_login_shell_finds_ray() -> None:
 def test_compose_builds_our_images_and_pins_the_others() -> None:
     for name, service in compose()["services"].items():
         if "build" in service:
-            assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file(), name
+            assert (
+                DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]
+            ).is_file(), name
             assert service["image"].endswith(":${VERSION}"), name
         else:
-            assert service["image"] == yaml.safe_load((CHART / "values.yaml").read_text())["redis"]["image"]
+            assert (
+                service["image"]
+                == yaml.safe_load((CHART / "values.yaml").read_text())["redis"]["image"]
+            )
 
 
 def test_compose_begins_with_the_projects_version_on_cpus() -> None:
-    begins = dict(line.split("=") for line in (DEPLOY / ".env").read_text().splitlines() if not line.startswith("#"))
+    begins = dict(
+        line.split("=")
+        for line in (DEPLOY / ".env").read_text().splitlines()
+        if not line.startswith("#")
+    )
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert begins == {"COMPOSE_PROFILES": "cpu", "MODEL": "nano", "VERSION": version}
 
@@ -241,7 +266,11 @@ def test_compose_gives_no_privileges() -> None:
 def test_either_profile_of_compose_has_one_triton() -> None:
     services = compose()["services"]
     for profile in ("cpu", "gpu"):
-        started = {name: each for name, each in services.items() if profile in each.get("profiles", [profile])}
+        started = {
+            name: each
+            for name, each in services.items()
+            if profile in each.get("profiles", [profile])
+        }
         tritons = [
             each
             for each in started.values()
@@ -257,7 +286,10 @@ def test_either_profile_of_compose_has_one_triton() -> None:
 def test_compose_publishes_and_calls_the_settings_ports() -> None:
     services = compose()["services"]
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
-    ports = {"decoder": decoder["decoder_port"].default, "embedding": embedding["embedding_port"].default}
+    ports = {
+        "decoder": decoder["decoder_port"].default,
+        "embedding": embedding["embedding_port"].default,
+    }
     for name, port in ports.items():
         assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
         assert services[name]["environment"]["SAMSERVE_METRICS_PORT"] == str(METRICS)

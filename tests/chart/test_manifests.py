@@ -15,11 +15,25 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from kubernetes_validate import utils as kubernetes
-from manifests import CHART, NAMESPACE, ROOT, VALUE_FILES, Manifest, name_of, of_kind, part, render, rendered, templates
+from manifests import (
+    CHART,
+    NAMESPACE,
+    ROOT,
+    VALUE_FILES,
+    Manifest,
+    name_of,
+    of_kind,
+    part,
+    render,
+    rendered,
+    templates,
+)
 from referencing import Registry, Resource
 
 OLDEST, NEWEST = "1.30", kubernetes.latest_version()
-SCHEMAS = {file.stem: json.loads(file.read_text()) for file in (ROOT / "helm" / "schemas").glob("*.json")}
+SCHEMAS = {
+    file.stem: json.loads(file.read_text()) for file in (ROOT / "helm" / "schemas").glob("*.json")
+}
 WRONG = sorted((CHART / "ci" / "wrong").glob("*.yaml"))
 every_value_file = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 schema_contents = cache(kubernetes.schema_contents)
@@ -29,12 +43,17 @@ def complaints(manifest: Manifest, version: str) -> list[str]:
     """What Kubernetes of that version, or the operator whose kind it is, has against a manifest."""
     own = SCHEMAS.get(manifest["kind"])
     validator = Draft202012Validator(own) if own else kubernetes_validator(manifest, version)
-    return [f"{name_of(manifest)} {error.json_path}: {error.message}" for error in validator.iter_errors(manifest)]
+    return [
+        f"{name_of(manifest)} {error.json_path}: {error.message}"
+        for error in validator.iter_errors(manifest)
+    ]
 
 
 @cache
 def _validator(kind: str, api_version: str, version: str) -> Draft202012Validator:
-    release = next(known for known in kubernetes.all_versions() if kubernetes.major_minor(known) == version[:4])
+    release = next(
+        known for known in kubernetes.all_versions() if kubernetes.major_minor(known) == version[:4]
+    )
     folder = f"kubernetes-json-schema/v{release}-local-strict"
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     schema = schema_contents(f"{folder}/{kind.lower()}-{group}.json", version)
@@ -57,22 +76,32 @@ def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
 
 @every_value_file
 def test_the_chart_passes_helms_lint(values: Path) -> None:
-    report = helm.lint(CHART, yaml.safe_load(values.read_text()), strict=True, kube_version=f"v{OLDEST}.0")
+    report = helm.lint(
+        CHART, yaml.safe_load(values.read_text()), strict=True, kube_version=f"v{OLDEST}.0"
+    )
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     assert report["errors"] == []
 
 
 @every_value_file
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_what_is_rendered_is_what_kubernetes_and_the_operators_take(values: Path, version: str) -> None:
+def test_what_is_rendered_is_what_kubernetes_and_the_operators_take(
+    values: Path, version: str
+) -> None:
     manifests = rendered(values)
     assert len(of_kind(manifests, "RayService")) == 1
-    wrong = [each for manifest in [*manifests, *pod_templates(manifests)] for each in complaints(manifest, version)]
+    wrong = [
+        each
+        for manifest in [*manifests, *pod_templates(manifests)]
+        for each in complaints(manifest, version)
+    ]
     assert wrong == []
 
 
 def test_a_misspelt_field_does_not_pass() -> None:
-    deployment, ray = (of_kind(rendered(VALUE_FILES[0]), kind)[0] for kind in ("Deployment", "RayService"))
+    deployment, ray = (
+        of_kind(rendered(VALUE_FILES[0]), kind)[0] for kind in ("Deployment", "RayService")
+    )
     assert complaints({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
     assert complaints({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
 
@@ -100,11 +129,21 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
     def fields(value: Any, path: str = "") -> set[str]:
         if not isinstance(value, dict) or not value:
             return {path}
-        return {path, *(field for key, inner in value.items() for field in fields(inner, f"{path}.{key}"))}
+        return {
+            path,
+            *(field for key, inner in value.items() for field in fields(inner, f"{path}.{key}")),
+        }
 
     def known(schema: dict[str, Any], path: str = "") -> set[str]:
         properties = schema.get("properties", {})
-        return {path, *(field for key, inner in properties.items() for field in known(inner, f"{path}.{key}"))}
+        return {
+            path,
+            *(
+                field
+                for key, inner in properties.items()
+                for field in known(inner, f"{path}.{key}")
+            ),
+        }
 
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -142,11 +181,17 @@ def test_ray_takes_the_serve_config(values: Path) -> None:
 def test_alerts_and_dashboards_are_taken_as_they_lie_in_their_folders() -> None:
     manifests = rendered(CHART / "ci" / "everything.yaml")
     (rules,) = of_kind(manifests, "PrometheusRule")
-    boards = next(each for each in of_kind(manifests, "ConfigMap") if each["metadata"]["name"].endswith("-dashboards"))
+    boards = next(
+        each
+        for each in of_kind(manifests, "ConfigMap")
+        if each["metadata"]["name"].endswith("-dashboards")
+    )
     files = sorted((CHART / "alerts").glob("*.yaml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
     assert rules["spec"]["groups"] == groups
-    assert boards["data"] == {file.name: file.read_text() for file in (CHART / "dashboards").iterdir()}
+    assert boards["data"] == {
+        file.name: file.read_text() for file in (CHART / "dashboards").iterdir()
+    }
     assert boards["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
@@ -164,7 +209,9 @@ def test_kuberays_limits_on_names_are_kept_by_the_longest_release() -> None:
 
 
 def test_decoders_wait_until_their_models_are_in_the_store(tmp_path: Path) -> None:
-    (decoder,) = part(render({"models": [{"name": "sam-vit-b", "pull": True, "variant": ""}]}), "decoder")
+    (decoder,) = part(
+        render({"models": [{"name": "sam-vit-b", "pull": True, "variant": ""}]}), "decoder"
+    )
     wait = decoder.spec["initContainers"][0]
     command = [*wait["command"], wait["args"][0].replace("/store", str(tmp_path))]
     with pytest.raises(subprocess.TimeoutExpired):

@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import VALUE_FILES, Manifest, PodOf, environment, of_kind, part, pods, rendered, selects
+from manifests import (
+    VALUE_FILES,
+    Manifest,
+    PodOf,
+    environment,
+    of_kind,
+    part,
+    pods,
+    rendered,
+    selects,
+)
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 
-def allowed(manifests: list[Manifest], pod: PodOf, direction: str) -> list[tuple[list[dict[str, Any]], set[int]]]:
+def allowed(
+    manifests: list[Manifest], pod: PodOf, direction: str
+) -> list[tuple[list[dict[str, Any]], set[int]]]:
     """The rules for a pod: peers, and ports; none of either means any."""
     return [
         (rule.get(direction, []), {port["port"] for port in rule.get("ports", [])})
@@ -26,14 +38,17 @@ def may_call(manifests: list[Manifest], caller: PodOf, called: PodOf, port: int)
         return any(
             (not ports or port in ports)
             and any(
-                "namespaceSelector" not in peer and selects(peer["podSelector"].get("matchLabels", {}), other.labels)
+                "namespaceSelector" not in peer
+                and selects(peer["podSelector"].get("matchLabels", {}), other.labels)
                 for peer in peers
                 if "podSelector" in peer
             )
             for peers, ports in rules
         )
 
-    return admits(allowed(manifests, caller, "to"), called) and admits(allowed(manifests, called, "from"), caller)
+    return admits(allowed(manifests, caller, "to"), called) and admits(
+        allowed(manifests, called, "from"), caller
+    )
 
 
 def test_parts_reach_what_they_call_and_nothing_else(values: Path) -> None:
@@ -61,16 +76,25 @@ def test_nobody_else_is_let_in_but_who_is_named(values: Path) -> None:
         rules = allowed(manifests, pod, "from")
         assert all(peers for peers, _ in rules), pod.owner
         ports = set().union(*(numbers for _, numbers in rules))
-        assert all(pod.port(number) or pod.labels["app.kubernetes.io/component"] == "embedding" for number in ports)
+        assert all(
+            pod.port(number) or pod.labels["app.kubernetes.io/component"] == "embedding"
+            for number in ports
+        )
 
 
 def test_metrics_are_read_by_the_monitoring_alone(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
-    for component, name in (("decoder", "metrics"), ("triton", "metrics"), ("embedding", "app-metrics")):
+    for component, name in (
+        ("decoder", "metrics"),
+        ("triton", "metrics"),
+        ("embedding", "app-metrics"),
+    ):
         pod = part(manifests, component)[-1]
-        readers = [peers for peers, ports in allowed(manifests, pod, "from") if pod.port(name) in ports]
+        readers = [
+            peers for peers, ports in allowed(manifests, pod, "from") if pod.port(name) in ports
+        ]
         assert [list(peer) for peer in readers[0]] == [["namespaceSelector"]]
         assert len(readers) == 1
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import VALUE_FILES, containers, environment, found, name_of, of_kind, part, pods, rendered, selects
+from manifests import (
+    VALUE_FILES,
+    containers,
+    environment,
+    found,
+    name_of,
+    of_kind,
+    part,
+    pods,
+    rendered,
+    selects,
+)
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
@@ -27,7 +38,9 @@ def seconds_before_the_end(container: dict[str, Any]) -> int:
 
 
 def test_no_container_can_gain_privileges(values: Path) -> None:
-    autoscaler = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"]["autoscalerOptions"]
+    autoscaler = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"][
+        "autoscalerOptions"
+    ]
     checked = [*containers(values), ("autoscaler", pods(rendered(values))[0], autoscaler)]
     assert len(checked) > 5
     for name, _, container in checked:
@@ -58,11 +71,17 @@ def test_volumes_are_ones_that_restricted_pods_may_have(values: Path) -> None:
 
 
 def test_only_rays_autoscaler_gets_a_token(values: Path) -> None:
-    mounts = [mount["name"] for _, _, container in containers(values) for mount in container.get("volumeMounts", [])]
+    mounts = [
+        mount["name"]
+        for _, _, container in containers(values)
+        for mount in container.get("volumeMounts", [])
+    ]
     cluster = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"]
     assert "token" not in mounts
     assert "token" in [mount["name"] for mount in cluster["autoscalerOptions"]["volumeMounts"]]
-    assert "token" in [volume["name"] for volume in cluster["headGroupSpec"]["template"]["spec"]["volumes"]]
+    assert "token" in [
+        volume["name"] for volume in cluster["headGroupSpec"]["template"]["spec"]["volumes"]
+    ]
 
 
 def test_no_secret_is_rendered(values: Path) -> None:
@@ -88,7 +107,9 @@ def test_every_container_is_probed_on_a_port_it_has(values: Path) -> None:
                 probe = container[kind]
                 how = next(iter(probe.keys() & {"grpc", "httpGet", "tcpSocket"}))
                 port = probe[how]["port"]
-                assert pod.port(port) is not None or port == 52365, f"{pod.owner}: {kind}"  # 52365: Ray's agent
+                assert pod.port(port) is not None or port == 52365, (
+                    f"{pod.owner}: {kind}"
+                )  # 52365: Ray's agent
 
 
 def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
@@ -99,7 +120,9 @@ def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
         for _, _, container in containers(values)
         if named in container["resources"]["limits"]
     }
-    engines = any(name.startswith("Deployment/") and " engine-" in name for name, _, _ in containers(values))
+    engines = any(
+        name.startswith("Deployment/") and " engine-" in name for name, _, _ in containers(values)
+    )
     expected = {"triton", "repository", *(["engine"] if engines else [])}
     assert with_gpu == (expected if gpu.get("enabled", True) else set())
 
@@ -157,7 +180,9 @@ def test_what_an_autoscaler_counts_is_not_counted_by_the_deployment(values: Path
 def test_every_service_selects_pods_that_have_its_ports(values: Path) -> None:
     manifests = rendered(values)
     for service in of_kind(manifests, "Service"):
-        selected = [pod for pod in pods(manifests) if selects(service["spec"]["selector"], pod.labels)]
+        selected = [
+            pod for pod in pods(manifests) if selects(service["spec"]["selector"], pod.labels)
+        ]
         assert len(selected) == 1, name_of(service)
         for port in service["spec"]["ports"]:
             assert selected[0].port(port["targetPort"]) == port["port"], name_of(service)
@@ -169,7 +194,10 @@ def test_every_other_selector_finds_pods(values: Path) -> None:
         (each, each["spec"]["selector"]["matchLabels"])
         for each in of_kind(manifests, "PodDisruptionBudget", "PodMonitor")
     ]
-    selectors += [(each, each["spec"]["podSelector"]["matchLabels"]) for each in of_kind(manifests, "NetworkPolicy")]
+    selectors += [
+        (each, each["spec"]["podSelector"]["matchLabels"])
+        for each in of_kind(manifests, "NetworkPolicy")
+    ]
     for manifest, selector in selectors:
         assert any(selects(selector, pod.labels) for pod in pods(manifests)), name_of(manifest)
     for pod in pods(manifests):
@@ -193,13 +221,17 @@ def test_selectors_outlive_upgrades(values: Path) -> None:
             for selector in found(manifest.get("spec", {}), key):
                 assert not changing & selector.keys(), name_of(manifest)
     for pod in pods(rendered(values)):
-        assert not changing & pod.labels.keys(), pod.owner  # nor is a pod replaced for a new version of the chart alone
+        assert not changing & pod.labels.keys(), (
+            pod.owner
+        )  # nor is a pod replaced for a new version of the chart alone
 
 
 def test_kubernetes_labels_are_on_everything(values: Path) -> None:
     standard = {"name", "instance", "version", "component", "part-of", "managed-by"}
     for manifest in rendered(values):
-        assert {f"app.kubernetes.io/{label}" for label in standard} <= manifest["metadata"]["labels"].keys()
+        assert {f"app.kubernetes.io/{label}" for label in standard} <= manifest["metadata"][
+            "labels"
+        ].keys()
 
 
 def test_rays_pods_leave_the_name_to_kuberay(values: Path) -> None:
@@ -212,14 +244,17 @@ def test_rays_pods_leave_the_name_to_kuberay(values: Path) -> None:
 def test_everything_that_is_named_is_there(values: Path) -> None:
     manifests = rendered(values)
     there = {
-        kind: {each["metadata"]["name"] for each in of_kind(manifests, kind)} | EXTERNAL.get(kind, set())
+        kind: {each["metadata"]["name"] for each in of_kind(manifests, kind)}
+        | EXTERNAL.get(kind, set())
         for kind in ("Secret", "ConfigMap", "PersistentVolumeClaim", "ServiceAccount")
     }
     named = {
         "Secret": [each["name"] for each in found(manifests, "secretKeyRef")]
         + [each["name"] for secrets in found(manifests, "imagePullSecrets") for each in secrets],
         "ConfigMap": [each["name"] for each in found(manifests, "configMap")],
-        "PersistentVolumeClaim": [each["claimName"] for each in found(manifests, "persistentVolumeClaim")],
+        "PersistentVolumeClaim": [
+            each["claimName"] for each in found(manifests, "persistentVolumeClaim")
+        ],
         "ServiceAccount": list(found(manifests, "serviceAccountName")),
     }
     for kind, names in named.items():
@@ -228,4 +263,6 @@ def test_everything_that_is_named_is_there(values: Path) -> None:
     for pod in pods(manifests):
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
         for container in pod.all_containers:
-            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes, pod.owner
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes, (
+                pod.owner
+            )

@@ -20,7 +20,9 @@ import yaml
 from manifests import CHART, PodOf, environment, of_kind, part, rendered
 from samserve.local.process import Program, free_port, free_range
 
-pytestmark = pytest.mark.skipif(not os.environ.get("CHART_RAY"), reason="CHART_RAY=1 tries a real Ray, for a minute")
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("CHART_RAY"), reason="CHART_RAY=1 tries a real Ray, for a minute"
+)
 
 MANIFESTS = rendered(CHART / "ci" / "default.yaml")
 CLUSTER: dict[str, Any] = of_kind(MANIFESTS, "RayService")[0]["spec"]
@@ -48,18 +50,27 @@ class Ray:
     def serves(self) -> bool:
         status, text = self.ask(8265, "/api/serve/applications/")
         assert "DEPLOY_FAILED" not in text, text
-        return status == 200 and json.loads(text)["applications"].get("embedding", {}).get("status") == "RUNNING"
+        return (
+            status == 200
+            and json.loads(text)["applications"].get("embedding", {}).get("status") == "RUNNING"
+        )
 
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # short: sockets lie in it
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", ignore_cleanup_errors=True
+    ) as folder:  # short: sockets lie in it
         yield from _running(Path(folder), tmp_path_factory.mktemp("ray") / "ray.log")
 
 
 def _running(folder: Path, log: Path) -> Iterator[Ray]:
     head, worker = part(MANIFESTS, "embedding")
-    ports = {port["containerPort"]: free_port() for pod in (head, worker) for port in pod.containers[0]["ports"]}
+    ports = {
+        port["containerPort"]: free_port()
+        for pod in (head, worker)
+        for port in pod.containers[0]["ports"]
+    }
     ports[52365] = free_port()
     (folder / "metrics").mkdir()
     told = {
@@ -97,7 +108,10 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
     try:
         program.wait_ready(lambda: running.ask(8265, "/api/gcs_healthz")[0] == 200, 90)
         config = yaml.safe_load(CLUSTER["serveConfigV2"])
-        config["http_options"] = {"host": "127.0.0.1", "port": ports[config["http_options"]["port"]]}
+        config["http_options"] = {
+            "host": "127.0.0.1",
+            "port": ports[config["http_options"]["port"]],
+        }
         config["grpc_options"]["port"] = ports[config["grpc_options"]["port"]]
         status, text = running.ask(8265, "/api/serve/applications/", json.dumps(config).encode())
         assert status == 200, text
@@ -122,7 +136,9 @@ def test_the_probes_find_what_they_ask_for(ray: Ray) -> None:
 
 def test_calls_arrive_at_the_grpc_port(ray: Ray) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{ray.ports[8500]}") as channel:
-        listed: bytes = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")(b"", timeout=10)
+        listed: bytes = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")(
+            b"", timeout=10
+        )
     assert b"embedding" in listed
 
 

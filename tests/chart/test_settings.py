@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import METRICS, VALUE_FILES, containers, environment, found, of_kind, part, rendered
-from samserve.core.config import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
@@ -27,7 +27,10 @@ OTHERS = {  # variables of programs that are not ours
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
     "RAY_USAGE_STATS_ENABLED",
 }
-KUBERAYS = {"demo-samserve-embedding-serve-svc", "segment-embedding-serve-svc"}  # Services that its operator makes
+KUBERAYS = {
+    "demo-samserve-embedding-serve-svc",
+    "segment-embedding-serve-svc",
+}  # Services that its operator makes
 
 
 def test_every_variable_is_a_setting(values: Path) -> None:
@@ -49,7 +52,11 @@ def test_pods_listen_where_they_are_reached(values: Path) -> None:
         assert ray.port("serve") == embedding["http_port"].default
         assert environment(ray.containers[0])["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
     worker = part(manifests, "embedding")[1]
-    assert worker.port("app-metrics") == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"]) == METRICS
+    assert (
+        worker.port("app-metrics")
+        == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"])
+        == METRICS
+    )
     config = yaml.safe_load(of_kind(manifests, "RayService")[0]["spec"]["serveConfigV2"])
     assert config["grpc_options"]["port"] == worker.port("serve-grpc")
     assert config["http_options"] == {"host": "0.0.0.0", "port": worker.port("serve")}  # noqa: S104
@@ -66,7 +73,9 @@ def test_the_caches_password_is_not_taken_for_rays(values: Path) -> None:
 
 def test_addresses_lead_to_services(values: Path) -> None:
     manifests = rendered(values)
-    services = {each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(manifests, "Service")}
+    services = {
+        each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(manifests, "Service")
+    }
     ray = part(manifests, "embedding")[1]
     for _, _, container in containers(values):
         for variable, value in environment(container).items():

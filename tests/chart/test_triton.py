@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import VALUE_FILES, part, rendered
+from samserve.cli.models import app
 from samserve.local import triton
-from samserve.models.commands import app
-from samserve.models.quantise import RECIPES, variant_name
+from samserve.variants.quantise import RECIPES, variant_name
 from typer.main import get_command
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
@@ -22,7 +22,9 @@ pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: fil
 def known_flags() -> set[str]:
     """As the server that samserve runs by itself names them."""
     command, environment = triton.server()
-    told = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [*command, "--help"], env=environment, capture_output=True, text=True, check=False
+    )
     return set(re.findall(r"--[a-z0-9-]+", told.stdout + told.stderr))
 
 
@@ -54,4 +56,6 @@ def test_a_variant_for_cpus_is_made_before_it_is_served(values: Path) -> None:
             _, precision = pod.spec["initContainers"][steps.index(step)]["args"]
             assert precision in RECIPES
             assert variant_name(precision) == model["variant"]
-    assert any(step.startswith("quantise-") for step in steps) == (values.stem in ("cpu-only", "everything"))
+    assert any(step.startswith("quantise-") for step in steps) == (
+        values.stem in ("cpu-only", "everything")
+    )

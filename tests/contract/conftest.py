@@ -9,17 +9,17 @@ import grpc.aio
 import numpy as np
 import pytest
 from fakes import FakeEmbeddings, HeldDecoder
-from samserve.core.config import BUNDLES
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import BUNDLES
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.admission import Admission
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.models import Models
-from samserve.decoder.parting import Parting
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.delayed_status import DelayedStatus
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import Patience, SegmentationServicer
-from samserve.models.bundle import load_bundle
+from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.v1 import segmentation_pb2_grpc as rpc
 
 SIZE = Size(320, 200)
@@ -45,20 +45,22 @@ def decoder() -> MaskDecoder:
 
 
 @pytest.fixture
-def patience() -> Patience:
-    return Patience(slow=60, stream=60)
+def patience() -> TimeLimits:
+    return TimeLimits(slow=60, stream=60)
 
 
 @pytest.fixture
-async def service(decoder: MaskDecoder, patience: Patience) -> AsyncIterator[Service]:
+async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
-    embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise})))
+    embeddings = FakeEmbeddings(
+        decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
+    )
     draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[Parting(draining)])
+    server = grpc.aio.server(interceptors=[DelayedStatus(draining)])
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
-        segmenter = Segmenter(embeddings, Models([held]), pool, Admission(2, QUEUE))
+        segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
         servicer = SegmentationServicer(segmenter, draining, patience)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -13,14 +13,15 @@ from contract.test_interact import FIRST, ID, Stream, prompt, refused, step, unt
 from fake_triton import FakeTriton
 from google.rpc import error_details_pb2 as details
 from samserve.client import Client
-from samserve.core.config import DecoderSettings
-from samserve.core.embedding import Embedding, pack
+from samserve.codec.packed import pack
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.embeddings import RemoteEmbedder
+from samserve.decoder.image_source import RemoteEmbedder
 from samserve.decoder.server import server_options
-from samserve.decoder.servicer import Patience
+from samserve.decoder.servicer import TimeLimits
 from samserve.embedding import encoder as encoder_module
 from samserve.embedding.encoder import TritonEncoder
+from samserve.infra.settings import DecoderSettings
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
@@ -35,10 +36,14 @@ class CountingService(rpc.EmbeddingServiceServicer):
 
     peers: list[str] = field(default_factory=list)
 
-    async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
+    async def Embed(
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EmbedResponse:
         self.peers.append(context.peer())
         packed = pack(Embedding("v1", Size(4, 3), {"embedding": np.zeros((1, 2, 2), np.float16)}))
-        answer = pb.EmbedResponse(cache=types.CACHE_STATUS_HIT, embedding=types.PackedEmbedding(data=packed))
+        answer = pb.EmbedResponse(
+            cache=types.CACHE_STATUS_HIT, embedding=types.PackedEmbedding(data=packed)
+        )
         answer.image.model_version = "v1"
         return answer
 
@@ -85,10 +90,15 @@ async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair)
     await embedder.close()
 
 
-async def test_the_encoder_asks_every_triton_behind_a_name(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_encoder_asks_every_triton_behind_a_name(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
     for triton in pair.tritons:
-        triton.ready = {"nano": True, "twin": True}  # each time three calls, so that the first is another's turn
+        triton.ready = {
+            "nano": True,
+            "twin": True,
+        }  # each time three calls, so that the first is another's turn
     encoder, end = TritonEncoder(pair.name, 5, "nano"), time.monotonic() + ENDS
     while not all(triton.asked for triton in pair.tritons):
         assert time.monotonic() < end
@@ -98,13 +108,18 @@ async def test_the_encoder_asks_every_triton_behind_a_name(pair: Pair, monkeypat
 
 async def test_a_dns_name_is_an_address(service: Service) -> None:
     def use() -> str:
-        with Client(f"dns:///localhost:{service.address.split(':')[1]}") as client, client.interact(b"photo") as photo:
+        with (
+            Client(f"dns:///localhost:{service.address.split(':')[1]}") as client,
+            client.interact(b"photo") as photo,
+        ):
             return photo.image.cache
 
     assert await asyncio.to_thread(use) == "MISS"
 
 
-async def test_a_connection_ends_with_age_and_no_call_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_ends_with_age_and_no_call_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SAMSERVE_MAX_CONNECTION_AGE_S", "0.2")
     counting, server = CountingService(), grpc.aio.server(options=server_options(DecoderSettings()))
     rpc.add_EmbeddingServiceServicer_to_server(counting, server)
@@ -125,8 +140,8 @@ def test_a_connection_outlives_the_longest_stream_and_call() -> None:
 
 class TestAStream:
     @pytest.fixture
-    def patience(self) -> Patience:
-        return Patience(slow=60, stream=1)
+    def patience(self) -> TimeLimits:
+        return TimeLimits(slow=60, stream=1)
 
     async def test_of_its_longest_life_ends_between_two_steps(self, service: Service) -> None:
         service.embeddings.known.add(ID)
@@ -138,7 +153,9 @@ class TestAStream:
         idle = Stream(service)
         await idle.open()
         retry = details.RetryInfo()
-        assert await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE  # the other one is as old
+        assert (
+            await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE
+        )  # the other one is as old
         service.decoder.go.set()
         assert len((await stream.call.read()).answer.masks) == 3
         assert await refused(stream.call, retry) is grpc.StatusCode.UNAVAILABLE

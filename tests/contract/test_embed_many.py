@@ -11,21 +11,21 @@ from threading import Event
 
 import grpc
 import pytest
-from samserve.client import Client, ManyAnswer, many
-from samserve.client.embed_stream import MESSAGE_BYTES
+from samserve.client import BulkResult, Client, bulk
+from samserve.client.bulk_stream import MESSAGE_BYTES
 from samserve.core.errors import (
     EmbeddingNotCached,
     InvalidInput,
     ModelNotFound,
     SamserveError,
     Unavailable,
-    status_of,
 )
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import message_limits
+from samserve.wire.status import status_of
 
 BAD = b"bad"
 
@@ -89,7 +89,9 @@ class ScriptedService(rpc.EmbeddingServiceServicer):
                 raise InvalidInput("data", "not an image")
             self.known.add(name)
         status = types.CACHE_STATUS_HIT if hit else types.CACHE_STATUS_MISS
-        return pb.EmbedResponse(image=types.ImageRef(image_id=name, width=3, height=2), cache=status)
+        return pb.EmbedResponse(
+            image=types.ImageRef(image_id=name, width=3, height=2), cache=status
+        )
 
 
 @pytest.fixture
@@ -115,15 +117,19 @@ def client(address: str) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samserve.client.many.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("samserve.client.bulk.LONGEST_WAIT", 0.05)
 
 
 def photos(count: int) -> list[bytes]:
     return [b"photo %d" % n for n in range(count)]
 
 
-def caches(answers: Iterable[ManyAnswer]) -> dict[bytes, str]:
-    return {a.image: a.answer.cache if a.answer else "FAILED" for a in answers if isinstance(a.image, bytes)}
+def caches(answers: Iterable[BulkResult]) -> dict[bytes, str]:
+    return {
+        a.image: a.answer.cache if a.answer else "FAILED"
+        for a in answers
+        if isinstance(a.image, bytes)
+    }
 
 
 def test_every_image_gets_one_answer_with_its_own_name(client: Client) -> None:
@@ -135,13 +141,17 @@ def test_every_image_gets_one_answer_with_its_own_name(client: Client) -> None:
         assert (done.answer.image_id, done.answer.cache) == (image_id(done.image), "MISS")
 
 
-def test_known_images_are_asked_for_by_hash_and_never_sent(client: Client, service: ScriptedService) -> None:
+def test_known_images_are_asked_for_by_hash_and_never_sent(
+    client: Client, service: ScriptedService
+) -> None:
     service.known = {image_id(photo) for photo in photos(50)}
     assert set(caches(client.embed_many(photos(50))).values()) == {"HIT"}
     assert (service.asked, service.sent) == (50, Counter())
 
 
-def test_a_run_that_is_started_again_sends_only_what_was_not_done(client: Client, service: ScriptedService) -> None:
+def test_a_run_that_is_started_again_sends_only_what_was_not_done(
+    client: Client, service: ScriptedService
+) -> None:
     run = client.embed_many(photos(200), in_flight=2)
     first = [next(run) for _ in range(20)]
     run.close()
@@ -172,7 +182,9 @@ def test_a_file_that_is_gone_fails_alone(client: Client, tmp_path: Path) -> None
     assert isinstance(answers[tmp_path / "b.png"].error, FileNotFoundError)
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN]
+)
 def test_a_stream_that_breaks_is_opened_anew_and_no_image_lost(
     client: Client, service: ScriptedService, code: grpc.StatusCode
 ) -> None:
@@ -183,7 +195,9 @@ def test_a_stream_that_breaks_is_opened_anew_and_no_image_lost(
     assert service.streams >= 4
 
 
-def test_a_stream_that_stays_broken_is_raised_after_some_tries(client: Client, service: ScriptedService) -> None:
+def test_a_stream_that_stays_broken_is_raised_after_some_tries(
+    client: Client, service: ScriptedService
+) -> None:
     service.break_after = [0] * 100
     with pytest.raises(Unavailable, match="broken off"):
         list(client.embed_many(photos(5), retries=2))
@@ -196,7 +210,9 @@ def test_a_refused_stream_is_not_tried_again(client: Client, service: ScriptedSe
     assert service.streams == 1
 
 
-def test_a_silent_stream_is_given_up_and_opened_anew(address: str, service: ScriptedService) -> None:
+def test_a_silent_stream_is_given_up_and_opened_anew(
+    address: str, service: ScriptedService
+) -> None:
     service.silent.set()
     with Client(embedding=address, timeout=0.5) as client:
         assert set(caches(client.embed_many(photos(5))).values()) == {"MISS"}
@@ -209,7 +225,9 @@ def test_what_fails_in_passing_is_tried_again(client: Client, service: ScriptedS
     assert sum(service.sent.values()) == 10
 
 
-def test_what_keeps_failing_is_answered_with_its_error(client: Client, service: ScriptedService) -> None:
+def test_what_keeps_failing_is_answered_with_its_error(
+    client: Client, service: ScriptedService
+) -> None:
     service.failures = [Unavailable("Triton is away") for _ in range(100)]
     (answer,) = client.embed_many([b"photo"], retries=3)
     assert isinstance(answer.error, Unavailable)
@@ -217,11 +235,16 @@ def test_what_keeps_failing_is_answered_with_its_error(client: Client, service: 
 
 
 def test_an_unknown_model_ends_the_run(address: str) -> None:
-    with Client(embedding=address, model="sam9") as client, pytest.raises(ModelNotFound, match="nano"):
+    with (
+        Client(embedding=address, model="sam9") as client,
+        pytest.raises(ModelNotFound, match="nano"),
+    ):
         list(client.embed_many(photos(5)))
 
 
-def test_messages_stay_small_and_a_large_image_goes_alone(client: Client, service: ScriptedService) -> None:
+def test_messages_stay_small_and_a_large_image_goes_alone(
+    client: Client, service: ScriptedService
+) -> None:
     large = [bytes([n]) * (MESSAGE_BYTES + 1) for n in range(2)]
     middle = [bytes([n]) * (MESSAGE_BYTES // 3) for n in range(10, 20)]
     answers = list(client.embed_many([*large, *middle]))
@@ -254,8 +277,8 @@ def test_no_more_images_are_taken_than_may_be_ahead(client: Client) -> None:
 def test_no_more_files_are_read_than_may_be_in_flight(
     client: Client, service: ScriptedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[many.Image] = []
-    monkeypatch.setattr(many, "_bytes", lambda image: read.append(image) or image.read_bytes())
+    read: list[bulk.Image] = []
+    monkeypatch.setattr(bulk, "_bytes", lambda image: read.append(image) or image.read_bytes())
     for number, photo in enumerate(photos(20)):
         (tmp_path / f"{number}.png").write_bytes(photo)
     service.go_on.clear()

@@ -13,7 +13,6 @@ from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client, Interaction
 from samserve.core.errors import (
-    DETAILS_KEY,
     DeadlinePassed,
     EmbeddingNotCached,
     InvalidInput,
@@ -24,6 +23,7 @@ from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 FIRST = [(100, 50, True)]
@@ -34,7 +34,10 @@ OUTSIDE = [(321, 5, True)]
 
 def prompt(clicks: list[tuple[float, float, bool]], **fields: object) -> pb.Prompt:
     on, beside = types.POINT_LABEL_FOREGROUND, types.POINT_LABEL_BACKGROUND
-    return pb.Prompt(points=[types.Point(x=x, y=y, label=on if hit else beside) for x, y, hit in clicks], **fields)
+    return pb.Prompt(
+        points=[types.Point(x=x, y=y, label=on if hit else beside) for x, y, hit in clicks],
+        **fields,
+    )
 
 
 def opening(**fields: object) -> pb.InteractRequest:
@@ -117,7 +120,10 @@ def begun_since(before: set[asyncio.Task]) -> list[str]:
 
 
 def ended(code: str) -> float:
-    return REGISTRY.get_sample_value("samserve_requests_total", {"method": "Interact", "code": code}) or 0.0
+    return (
+        REGISTRY.get_sample_value("samserve_requests_total", {"method": "Interact", "code": code})
+        or 0.0
+    )
 
 
 async def test_opening_embeds_and_tells_the_size_before_any_click(service: Service) -> None:
@@ -125,7 +131,10 @@ async def test_opening_embeds_and_tells_the_size_before_any_click(service: Servi
     await call.write(opening(data=b"the image"))
     opened = (await call.read()).opened
     assert (opened.image.width, opened.image.height) == (SIZE.width, SIZE.height)
-    assert (opened.image.model_version, opened.cache) == (service.model_version, types.CACHE_STATUS_MISS)
+    assert (opened.image.model_version, opened.cache) == (
+        service.model_version,
+        types.CACHE_STATUS_MISS,
+    )
     assert [time.stage for time in opened.timings] == ["hash", "embedding", "embedding.encode"]
     assert service.embeddings.known == {opened.image.image_id}
     call.cancel()
@@ -138,7 +147,9 @@ async def test_a_second_click_refines_the_first_answer(service: Service, stream:
     assert [time.stage for time in second.timings] == ["queue", "decode", "masks"]
     assert list(first.masks) == await predicted(service, prompt(FIRST))
     former = first.masks[0].low_res_logits
-    assert list(second.masks) == await predicted(service, prompt(SECOND, mask_input=former, multimask=False))
+    assert list(second.masks) == await predicted(
+        service, prompt(SECOND, mask_input=former, multimask=False)
+    )
     (third,) = await stream.ask(step(3, prompt(SECOND, multimask=True)))
     former = second.masks[0].low_res_logits
     assert list(third.masks) == await predicted(service, prompt(SECOND, mask_input=former))
@@ -147,7 +158,10 @@ async def test_a_second_click_refines_the_first_answer(service: Service, stream:
 
 
 async def test_a_reset_begins_anew(service: Service, stream: Stream) -> None:
-    _, after = (await stream.ask(step(1, prompt(FIRST))))[0], (await stream.ask(step(2, prompt(SECOND), reset=True)))[0]
+    _, after = (
+        (await stream.ask(step(1, prompt(FIRST))))[0],
+        (await stream.ask(step(2, prompt(SECOND), reset=True)))[0],
+    )
     assert len(after.masks) == 3
     assert list(after.masks) == await predicted(service, prompt(SECOND))
 
@@ -172,7 +186,9 @@ async def test_a_wrong_step_is_answered_and_loses_nothing(
     assert detail.field_violations[0].field == field
     (after,) = await stream.ask(step(3, prompt(SECOND)))
     former = first.masks[0].low_res_logits
-    assert list(after.masks) == await predicted(service, prompt(SECOND, mask_input=former, multimask=False))
+    assert list(after.masks) == await predicted(
+        service, prompt(SECOND, mask_input=former, multimask=False)
+    )
 
 
 async def test_a_wrong_step_resets_all_the_same(stream: Stream) -> None:
@@ -203,7 +219,9 @@ async def test_of_the_steps_that_queue_only_the_newest_is_decoded(
     assert (await stream.ask(step(6, prompt(SECOND))))[0].step == 6
 
 
-async def test_a_half_closed_stream_answers_what_it_took_and_ends(service: Service, stream: Stream) -> None:
+async def test_a_half_closed_stream_answers_what_it_took_and_ends(
+    service: Service, stream: Stream
+) -> None:
     before = ended("OK")
     service.decoder.go.clear()
     await stream.call.write(step(1, prompt(FIRST)))
@@ -237,7 +255,9 @@ async def test_a_cancelled_stream_leaves_nothing(service: Service, busy: bool) -
     await until(lambda: not begun_since(before))
 
 
-async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(service: Service, stream: Stream) -> None:
+async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(
+    service: Service, stream: Stream
+) -> None:
     idle = Stream(service)
     await idle.open()
     service.decoder.go.clear()
@@ -255,7 +275,9 @@ async def test_draining_answers_what_was_taken_then_sends_streams_elsewhere(serv
 
 
 @pytest.mark.parametrize("requests", [[step(1, prompt(FIRST))], [opening(), opening()], []])
-async def test_a_stream_is_one_open_and_then_steps(service: Service, requests: list[pb.InteractRequest]) -> None:
+async def test_a_stream_is_one_open_and_then_steps(
+    service: Service, requests: list[pb.InteractRequest]
+) -> None:
     service.embeddings.known.add(ID)
     call = service.stub.Interact()
     for request in requests:
@@ -294,7 +316,10 @@ async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) ->
         fresh = image.step([Click(100, 50)], reset=True)
         assert [len(a.masks) for a in (first, second, fresh)] == [3, 1, 3]
         assert first.size == image.image.size == SIZE
-        assert all(np.array_equal(a.array(), b.array()) for a, b in zip(first.masks, fresh.masks, strict=True))
+        assert all(
+            np.array_equal(a.array(), b.array())
+            for a, b in zip(first.masks, fresh.masks, strict=True)
+        )
 
     def use() -> None:
         with Client(service.address, service.address) as client:
@@ -302,7 +327,10 @@ async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) ->
                 with client.interact(b"the image") as image:
                     assert image.image.cache == cache
                     click(image)
-        with Client(service.address, model="sam9") as lost, pytest.raises(ModelNotFound, match="nano"):
+        with (
+            Client(service.address, model="sam9") as lost,
+            pytest.raises(ModelNotFound, match="nano"),
+        ):
             lost.interact(b"the image")
 
     await asyncio.to_thread(use)

@@ -8,10 +8,10 @@ import structlog
 from contract.conftest import Service
 from contract.test_interact import FIRST, ID, OUTSIDE, Stream, prompt, step
 from samserve.core.errors import Overloaded, Unavailable
-from samserve.core.request_id import REQUEST_ID_KEY
-from samserve.decoder.servicer import Patience
+from samserve.decoder.servicer import TimeLimits
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.request_id import REQUEST_ID_KEY
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -28,7 +28,9 @@ def request(clicks: list[tuple[float, float, bool]] = FIRST) -> pb.PredictReques
     return pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[prompt(clicks)])
 
 
-async def test_a_quick_click_is_not_logged_and_its_id_comes_back(service: Service, lines: list[EventDict]) -> None:
+async def test_a_quick_click_is_not_logged_and_its_id_comes_back(
+    service: Service, lines: list[EventDict]
+) -> None:
     service.embeddings.known.add(ID)
     call = service.stub.Predict(request(), metadata=OURS)
     await call
@@ -83,7 +85,9 @@ async def test_asking_for_a_new_image_by_its_id_is_no_news_and_neither_is_a_refu
     assert [line["log_level"] for line in lines] == ["debug"]
 
 
-async def test_a_bugs_line_can_be_found_by_the_calls_id(service: Service, lines: list[EventDict]) -> None:
+async def test_a_bugs_line_can_be_found_by_the_calls_id(
+    service: Service, lines: list[EventDict]
+) -> None:
     service.embeddings.failure = RuntimeError("secret")
     with pytest.raises(grpc.aio.AioRpcError):
         await service.stub.Predict(request(), metadata=OURS)
@@ -95,10 +99,12 @@ async def test_a_bugs_line_can_be_found_by_the_calls_id(service: Service, lines:
 
 class TestOfASlowDecoder:
     @pytest.fixture
-    def patience(self) -> Patience:
-        return Patience(slow=0, stream=60)
+    def patience(self) -> TimeLimits:
+        return TimeLimits(slow=0, stream=60)
 
-    async def test_calls_and_steps_are_logged_with_their_stages(self, service: Service, lines: list[EventDict]) -> None:
+    async def test_calls_and_steps_are_logged_with_their_stages(
+        self, service: Service, lines: list[EventDict]
+    ) -> None:
         service.embeddings.known.add(ID)
         await service.stub.Predict(request())
         stream = Stream(service)

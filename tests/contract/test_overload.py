@@ -11,9 +11,10 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client
-from samserve.core.errors import DETAILS_KEY, Overloaded
+from samserve.core.errors import Overloaded
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 THREADS = 2
 
@@ -87,7 +88,9 @@ async def test_who_goes_away_while_waiting_is_not_decoded_and_leaves_the_place(
     if not deadline:
         gone.cancel()
     await until(lambda: waiting() == QUEUE - 1)
-    assert await gone.code() is (grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED)
+    assert await gone.code() is (
+        grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED
+    )
     service.decoder.go.set()
     await asyncio.gather(*line)
     assert len(service.decoder.decoded) == len(line)

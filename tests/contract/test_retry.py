@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 from samserve.client import Click, Client, retry
-from samserve.client.retry import patiently
-from samserve.core.errors import DETAILS_KEY, DeadlinePassed, InvalidInput, Overloaded, Unavailable, status_of
+from samserve.client.retry import call_with_retry
+from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY, status_of
 
 PHOTO = bytes(2**20)  # more than gRPC keeps for retries of its own
 
@@ -28,13 +29,17 @@ class FailingService(rpc.EmbeddingServiceServicer):
         self.asked = 0
         self.says_when = self.hangs = False
 
-    async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedResponse:
+    async def Embed(
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EmbedResponse:
         self.asked += 1
         if self.codes:
             context.set_code(self.codes.pop(0))
             context.set_details("in passing")
             if self.says_when:
-                context.set_trailing_metadata([(DETAILS_KEY, status_of(Overloaded("it")).SerializeToString())])
+                context.set_trailing_metadata(
+                    [(DETAILS_KEY, status_of(Overloaded("it")).SerializeToString())]
+                )
         elif self.hangs:
             await asyncio.sleep(60)
         return pb.EmbedResponse(cache=types.CACHE_STATUS_COALESCED)
@@ -50,16 +55,22 @@ class StoppingDecoder(segmentation_pb2_grpc.SegmentationServiceServicer):
         self, request: segmentation_pb2.PredictRequest, context: grpc.aio.ServicerContext
     ) -> segmentation_pb2.PredictResponse:
         await self._cancel_some(context)
-        return segmentation_pb2.PredictResponse(cache=types.CACHE_STATUS_HIT, results=[segmentation_pb2.PromptResult()])
+        return segmentation_pb2.PredictResponse(
+            cache=types.CACHE_STATUS_HIT, results=[segmentation_pb2.PromptResult()]
+        )
 
     async def Interact(
-        self, requests: AsyncIterator[segmentation_pb2.InteractRequest], context: grpc.aio.ServicerContext
+        self,
+        requests: AsyncIterator[segmentation_pb2.InteractRequest],
+        context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[segmentation_pb2.InteractResponse]:
         await self._cancel_some(context)
         async for request in requests:
             if request.HasField("step"):
                 await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
-            yield segmentation_pb2.InteractResponse(opened=segmentation_pb2.InteractResponse.Opened())
+            yield segmentation_pb2.InteractResponse(
+                opened=segmentation_pb2.InteractResponse.Opened()
+            )
 
     async def _cancel_some(self, context: grpc.aio.ServicerContext) -> None:
         if self._before:
@@ -77,7 +88,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
 async def client(service: FailingService) -> AsyncIterator[Client]:
     server = grpc.aio.server()
     rpc.add_EmbeddingServiceServicer_to_server(service, server)
-    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(StoppingDecoder(before=2), server)
+    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
+        StoppingDecoder(before=2), server
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     with Client(address, address, timeout=10) as client:
@@ -88,12 +101,18 @@ async def client(service: FailingService) -> AsyncIterator[Client]:
 async def test_failures_that_pass_are_tried_again_however_large_the_photo(
     client: Client, service: FailingService
 ) -> None:
-    service.codes = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL]
+    service.codes = [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+    ]
     answer = await asyncio.to_thread(client.embed, PHOTO)
     assert (answer.cache, service.asked) == ("COALESCED", 4)
 
 
-async def test_a_failure_that_stays_is_raised_after_the_last_attempt(client: Client, service: FailingService) -> None:
+async def test_a_failure_that_stays_is_raised_after_the_last_attempt(
+    client: Client, service: FailingService
+) -> None:
     service.codes = [grpc.StatusCode.UNAVAILABLE] * 9
     with pytest.raises(Unavailable, match="in passing"):
         await asyncio.to_thread(client.embed, PHOTO)
@@ -108,10 +127,12 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
     assert service.asked == 13
 
 
-async def test_and_no_longer_than_the_caller_has_time(service: FailingService, client: Client) -> None:
+async def test_and_no_longer_than_the_caller_has_time(
+    service: FailingService, client: Client
+) -> None:
     service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
     with pytest.raises(Unavailable):
-        await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+        await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it")
     assert 4 < service.asked < 10_000
 
 
@@ -122,10 +143,14 @@ async def test_where_the_time_runs_out_in_a_later_attempt_the_reason_for_it_is_t
     for codes, error in (([grpc.StatusCode.UNAVAILABLE], Unavailable), ([], DeadlinePassed)):
         service.codes = codes
         with pytest.raises(error):
-            await asyncio.to_thread(patiently, client._embed, pb.EmbedRequest(), 0.3, (), "it")
+            await asyncio.to_thread(
+                call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it"
+            )
 
 
-async def test_a_callers_mistake_is_not_tried_again(client: Client, service: FailingService) -> None:
+async def test_a_callers_mistake_is_not_tried_again(
+    client: Client, service: FailingService
+) -> None:
     service.codes = [grpc.StatusCode.INVALID_ARGUMENT] * 2
     with pytest.raises(InvalidInput):
         await asyncio.to_thread(client.embed, PHOTO)
@@ -136,7 +161,9 @@ async def test_a_click_that_reaches_a_stopping_decoder_is_tried_again(client: Cl
     assert (await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])).cache == "HIT"
 
 
-async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(client: Client) -> None:
+async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(
+    client: Client,
+) -> None:
     stream = await asyncio.to_thread(client.interact, PHOTO)
     with pytest.raises(Unavailable, match="the decoder cancelled the call"):
         await asyncio.to_thread(stream.step, [Click(1, 1)])

@@ -11,11 +11,12 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from PIL import Image
 from samserve.client import Click, Client, Prompt
-from samserve.core.errors import DETAILS_KEY, Overloaded, Unavailable
+from samserve.core.errors import Overloaded, Unavailable
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 CLICK = pb.Prompt(points=[types.Point(x=100, y=50)])
@@ -25,7 +26,9 @@ def request(*prompts: pb.Prompt, image_id: str = ID, **fields: object) -> pb.Pre
     return pb.PredictRequest(ref=types.ImageRef(image_id=image_id), prompts=prompts, **fields)
 
 
-async def refused(service: Service, bad: pb.PredictRequest, detail: Message, **call: object) -> grpc.StatusCode:
+async def refused(
+    service: Service, bad: pb.PredictRequest, detail: Message, **call: object
+) -> grpc.StatusCode:
     """The code of a refused call, `detail` filled in from it; a good call after it must work."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.stub.Predict(bad, **call)
@@ -54,7 +57,10 @@ async def test_three_masks_come_best_first_in_the_forms_asked_for(service: Servi
         assert decoded.sum() == mask.area
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.png))), decoded)
         assert mask.bits == np.packbits(decoded, axis=1).tobytes()
-        assert sum(enclosed(p.exterior) + sum(map(enclosed, p.holes)) for p in mask.polygons) == -mask.area
+        assert (
+            sum(enclosed(p.exterior) + sum(map(enclosed, p.holes)) for p in mask.polygons)
+            == -mask.area
+        )
         assert len(mask.low_res_logits) == 2 * 256 * 256
 
 
@@ -71,7 +77,9 @@ async def test_a_tolerance_makes_polygons_of_fewer_corners(service: Service) -> 
         output = pb.OutputOptions(formats=[pb.MASK_FORMAT_POLYGONS], polygon_tolerance=tolerance)
         mask = (await service.stub.Predict(request(CLICK, output=output))).results[0].masks[0]
         assert not mask.HasField("rle")
-        corners.append(sum(len(p.exterior.xy) + sum(len(hole.xy) for hole in p.holes) for p in mask.polygons))
+        corners.append(
+            sum(len(p.exterior.xy) + sum(len(hole.xy) for hole in p.holes) for p in mask.polygons)
+        )
     assert corners[0] >= corners[1] > corners[2] > 0  # specks of few pixels keep theirs
 
 
@@ -80,7 +88,9 @@ async def test_no_more_masks_are_sent_than_asked_for(service: Service) -> None:
     single = pb.Prompt(points=CLICK.points, multimask=False)
     every = (await service.stub.Predict(request(CLICK, single))).results
     for most, numbers in ((1, [1, 1]), (2, [2, 1]), (7, [3, 1])):
-        answer = await service.stub.Predict(request(CLICK, single, output=pb.OutputOptions(max_masks=most)))
+        answer = await service.stub.Predict(
+            request(CLICK, single, output=pb.OutputOptions(max_masks=most))
+        )
         assert [len(result.masks) for result in answer.results] == numbers
         assert answer.results[0].masks[0] == every[0].masks[0]
 
@@ -89,11 +99,16 @@ async def test_the_client_reads_every_form(service: Service) -> None:
     formats = ["rle", "png", "polygons", "bits"]
     with Client(service.address, service.address) as client:
         prompts = [Prompt([Click(100, 50)])]
-        answer = await asyncio.to_thread(client.predict, b"the image", prompts, formats=formats, max_masks=1)
+        answer = await asyncio.to_thread(
+            client.predict, b"the image", prompts, formats=formats, max_masks=1
+        )
     (mask,) = answer.masks
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask.png))), mask.array())
     assert mask.bits == np.packbits(mask.array(), axis=1).tobytes()
-    assert all(p.exterior.shape[1] == 2 and (p.exterior <= (SIZE.width, SIZE.height)).all() for p in mask.polygons)
+    assert all(
+        p.exterior.shape[1] == 2 and (p.exterior <= (SIZE.width, SIZE.height)).all()
+        for p in mask.polygons
+    )
 
 
 async def test_only_what_is_asked_for_is_sent(service: Service) -> None:
@@ -109,10 +124,17 @@ async def test_prompts_of_mixed_kinds_are_answered_each_as_if_alone(service: Ser
     first = await service.stub.Predict(request(CLICK, output=pb.OutputOptions(low_res_logits=True)))
     prompts = [
         CLICK,
-        pb.Prompt(points=[types.Point(x=9, y=9), types.Point(x=200, y=90, label=types.POINT_LABEL_BACKGROUND)]),
+        pb.Prompt(
+            points=[
+                types.Point(x=9, y=9),
+                types.Point(x=200, y=90, label=types.POINT_LABEL_BACKGROUND),
+            ]
+        ),
         pb.Prompt(box=types.Box(x0=10, y0=10, x1=90, y1=70), multimask=False),
         pb.Prompt(points=[types.Point(x=50, y=50)], box=types.Box(x0=10, y0=10, x1=90, y1=70)),
-        pb.Prompt(points=[types.Point(x=9, y=9)], mask_input=first.results[0].masks[0].low_res_logits),
+        pb.Prompt(
+            points=[types.Point(x=9, y=9)], mask_input=first.results[0].masks[0].low_res_logits
+        ),
         pb.Prompt(mask_input=first.results[0].masks[0].low_res_logits),
     ]
     together = await service.stub.Predict(request(*prompts))
@@ -149,11 +171,19 @@ async def test_bytes_answer_what_a_reference_cannot(service: Service) -> None:
         (request(CLICK, image_id="not a hash"), "image_id"),
         (pb.PredictRequest(prompts=[CLICK]), "image_id"),
         (request(CLICK, output=pb.OutputOptions(polygon_tolerance=-1)), "output.polygon_tolerance"),
-        (request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("nan"))), "output.polygon_tolerance"),
-        (request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("inf"))), "output.polygon_tolerance"),
+        (
+            request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("nan"))),
+            "output.polygon_tolerance",
+        ),
+        (
+            request(CLICK, output=pb.OutputOptions(polygon_tolerance=float("inf"))),
+            "output.polygon_tolerance",
+        ),
     ],
 )
-async def test_bad_requests_are_refused_by_field(service: Service, bad: pb.PredictRequest, field: str) -> None:
+async def test_bad_requests_are_refused_by_field(
+    service: Service, bad: pb.PredictRequest, field: str
+) -> None:
     service.embeddings.known.add(ID)
     detail = details.BadRequest()
     assert await refused(service, bad, detail) is grpc.StatusCode.INVALID_ARGUMENT
@@ -168,17 +198,23 @@ async def test_an_unknown_model_is_refused_with_the_known_ones(service: Service)
 
 async def test_a_reference_of_another_version_is_refused_with_both(service: Service) -> None:
     info = details.ErrorInfo()
-    old = pb.PredictRequest(ref=types.ImageRef(image_id=ID, model_version="nano-old"), prompts=[CLICK])
+    old = pb.PredictRequest(
+        ref=types.ImageRef(image_id=ID, model_version="nano-old"), prompts=[CLICK]
+    )
     assert await refused(service, old, info) is grpc.StatusCode.FAILED_PRECONDITION
     assert dict(info.metadata) == {"asked": "nano-old", "served": service.model_version}
 
 
 async def test_bytes_that_are_not_those_the_caller_hashed_are_refused(service: Service) -> None:
     bad = details.BadRequest()
-    wrong = pb.PredictRequest(data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"another"))
+    wrong = pb.PredictRequest(
+        data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"another")
+    )
     assert await refused(service, wrong, bad) is grpc.StatusCode.INVALID_ARGUMENT
     assert bad.field_violations[0].field == "expected_image_id"
-    right = pb.PredictRequest(data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"the image"))
+    right = pb.PredictRequest(
+        data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"the image")
+    )
     assert (await service.stub.Predict(right)).results
 
 

@@ -20,24 +20,24 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 from samserve.client import Click, Client
-from samserve.core import tracing
-from samserve.core.cache import CacheOptions, EmbeddingCache
-from samserve.core.config import EmbeddingSettings
 from samserve.core.embedding import Embedding
-from samserve.core.errors import DETAILS_KEY
 from samserve.core.image_id import image_id
-from samserve.core.request_id import REQUEST_ID_KEY
-from samserve.decoder.admission import Admission
-from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
-from samserve.decoder.mask_decoder import MaskDecoder, ReadyImage
-from samserve.decoder.models import Models
-from samserve.decoder.resident import Resident
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.image_lru import ImageLru
+from samserve.decoder.image_source import ImageSource, RemoteEmbedder
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import MaskDecoder, ReadyImage
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import Patience, SegmentationServicer
+from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
+from samserve.infra import tracing
+from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.settings import EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.request_id import REQUEST_ID_KEY
+from samserve.wire.status import DETAILS_KEY
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
@@ -64,7 +64,7 @@ def exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """What is traced; nothing is, once the test has ended."""
-    monkeypatch.setattr(tracing, "_spans", None)
+    monkeypatch.setattr(tracing, "_tracer", None)
     exporter.clear()
     return exporter
 
@@ -93,19 +93,25 @@ async def path(
     triton = FakeTriton(ready={"nano": True}, version=bundle.model_version.removeprefix("nano-"))
     triton_rpc.add_GRPCInferenceServiceServicer_to_server(triton, servers[0])
     cache, encoder = EmbeddingCache(CacheOptions(redis)), TritonEncoder(at[0], 30, "nano")
-    for name, part in {"EmbeddingCache": cache, "TritonEncoder": encoder, "set_up_logs": None}.items():
+    for name, part in {
+        "EmbeddingCache": cache,
+        "TritonEncoder": encoder,
+        "set_up_logs": None,
+    }.items():
         monkeypatch.setattr(app, name, lambda *_, part=part: part)
     service = app.EmbeddingService(EmbeddingSettings())
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
     with ThreadPoolExecutor(2) as pool:
 
         async def prepare(embedding: Embedding) -> ReadyImage:
-            return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
+            return await asyncio.get_running_loop().run_in_executor(
+                pool, decoder.prepare, embedding
+            )
 
-        admission, remote = Admission(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = Embeddings(Resident(2**30), cache, remote, prepare, admission)
-        segmenter = Segmenter(embeddings, Models([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), Patience(slow=60, stream=60))
+        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
+        embeddings = ImageSource(ImageLru(2**30), cache, remote, prepare, admission)
+        segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
         segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
@@ -136,7 +142,9 @@ def tree(spans: tuple[ReadableSpan, ...]) -> dict[str, list[str]]:
     return found
 
 
-async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(path: Path, spans: InMemorySpanExporter) -> None:
+async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(
+    path: Path, spans: InMemorySpanExporter
+) -> None:
     def use() -> None:
         with (
             Client(path.decoder, path.embedding) as client,
@@ -148,16 +156,35 @@ async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(path: Pat
     done = spans.get_finished_spans()
     assert len({span.context.trace_id for span in done if span.context}) == 1
     found = tree(done)
-    assert (found[""], found["use"]) == (["use"], ["Predict", "Predict"])  # by its id, then with its bytes
+    assert (found[""], found["use"]) == (
+        ["use"],
+        ["Predict", "Predict"],
+    )  # by its id, then with its bytes
     assert found["embedding"] == ["redis get", "redis get", "Embed"]
     assert found["Predict"][:2] == ["Predict", "hash"]
     assert found["Predict"][-2:] == ["decode", "masks"]
-    assert found["Embed"] == ["Embed", "hash", "lookup", "turn", "queue", "decode", "encode", "store", "redis release"]
+    assert found["Embed"] == [
+        "Embed",
+        "hash",
+        "lookup",
+        "turn",
+        "queue",
+        "decode",
+        "encode",
+        "store",
+        "redis release",
+    ]
     assert found["encode"] == ["triton infer"]
     assert "redis put" in found["store"]
     asked = next(span for span in done if span.name == "triton infer")
-    assert path.triton.told["traceparent"].startswith(f"00-{asked.context.trace_id:032x}-{asked.context.span_id:016x}-")
-    about = {span.attributes["samserve.image_id"] for span in done if "samserve.image_id" in (span.attributes or {})}
+    assert path.triton.told["traceparent"].startswith(
+        f"00-{asked.context.trace_id:032x}-{asked.context.span_id:016x}-"
+    )
+    about = {
+        span.attributes["samserve.image_id"]
+        for span in done
+        if "samserve.image_id" in (span.attributes or {})
+    }
     assert about == {image_id(picture(1))}
 
 
@@ -166,13 +193,21 @@ async def test_a_failure_is_the_spans_own_error(path: Path, spans: InMemorySpanE
     async with grpc.aio.insecure_channel(path.decoder) as channel:
         stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.Predict(pb.PredictRequest(model="sam9", prompts=[prompt(FIRST)], data=picture(2)))
+            await stub.Predict(
+                pb.PredictRequest(model="sam9", prompts=[prompt(FIRST)], data=picture(2))
+            )
     (span,) = spans.get_finished_spans()
-    assert (span.name, span.parent, span.status.status_code) == ("Predict", None, trace.StatusCode.ERROR)
+    assert (span.name, span.parent, span.status.status_code) == (
+        "Predict",
+        None,
+        trace.StatusCode.ERROR,
+    )
     assert span.events[0].attributes["exception.type"] == "samserve.core.errors.ModelNotFound"
 
 
-async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(path: Path, spans: InMemorySpanExporter) -> None:
+async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(
+    path: Path, spans: InMemorySpanExporter
+) -> None:
     def use() -> None:
         with Client(path.decoder) as client, caller():
             client.segment(picture(1), [Click(100, 50)])
@@ -186,7 +221,13 @@ async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(path: Path, spa
     assert len({span.context.trace_id for span in done if span.context}) == 1
     found = tree(done)
     assert found["use"] == ["Interact.open"]
-    assert found["Interact.open"] == ["Interact.open", "hash", "embedding", "Interact.step", "Interact.step"]
+    assert found["Interact.open"] == [
+        "Interact.open",
+        "hash",
+        "embedding",
+        "Interact.step",
+        "Interact.step",
+    ]
     assert found["Interact.step"] == ["decode", "masks", "decode", "masks"]
 
 
@@ -195,7 +236,9 @@ async def test_nothing_is_traced_and_no_context_sent_unless_it_is_set_up(
 ) -> None:
     async with grpc.aio.insecure_channel(path.decoder) as channel:
         stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
-        assert (await stub.Predict(pb.PredictRequest(prompts=[prompt(FIRST)], data=picture(3)))).results
+        assert (
+            await stub.Predict(pb.PredictRequest(prompts=[prompt(FIRST)], data=picture(3)))
+        ).results
     assert spans.get_finished_spans() == ()
     assert "traceparent" not in path.triton.told
 
@@ -217,9 +260,13 @@ async def test_the_lines_of_both_services_bear_the_requests_id(path: Path) -> No
 async def test_the_embedding_service_gives_the_id_back(path: Path) -> None:
     async with grpc.aio.insecure_channel(path.embedding) as channel:
         call = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
-        good = call(embedding_pb2.EmbedRequest(data=picture(4)), metadata=((REQUEST_ID_KEY, "embed-7"),))
+        good = call(
+            embedding_pb2.EmbedRequest(data=picture(4)), metadata=((REQUEST_ID_KEY, "embed-7"),)
+        )
         assert (await good).image.width == 320
-        bad = call(embedding_pb2.EmbedRequest(data=b"no image"), metadata=((REQUEST_ID_KEY, "embed-8"),))
+        bad = call(
+            embedding_pb2.EmbedRequest(data=b"no image"), metadata=((REQUEST_ID_KEY, "embed-8"),)
+        )
         assert await bad.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert DETAILS_KEY in dict(await bad.trailing_metadata())
         ids = [dict(await one.trailing_metadata())[REQUEST_ID_KEY] for one in (good, bad)]

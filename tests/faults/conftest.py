@@ -25,7 +25,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def samples(stack: Stack) -> list[Sample]:
     """Photos whose clicks have one clear answer, so that a mask of another photo could not pass for it."""
     with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
-        return [_sample(client, *each) for each in (("coins", 213, 193), ("coffee", 330, 200), ("chelsea", 220, 150))]
+        return [
+            _sample(client, *each)
+            for each in (("coins", 213, 193), ("coffee", 330, 200), ("chelsea", 220, 150))
+        ]
 
 
 def _sample(client: Client, name: str, x: float, y: float) -> Sample:

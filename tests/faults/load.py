@@ -17,10 +17,11 @@ from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from numpy.typing import NDArray
 from samserve.client import Answer, Click, Client
-from samserve.core.errors import DETAILS_KEY, SamserveError
+from samserve.core.errors import SamserveError
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.status import DETAILS_KEY
 
 SAME = 0.97  # IoU of masks from a cached embedding, which is coarser, and from one just made
 ALLOWED = {"OK", "NOT_FOUND", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
@@ -45,7 +46,9 @@ class Log:
     """What came of the calls; seconds are since the load began."""
 
     began: float = field(default_factory=time.monotonic)
-    answered: list[tuple[float, str]] = field(default_factory=list)  # when, and HIT, MISS or COALESCED
+    answered: list[tuple[float, str]] = field(
+        default_factory=list
+    )  # when, and HIT, MISS or COALESCED
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     longest: float = 0.0
@@ -66,8 +69,13 @@ def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
     """Clicks on known and new photos through the client library, and new photos straight to the embedding service."""
     log, stop = Log(), threading.Event()
     with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
-        callers = [threading.Thread(target=_click, args=(client, samples, share, log, stop)) for share in (0, 0, 0.3)]
-        callers.append(threading.Thread(target=_probe, args=(stack.addresses.embedding, samples, log, stop)))
+        callers = [
+            threading.Thread(target=_click, args=(client, samples, share, log, stop))
+            for share in (0, 0, 0.3)
+        ]
+        callers.append(
+            threading.Thread(target=_probe, args=(stack.addresses.embedding, samples, log, stop))
+        )
         for caller in callers:
             caller.start()
         try:
@@ -78,7 +86,9 @@ def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
                 caller.join()
 
 
-def _click(client: Client, samples: list[Sample], new: float, log: Log, stop: threading.Event) -> None:
+def _click(
+    client: Client, samples: list[Sample], new: float, log: Log, stop: threading.Event
+) -> None:
     """Clicks with the client's own retries, a share of them on photos that are new to the service."""
     choose = random.Random(new)
     while not stop.is_set():
@@ -114,10 +124,15 @@ def _probe(address: str, samples: list[Sample], log: Log, stop: threading.Event)
 
 
 def _says_when(refusal: grpc.Call) -> bool:
-    packed = next((value for key, value in refusal.trailing_metadata() or () if key == DETAILS_KEY), None)
+    packed = next(
+        (value for key, value in refusal.trailing_metadata() or () if key == DETAILS_KEY), None
+    )
     if packed is None:
         return False
-    return any(any_.Is(details.RetryInfo.DESCRIPTOR) for any_ in status_pb2.Status.FromString(packed).details)
+    return any(
+        any_.Is(details.RetryInfo.DESCRIPTOR)
+        for any_ in status_pb2.Status.FromString(packed).details
+    )
 
 
 def overlap(answer: Answer, mask: Mask) -> float:

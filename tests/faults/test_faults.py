@@ -76,7 +76,9 @@ def replica_killed(stack: Stack) -> Iterator[None]:
 
 def replicas(stack: Stack) -> list[int]:
     """Process ids of the stack's own Ray Serve replicas."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, _ in rows}
 
@@ -86,7 +88,11 @@ def replicas(stack: Stack) -> list[int]:
                 return True
         return False
 
-    return [int(pid) for pid, _, name in rows if name.startswith("ray::ServeReplica") and is_ours(int(pid))]
+    return [
+        int(pid)
+        for pid, _, name in rows
+        if name.startswith("ray::ServeReplica") and is_ours(int(pid))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,9 @@ def test_a_broken_part_makes_no_wrong_mask_loses_no_request_and_mends(
         time.sleep(SECONDS / 3 + 3)
         mended = log.now
         time.sleep(SECONDS / 12 + 2)
-    print(f"{fault.__name__}: {len(log.answered)} answers, longest {log.longest:.1f} s, probes {dict(log.codes)}")
+    print(
+        f"{fault.__name__}: {len(log.answered)} answers, longest {log.longest:.1f} s, probes {dict(log.codes)}"
+    )
     assert log.after(0).total() > log.after(before).total() > 0
     assert not log.wrong
     assert not log.lost

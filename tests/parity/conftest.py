@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from samserve.core.config import BUNDLES
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.models.bundle import Bundle, load_bundle
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.names import BUNDLES
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
 from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"
@@ -27,15 +27,22 @@ class Reference:
     @torch.no_grad()
     def embed(self, pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
         """uint8 [1024, 1024, 3] and its valid part -> [1, 256, 64, 64]."""
-        normal = (torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
+        normal = (
+            torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(PIXEL_MEAN)
+        ) / torch.tensor(PIXEL_STD)
         padded = torch.zeros_like(normal)
         padded[:height, :width] = normal[:height, :width]
         return self.encoder(padded.permute(2, 0, 1)[None])
 
     @torch.no_grad()
-    def decode(self, embedding: torch.Tensor, **prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(
+        self, embedding: torch.Tensor, **prompt: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Low-res logits [4, 256, 256] and predicted IoU [4] of one prompt: the single mask, then the three."""
-        parts = [self.model(image_embeddings=embedding, multimask_output=m, **prompt) for m in (False, True)]
+        parts = [
+            self.model(image_embeddings=embedding, multimask_output=m, **prompt)
+            for m in (False, True)
+        ]
         logits = torch.cat([part.pred_masks[0, 0] for part in parts])
         return logits, torch.cat([part.iou_scores[0, 0] for part in parts])
 
@@ -61,7 +68,9 @@ def reference(bundle: Bundle) -> Reference:
     assert all(name.startswith("vision_encoder.") for name in missing)
     encoder = NanoEncoder().eval()
     own = {
-        n.removeprefix("vision_encoder."): t for n, t in graph_weights(bundle.encoder).items() if n.startswith("vision")
+        n.removeprefix("vision_encoder."): t
+        for n, t in graph_weights(bundle.encoder).items()
+        if n.startswith("vision")
     }
     encoder.load_state_dict(own)
     return Reference(model, encoder)

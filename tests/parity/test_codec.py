@@ -8,13 +8,14 @@ import pytest
 from agreement import SIDE, PlainEncoder, overlaps, sample
 from PIL import Image
 from safetensors.numpy import load_file
-from samserve.core.embedding import Embedding, pack, unpack
+from samserve.bundles.bundle import Bundle
+from samserve.codec.packed import pack, unpack
+from samserve.core.embedding import Embedding
 from samserve.core.image import Limits, frame_image
-from samserve.decoder.transformer import Transformer
-from samserve.models.bundle import Bundle
-from samserve.models.training import scenes
-from samserve.models.training.coins import coins
-from samserve.models.training.train import SCENE, VALIDATION_SEED
+from samserve.decoder.sam.kernel_decoder import KernelDecoder
+from samserve.training import scenes
+from samserve.training.coins import coins
+from samserve.training.train import SCENE, VALIDATION_SEED
 
 
 @pytest.mark.parametrize("picture", ["coins", "scene"])
@@ -24,8 +25,10 @@ def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, picture: str) -> 
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
     image = frame_image(photo.getvalue(), bundle.frame, Limits())
-    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()}
-    transformer = Transformer(weights, SIDE)
+    weights = {
+        name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
+    }
+    transformer = KernelDecoder(weights, SIDE)
     wanted = sample(transformer, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
     packed = pack(Embedding("m", image.size, {"embedding": wanted.embedding.astype(np.float16)}))
     ious = overlaps(transformer, wanted, unpack(packed).tensors["embedding"])

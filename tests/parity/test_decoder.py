@@ -11,17 +11,17 @@ import skimage.data
 import torch
 from parity.conftest import Reference
 from PIL import Image
+from samserve.bundles.bundle import DECODER, Bundle, load_bundle, write_facts
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.runs import dense
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.masks import outline
+from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt, tokens
-from samserve.models.bundle import DECODER, Bundle, load_bundle, write_facts
-from samserve.models.export import export_decoder, round_to_half
-from samserve.models.training.network import Nano
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.export.onnx_files import export_decoder, round_to_half
+from samserve.training.network import Nano
 
 SIZES = [(1024, 1024), (640, 427), (427, 640), (2130, 1960), (2145, 1960), (37, 900), (1, 1)]
 KINDS = ["point", "points", "box", "box and point", "refined", "mask"]
@@ -40,7 +40,9 @@ def encoder(bundle: Bundle) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
 
 
-def embedded(encoder: onnxruntime.InferenceSession, bundle: Bundle, image: FramedImage) -> Embedding:
+def embedded(
+    encoder: onnxruntime.InferenceSession, bundle: Bundle, image: FramedImage
+) -> Embedding:
     valid = np.array([[image.valid.height, image.valid.width]], np.int32)
     (tensor,) = encoder.run(["embedding"], {"image": image.pixels[None], "valid": valid})
     return Embedding(bundle.model_version, image.size, {"embedding": tensor[0]})
@@ -48,12 +50,18 @@ def embedded(encoder: onnxruntime.InferenceSession, bundle: Bundle, image: Frame
 
 def prompts(size: Size, logits: np.ndarray) -> dict[str, Prompt]:
     def at(*shares: float) -> np.ndarray:
-        return np.array(shares, np.float32).reshape(-1, 2) * np.array([size.width, size.height], np.float32)
+        return np.array(shares, np.float32).reshape(-1, 2) * np.array(
+            [size.width, size.height], np.float32
+        )
 
-    def prompt(points: np.ndarray, labels: list[int], box: bool = False, mask: bool = False) -> Prompt:
+    def prompt(
+        points: np.ndarray, labels: list[int], box: bool = False, mask: bool = False
+    ) -> Prompt:
         corners = at(0.2, 0.25, 0.8, 0.7).reshape(4)
         shares = np.array(labels, np.float32)
-        return Prompt(points, shares, corners if box else None, logits if mask else None, multimask=True)
+        return Prompt(
+            points, shares, corners if box else None, logits if mask else None, multimask=True
+        )
 
     one, three = at(0.5, 0.4), at(0.5, 0.4, 0.1, 0.9, 0.7, 0.2)
     return {
@@ -109,7 +117,9 @@ def test_masks_equal_the_references(
     embedding = embedded(encoder, bundle, image)
     same = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
     ready = decoder.prepare(embedding)
-    first = decoder.decode(ready, [prompts(image.size, np.zeros((256, 256), np.float32))["point"]])[0]
+    first = decoder.decode(ready, [prompts(image.size, np.zeros((256, 256), np.float32))["point"]])[
+        0
+    ]
     asked = prompts(image.size, first.logits[0])
     for kind, got in zip(asked, decoder.decode(ready, list(asked.values())), strict=True):
         logits, ious = reference.decode(same, **as_reference(asked[kind], image.size))
@@ -124,7 +134,10 @@ def test_masks_equal_the_references(
 
 
 def test_the_single_mask_is_the_references_too(
-    bundle: Bundle, decoder: MaskDecoder, encoder: onnxruntime.InferenceSession, reference: Reference
+    bundle: Bundle,
+    decoder: MaskDecoder,
+    encoder: onnxruntime.InferenceSession,
+    reference: Reference,
 ) -> None:
     image = framed(640, 427)
     embedding = embedded(encoder, bundle, image)
@@ -140,7 +153,10 @@ def test_the_single_mask_is_the_references_too(
 
 @pytest.mark.parametrize("shape", [(640, 427), (37, 900), (1, 1)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_the_encoder_equals_pytorchs(
-    shape: tuple[int, int], bundle: Bundle, encoder: onnxruntime.InferenceSession, reference: Reference
+    shape: tuple[int, int],
+    bundle: Bundle,
+    encoder: onnxruntime.InferenceSession,
+    reference: Reference,
 ) -> None:
     image = framed(*shape)
     got = embedded(encoder, bundle, image).tensors["embedding"].astype(np.float32)
@@ -176,11 +192,20 @@ def unlearned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     path = tmp_path_factory.mktemp("bundles") / "unlearned"
     shutil.copytree(bundle.path, path)
     export_decoder(model.decoder, bundle.embedding, path / DECODER)
-    write_facts(path, {name: fact for name, fact in bundle.facts.items() if name not in ("files", "model_version")})
+    write_facts(
+        path,
+        {
+            name: fact
+            for name, fact in bundle.facts.items()
+            if name not in ("files", "model_version")
+        },
+    )
     return load_bundle(path)
 
 
-@pytest.mark.parametrize(("model", "rounds"), [("bundle", 5), ("unlearned", 1)], ids=["nano", "random weights"])
+@pytest.mark.parametrize(
+    ("model", "rounds"), [("bundle", 5), ("unlearned", 1)], ids=["nano", "random weights"]
+)
 def test_a_hundred_random_prompts_a_round_equal_the_graph_as_written(
     model: str, rounds: int, request: pytest.FixtureRequest
 ) -> None:
@@ -188,13 +213,17 @@ def test_a_hundred_random_prompts_a_round_equal_the_graph_as_written(
     decoder = MaskDecoder(bundle, Threads(2))
     rng = np.random.default_rng(0)
     written = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
-    former = cv2.resize(rng.normal(0, 6, (12, 12)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
+    former = cv2.resize(
+        rng.normal(0, 6, (12, 12)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC
+    )
     overlaps = []
     for _ in range(rounds):
         tensor = rng.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)
         embedding = Embedding(bundle.model_version, Size(1024, 1024), {"embedding": tensor})
         asked = [random_prompt(rng, former) for _ in range(100)]
-        for prompt, got in zip(asked, decoder.decode(decoder.prepare(embedding), asked), strict=True):
+        for prompt, got in zip(
+            asked, decoder.decode(decoder.prepare(embedding), asked), strict=True
+        ):
             points, labels = tokens(prompt, embedding.size, bundle.frame)
             given = prompt.mask_input is not None
             logits, ious = written.run(
@@ -203,13 +232,17 @@ def test_a_hundred_random_prompts_a_round_equal_the_graph_as_written(
                     "embedding": embedding.tensors["embedding"][None].astype(np.float32),
                     "points": points[None],
                     "labels": labels[None],
-                    "mask_input": (former * 0 if prompt.mask_input is None else prompt.mask_input)[None, None],
+                    "mask_input": (former * 0 if prompt.mask_input is None else prompt.mask_input)[
+                        None, None
+                    ],
                     "has_mask": np.array([given], np.float32),
                 },
             )
             kept = np.array([1, 2, 3] if prompt.multimask else [0])
             assert np.allclose(np.sort(got.predicted_iou), np.sort(ious[0, kept]), atol=1e-4)
-            if len(kept) == 1 or np.diff(np.sort(ious[0, kept])).min() > 4e-4:  # else two cannot be told apart
+            if (
+                len(kept) == 1 or np.diff(np.sort(ious[0, kept])).min() > 4e-4
+            ):  # else two cannot be told apart
                 wanted = logits[0, kept][matched(got.predicted_iou, ious[0, kept])]
                 assert np.abs(got.logits - wanted).max() <= TOLERANCE * np.abs(logits).max()
                 either = ((got.logits > 0) | (wanted > 0)).sum((1, 2))

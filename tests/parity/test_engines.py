@@ -11,21 +11,21 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from samserve.cli import app
-from samserve.core.config import BUNDLES
-from samserve.models.bundle import ENCODER, Bundle, load_bundle, write_facts
-from samserve.models.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
-from samserve.models.engine import ENGINES, Engine, Recipe, build
-from samserve.models.export import EncoderGraph, export_encoder
-from samserve.models.graph_vit import VitEncoder
-from samserve.models.precision import Half
-from samserve.models.target import Target
-from samserve.models.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.bundles.bundle import ENCODER, Bundle, load_bundle, write_facts
+from samserve.bundles.gpu import Gpu
+from samserve.bundles.names import BUNDLES
+from samserve.cli.main import app
+from samserve.export.graphs.vit import VitEncoder
+from samserve.export.onnx_files import EncoderGraph, export_encoder
+from samserve.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
+from samserve.variants.engine import ENGINES, Engine, Recipe, build
+from samserve.variants.precision import Half
 from transformers import SamConfig, SamModel
 from typer.testing import CliRunner
 
 LAYERS = 12  # ViT-B's
-ADA, AMPERE = Target(89), Target(86)
+ADA, AMPERE = Gpu(89), Gpu(86)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,9 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     config = SamConfig()
-    graph = EncoderGraph(VitEncoder(SamModel(config)), PIXEL_MEAN, PIXEL_STD, config.vision_config.image_size)
+    graph = EncoderGraph(
+        VitEncoder(SamModel(config)), PIXEL_MEAN, PIXEL_STD, config.vision_config.image_size
+    )
     export_encoder(graph, config.vision_config.image_size, folder / ENCODER)
     facts = json.loads((BUNDLES / "nano" / "model.json").read_text())
     write_facts(folder, {**facts, "name": "vit"})
@@ -61,7 +63,9 @@ def copy_with(nano: Bundle, node: onnx.NodeProto) -> Bundle:
     last.input[0] = node.output[0]
     model.graph.node.insert(len(model.graph.node) - 1, node)
     onnx.save(model, nano.encoder)
-    write_facts(nano.path, {k: v for k, v in nano.facts.items() if k not in ("files", "model_version")})
+    write_facts(
+        nano.path, {k: v for k, v in nano.facts.items() if k not in ("files", "model_version")}
+    )
     return load_bundle(nano.path)
 
 
@@ -74,7 +78,9 @@ def test_nano_compiles_with_its_products_in_halves_and_its_normalisations_in_fp3
     assert engine.file.stat().st_size > 2 * 10**6  # nano's weights are 2.6 million halves
 
 
-def test_sams_vision_transformer_compiles_for_two_kinds_of_gpu(vit: Bundle, compiler: Compiler) -> None:
+def test_sams_vision_transformer_compiles_for_two_kinds_of_gpu(
+    vit: Bundle, compiler: Compiler
+) -> None:
     engines = [build(vit, Recipe(target), compiler) for target in (ADA, AMPERE)]
     for engine in engines:
         assert engine.facts["layers"] == {
@@ -84,7 +90,11 @@ def test_sams_vision_transformer_compiles_for_two_kinds_of_gpu(vit: Bundle, comp
             "SOFTMAX FLOAT": LAYERS,
         }
         assert engine.facts["activation_bytes"] > 0
-    assert len({engine.file.name for engine in engines}) == len({engine.facts["sha256"] for engine in engines}) == 2
+    assert (
+        len({engine.file.name for engine in engines})
+        == len({engine.facts["sha256"] for engine in engines})
+        == 2
+    )
 
 
 def test_an_engine_that_is_there_is_not_compiled_again(nano: Bundle, compiler: Compiler) -> None:
@@ -101,16 +111,31 @@ def test_what_a_killed_builder_left_is_no_engine(nano: Bundle, compiler: Compile
 
 
 def test_of_two_builders_at_once_one_compiles(nano: Bundle) -> None:
-    command = [sys.executable, "-m", "samserve.cli", "models", "engine", "nano", "--target", "L4", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "samserve.cli.main",
+        "models",
+        "engine",
+        "nano",
+        "--target",
+        "L4",
+        "--json",
+    ]
     environment = {**os.environ, "SAMSERVE_BUNDLES": str(nano.path.parent)}
-    builders = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    builders = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     answers = [json.loads(builder.communicate(timeout=120)[0])[0] for builder in builders]
     assert sorted(answer.pop("built") for answer in answers) == [False, True]
     assert answers[0] == answers[1]
     assert len(list((nano.path / ENGINES).glob("*.check"))) == 1
 
 
-def test_a_graph_that_tensorrt_does_not_take_is_refused_naming_the_node(nano: Bundle, compiler: Compiler) -> None:
+def test_a_graph_that_tensorrt_does_not_take_is_refused_naming_the_node(
+    nano: Bundle, compiler: Compiler
+) -> None:
     broken = copy_with(nano, helper.make_node("Frobnicate", [], ["odd"], name="the odd node"))
     with pytest.raises(EngineRefused, match=r"refuses the node 'the odd node' \(Frobnicate\): \S+"):
         build(broken, Recipe(ADA), compiler)
@@ -123,15 +148,21 @@ def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Comp
         build(nano, Recipe(ADA), compiler)
 
 
-def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(nano: Bundle, compiler: Compiler) -> None:
+def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(
+    nano: Bundle, compiler: Compiler
+) -> None:
     with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\), only for sm75, .*sm89"):
-        build(nano, Recipe(Target(90)), compiler)
+        build(nano, Recipe(Gpu(90)), compiler)
 
 
 @pytest.mark.parametrize(
     ("options", "code", "answer"),
     [
-        (["--target", "sm42"], 2, "'sm42' is no GPU that engines are made for: name one of sm75 (T4)"),
+        (
+            ["--target", "sm42"],
+            2,
+            "'sm42' is no GPU that engines are made for: name one of sm75 (T4)",
+        ),
         (["--target", "sm89", "--batch", "8"], 2, "'8' is no batch"),
         (["--target", "sm90"], 1, "TensorRT-RTX does not compile for sm90"),
     ],

@@ -10,21 +10,23 @@ import onnxruntime
 import pytest
 import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
+from samserve.bundles.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
-from samserve.models.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
-from samserve.models.check import differences, picture
-from samserve.models.checkpoints.checkpoint import Checkpoint
-from samserve.models.checkpoints.read import read_checkpoint
-from samserve.models.convert import convert, export
-from samserve.models.reference import Reference
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
+from samserve.export.checkpoints.checkpoint import Checkpoint
+from samserve.export.checkpoints.read import read_checkpoint
+from samserve.export.compare import differences, picture
+from samserve.export.convert import convert, export
+from samserve.export.reference import Reference
 
 TOLERANCE = 1e-4
 PARTS = ("vision_encoder.", "prompt_encoder.", "mask_decoder.")
-LARGE = pytest.mark.skipif("SAMSERVE_LARGE" not in os.environ, reason="takes minutes and gigabytes: SAMSERVE_LARGE=1")
+LARGE = pytest.mark.skipif(
+    "SAMSERVE_LARGE" not in os.environ, reason="takes minutes and gigabytes: SAMSERVE_LARGE=1"
+)
 
 MADE = {
     "sam": lambda path: meta_sam(path / "sam.pth"),
@@ -34,7 +36,9 @@ MADE = {
 
 
 @pytest.fixture(scope="module", params=MADE)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Bundle]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, Bundle]:
     path = tmp_path_factory.mktemp(request.param)
     checkpoint = read_checkpoint(MADE[request.param](path))
     convert(checkpoint, request.param, path / "bundle", print)
@@ -43,15 +47,24 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_an_exported_bundle_answers_as_pytorch_does(exported: tuple[Checkpoint, Bundle]) -> None:
     checkpoint, bundle = exported
-    assert set(bundle.facts["differences"]) == {*bundle.embedding, "low_res_logits", "predicted_iou"}
+    assert set(bundle.facts["differences"]) == {
+        *bundle.embedding,
+        "low_res_logits",
+        "predicted_iou",
+    }
     assert max(bundle.facts["differences"].values()) <= TOLERANCE
     assert bundle.facts["source"]["sha256"] == checkpoint.source.sha256
 
 
-def test_the_embedding_has_the_shapes_that_the_bundle_says(exported: tuple[Checkpoint, Bundle]) -> None:
+def test_the_embedding_has_the_shapes_that_the_bundle_says(
+    exported: tuple[Checkpoint, Bundle],
+) -> None:
     _, bundle = exported
     outputs = onnx.load(bundle.encoder, load_external_data=False).graph.output
-    sides = {output.name: [side.dim_value for side in output.type.tensor_type.shape.dim[1:]] for output in outputs}
+    sides = {
+        output.name: [side.dim_value for side in output.type.tensor_type.shape.dim[1:]]
+        for output in outputs
+    }
     assert sides == {name: list(shape) for name, shape in bundle.embedding.items()}
     assert {output.type.tensor_type.elem_type for output in outputs} == {onnx.TensorProto.FLOAT16}
 
@@ -68,7 +81,9 @@ def test_nothing_of_the_encoder_is_interpolated_or_looked_up_for_every_image(
     exported: tuple[Checkpoint, Bundle],
 ) -> None:
     checkpoint, bundle = exported
-    kinds = [node.op_type for node in onnx.load(bundle.encoder, load_external_data=False).graph.node]
+    kinds = [
+        node.op_type for node in onnx.load(bundle.encoder, load_external_data=False).graph.node
+    ]
     assert not {"Gather", "GatherND", "Range", "Einsum"} & set(kinds)
     assert kinds.count("Resize") == (1 if checkpoint.family == "sam2" else 0)  # SAM 2's neck
 
@@ -77,13 +92,21 @@ def test_the_decoder_reads_its_weights_from_one_file(exported: tuple[Checkpoint,
     checkpoint, bundle = exported
     assert bundle.decoder.stat().st_size < 2**20 < bundle.weights.stat().st_size
     weights = bundle.weights.stat().st_size
-    whole = sum(4 * tensor.numel() for name, tensor in checkpoint.state.items() if name.startswith(PARTS[1:]))
+    whole = sum(
+        4 * tensor.numel()
+        for name, tensor in checkpoint.state.items()
+        if name.startswith(PARTS[1:])
+    )
     assert weights == pytest.approx(whole, rel=0.01)  # fp16 does not hold them
 
 
-def test_several_images_or_prompts_at_once_answer_as_one_by_one(exported: tuple[Checkpoint, Bundle]) -> None:
+def test_several_images_or_prompts_at_once_answer_as_one_by_one(
+    exported: tuple[Checkpoint, Bundle],
+) -> None:
     _, bundle = exported
-    encoder, decoder = (onnxruntime.InferenceSession(path) for path in (bundle.encoder, bundle.decoder))
+    encoder, decoder = (
+        onnxruntime.InferenceSession(path) for path in (bundle.encoder, bundle.decoder)
+    )
     side, rng = bundle.frame.side, np.random.default_rng(0)
     images = rng.integers(0, 256, (3, side, side, 3), np.uint8)
     valid = np.array([[side, side], [side, side // 2], [9, side]], np.int32)
@@ -129,9 +152,14 @@ def test_weights_that_fp16_holds_are_kept_as_fp16(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(hf_folder(tmp_path / "half", "sam", "mini", half=True))
     export(checkpoint, tmp_path, print)
     assert max(differences(tmp_path, checkpoint).values()) <= TOLERANCE
-    size = {part: sum(t.numel() for n, t in checkpoint.state.items() if n.startswith(part)) for part in PARTS}
+    size = {
+        part: sum(t.numel() for n, t in checkpoint.state.items() if n.startswith(part))
+        for part in PARTS
+    }
     assert (tmp_path / ENCODER).stat().st_size <= 2.7 * size["vision_encoder."]
-    assert (tmp_path / WEIGHTS).stat().st_size <= 2.1 * (size["prompt_encoder."] + size["mask_decoder."])
+    assert (tmp_path / WEIGHTS).stat().st_size <= 2.1 * (
+        size["prompt_encoder."] + size["mask_decoder."]
+    )
 
 
 @LARGE
@@ -149,7 +177,9 @@ def test_published_sizes_of_sam_2_answer_as_pytorch_does(size: str, tmp_path: Pa
 
 
 @LARGE
-def test_the_largest_sam_is_exported_with_its_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+def test_the_largest_sam_is_exported_with_its_weights_in_a_file_of_their_own(
+    tmp_path: Path,
+) -> None:
     checkpoint = read_checkpoint(meta_sam(tmp_path / "sam.pth", "h"))
     export(checkpoint, tmp_path, print)
     assert (tmp_path / "encoder.onnx.data").stat().st_size > 2 * 2**30

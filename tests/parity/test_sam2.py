@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import unlearned
-from samserve.core import kernel as core_kernel
+from parity import random_models
+from samserve.bundles.bundle import Bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder import kernel
-from samserve.decoder.cores import Threads
-from samserve.decoder.family import FAMILIES
-from samserve.decoder.layers import EPSILON
-from samserve.decoder.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.prompt import Prompt
-from samserve.decoder.ready_image import ReadyImage
-from samserve.decoder.transformer import LAST_EPSILON
-from samserve.models.bundle import Bundle
+from samserve.decoder.sam import kernel
+from samserve.decoder.sam.family import FAMILIES
+from samserve.decoder.sam.kernel_decoder import LAST_EPSILON
+from samserve.decoder.sam.kernel_weights import EPSILON
+from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.decoder.sam.threads import Threads
+from samserve.native import loader
 from transformers import Sam2Model
 
 SIZE = Size(640, 427)
@@ -29,17 +29,17 @@ NO_POINTS = np.zeros((0, 2), np.float32)
 
 @pytest.fixture(scope="module")
 def model() -> Sam2Model:
-    return unlearned.sam2(0)
+    return random_models.sam2(0)
 
 
 @pytest.fixture(scope="module")
 def bundle(model: Sam2Model, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return unlearned.bundle_of(model, "sam2", tmp_path_factory.mktemp("sam2"))
+    return random_models.bundle_of(model, "sam2", tmp_path_factory.mktemp("sam2"))
 
 
 @pytest.fixture(scope="module")
 def embedding() -> Embedding:
-    return Embedding("v", SIZE, unlearned.image_of("sam2", 0))
+    return Embedding("v", SIZE, random_models.image_of("sam2", 0))
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,19 @@ def check(got: Candidates, logits: np.ndarray, ious: np.ndarray) -> float:
     return float(np.abs(got.logits - logits[order]).max() / np.abs(logits).max())
 
 
-@pytest.mark.parametrize("kind", ["points", "box", "points, box", "points, mask", "box, mask", "mask"])
+@pytest.mark.parametrize(
+    "kind", ["points", "box", "points, box", "points, mask", "box, mask", "mask"]
+)
 def test_prompts_of_all_kinds_are_answered_as_sam_2_does(
     kind: str, model: Sam2Model, decoder: MaskDecoder, embedding: Embedding, image: ReadyImage
 ) -> None:
     random = np.random.default_rng(len(kind))
     asked = [random_prompt(random, kind, bool(number % 2)) for number in range(17)]
     answers = decoder.decode(image, asked)
-    shares = [check(got, *reference(model, embedding, each)) for got, each in zip(answers, asked, strict=True)]
+    shares = [
+        check(got, *reference(model, embedding, each))
+        for got, each in zip(answers, asked, strict=True)
+    ]
     assert max(shares) <= TOLERANCE
 
 
@@ -120,7 +125,10 @@ def test_the_single_mask_is_sometimes_the_stable_one_and_sometimes_the_best(
     single = [random_prompt(random, "points", multimask=False) for _ in range(20)]
     three = [Prompt(p.points, p.labels, None, None, multimask=True) for p in single]
     ones, others = decoder.decode(image, single), decoder.decode(image, three)
-    best = [one.predicted_iou[0] == max(other.predicted_iou) for one, other in zip(ones, others, strict=True)]
+    best = [
+        one.predicted_iou[0] == max(other.predicted_iou)
+        for one, other in zip(ones, others, strict=True)
+    ]
     assert 0 < sum(best) < len(best)
 
 
@@ -130,7 +138,11 @@ def test_the_norms_have_sam_2s_epsilons(model: Sam2Model) -> None:
         FAMILIES["sam2"].epsilon
     }
     assert model.mask_decoder.transformer.layer_norm_final_attn.eps == LAST_EPSILON
-    assert model.mask_decoder.upscale_layer_norm.eps == model.prompt_encoder.mask_embed.layer_norm1.eps == EPSILON
+    assert (
+        model.mask_decoder.upscale_layer_norm.eps
+        == model.prompt_encoder.mask_embed.layer_norm1.eps
+        == EPSILON
+    )
 
 
 @pytest.fixture
@@ -140,7 +152,7 @@ def fresh_library() -> Iterator[None]:
     kernel._library.cache_clear()
 
 
-@pytest.mark.parametrize("level", core_kernel.LEVELS)
+@pytest.mark.parametrize("level", loader.LEVELS)
 def test_every_instruction_set_answers_as_sam_2_does(
     level: str,
     model: Sam2Model,
@@ -149,10 +161,10 @@ def test_every_instruction_set_answers_as_sam_2_does(
     fresh_library: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags = core_kernel.LEVELS[level]
-    if not flags <= core_kernel.processor_flags():
+    flags = loader.LEVELS[level]
+    if not flags <= loader.processor_flags():
         pytest.skip(f"this processor has no {level}")
-    monkeypatch.setattr(core_kernel, "LEVELS", {level: flags})
+    monkeypatch.setattr(loader, "LEVELS", {level: flags})
     decoder = MaskDecoder(bundle, Threads(1))
     prompt = random_prompt(np.random.default_rng(1), "points, mask", multimask=True)
     (got,) = decoder.decode(decoder.prepare(embedding), [prompt])
@@ -160,9 +172,9 @@ def test_every_instruction_set_answers_as_sam_2_does(
 
 
 def test_weights_that_fp16_does_not_hold_are_kept_well_enough(tmp_path: Path) -> None:
-    model = unlearned.sam(1)
-    decoder = MaskDecoder(unlearned.bundle_of(model, "sam", tmp_path), Threads(1))
-    tensors = unlearned.image_of("sam", 1)
+    model = random_models.sam(1)
+    decoder = MaskDecoder(random_models.bundle_of(model, "sam", tmp_path), Threads(1))
+    tensors = random_models.image_of("sam", 1)
     embedding = Embedding("v", Size(1024, 1024), tensors)
     points = np.array([[300, 500], [20, 700]], np.float32)
     (got,) = decoder.decode(

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from samserve.local.stack import Stack
 
-SAMSERVE = [sys.executable, "-m", "samserve.cli"]
+SAMSERVE = [sys.executable, "-m", "samserve.cli.main"]
 
 
 @pytest.fixture
@@ -31,10 +31,14 @@ def environment(stack: Stack, tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
     command = [*SAMSERVE, *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
-def test_segment_prints_json_and_draws(environment: dict[str, str], coins: Path, tmp_path: Path) -> None:
+def test_segment_prints_json_and_draws(
+    environment: dict[str, str], coins: Path, tmp_path: Path
+) -> None:
     drawing = tmp_path / "overlay.png"
     done = run(environment, "segment", coins, "--point", "213,193", "--out", drawing, "--json")
     assert done.returncode == 0, done.stderr
@@ -66,7 +70,10 @@ def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: P
         (["segment", "COINS", "--box", "1,2,3"], "not a box"),
         (["segment", "COINS"], "give at least one point, box or mask"),
         (["segment", "COINS", "--point", "9999,1"], "outside the image, which is 384 x 303"),
-        (["segment", "COINS", "--point", "1,1", "--model", "sam9"], "no model 'sam9' here; there is: nano"),
+        (
+            ["segment", "COINS", "--point", "1,1", "--model", "sam9"],
+            "no model 'sam9' here; there is: nano",
+        ),
         (["segment", "NO_IMAGE", "--point", "1,1"], "no image in a known format"),
         (["models", "show", "sam9"], "no model 'sam9'; there is: nano"),
         (["up", "--model", "nano", "--model", "sam9"], "no model 'sam9'; there is: nano"),
@@ -85,8 +92,14 @@ def test_a_callers_mistake_is_one_sentence_and_exit_2(
     assert "Traceback" not in done.stderr
 
 
-def test_no_stack_is_our_failure_and_says_what_to_do(environment: dict[str, str], coins: Path) -> None:
-    alone = {name: value for name, value in environment.items() if name not in ("DECODER_URL", "EMBEDDING_URL")}
+def test_no_stack_is_our_failure_and_says_what_to_do(
+    environment: dict[str, str], coins: Path
+) -> None:
+    alone = {
+        name: value
+        for name, value in environment.items()
+        if name not in ("DECODER_URL", "EMBEDDING_URL")
+    }
     for words in (["status"], ["segment", coins, "--point", "1,1"]):
         done = run(alone, *words)
         assert done.returncode == 1
@@ -120,20 +133,26 @@ def test_embed_warms_a_folder_and_counts(environment: dict[str, str], folder: Pa
     assert counts == {"images": 3, "embedded": 0, "known": 3, "coalesced": 0, "failed": 0}
 
 
-def test_embed_without_an_image_is_the_callers_mistake(environment: dict[str, str], tmp_path: Path) -> None:
+def test_embed_without_an_image_is_the_callers_mistake(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     for path, says in ((tmp_path, "no image in"), (tmp_path / "nowhere", "no file")):
         done = run(environment, "embed", path)
         assert done.returncode == 2
         assert says in done.stderr
 
 
-def test_embed_with_an_unknown_model_stops_at_once(environment: dict[str, str], folder: Path) -> None:
+def test_embed_with_an_unknown_model_stops_at_once(
+    environment: dict[str, str], folder: Path
+) -> None:
     done = run(environment, "embed", folder, "--model", "sam9")
     assert done.returncode == 2
     assert "no model 'sam9' here; there is: nano" in " ".join(done.stderr.split())
 
 
-def test_embed_that_is_interrupted_tells_how_far_it_came(environment: dict[str, str], folder: Path) -> None:
+def test_embed_that_is_interrupted_tells_how_far_it_came(
+    environment: dict[str, str], folder: Path
+) -> None:
     os.mkfifo(folder / "z.png")  # never ends
     started = subprocess.Popen(
         [*SAMSERVE, "embed", str(folder), "--json"],
@@ -152,7 +171,9 @@ def test_embed_that_is_interrupted_tells_how_far_it_came(environment: dict[str, 
     printed, said = started.communicate(timeout=30)
     assert started.returncode == 130, said
     assert json.loads(printed.splitlines()[-1])["embedded"] == 3
-    assert "interrupted, 1 images left: the same command goes on from here" in " ".join(said.split())
+    assert "interrupted, 1 images left: the same command goes on from here" in " ".join(
+        said.split()
+    )
     assert "Traceback" not in said
 
 
@@ -162,7 +183,9 @@ def test_models_are_listed(environment: dict[str, str]) -> None:
     assert listed[0]["model_version"] in run(environment, "models", "list").stdout
 
 
-def test_up_runs_until_interrupted_and_status_tells(stack: Stack, environment: dict[str, str], coins: Path) -> None:
+def test_up_runs_until_interrupted_and_status_tells(
+    stack: Stack, environment: dict[str, str], coins: Path
+) -> None:
     at = stack.addresses
     environment = {**environment, "REDIS_URL": at.redis, "TRITON_URL": at.triton}
     del environment["DECODER_URL"], environment["EMBEDDING_URL"]

@@ -6,18 +6,25 @@ from pathlib import Path
 
 from PIL import Image
 from pycocotools import mask as coco
-from samserve.models.training.coins import coins as truth
+from samserve.training.coins import coins as truth
 
 
 def test_the_demo_leaves_a_picture_and_a_result(tmp_path: Path, coins: Path) -> None:
     (tmp_path / "examples").mkdir()
     shutil.copy(coins, tmp_path / "examples")
     command = [sys.executable, "-m", "samserve.local.demo"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "HIT" in done.stderr
     result = json.loads((tmp_path / "build/demo/result.json").read_text())
-    assert (result["cache"], result["width"], result["height"], len(result["masks"])) == ("MISS", 384, 303, 3)
+    assert (result["cache"], result["width"], result["height"], len(result["masks"])) == (
+        "MISS",
+        384,
+        303,
+        3,
+    )
     _, labels = truth()
     wanted, got = labels == labels[193, 213], coco.decode(result["masks"][0]["rle"]).astype(bool)
     assert (wanted & got).sum() / (wanted | got).sum() > 0.8

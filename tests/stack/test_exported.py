@@ -12,11 +12,11 @@ import torch
 from checkpoints import hf_folder, meta_sam
 from PIL import Image
 from samserve.client import Box, Click, Client, Prompt
+from samserve.export.checkpoints.read import read_checkpoint
+from samserve.export.compare import picture
+from samserve.export.convert import convert
+from samserve.export.reference import Reference
 from samserve.local.stack import Stack, StackOptions
-from samserve.models.check import picture
-from samserve.models.checkpoints.read import read_checkpoint
-from samserve.models.convert import convert
-from samserve.models.reference import Reference
 
 TOLERANCE = 2e-3  # of the largest logit: the embedding and the logits travel as fp16
 MADE = {
@@ -29,7 +29,9 @@ LARGE = {
     "sam-vit-l": lambda path: meta_sam(path / "l.pth", "l"),
     "sam2.1-tiny": lambda path: hf_folder(path / "tiny", "sam2", "tiny"),
 }
-WANTED = os.environ.get("SAMSERVE_LARGE", "").split(",")  # names; each takes minutes, and ViT-L most of 24 GB
+WANTED = os.environ.get("SAMSERVE_LARGE", "").split(
+    ","
+)  # names; each takes minutes, and ViT-L most of 24 GB
 SERVED = {name: LARGE[name] for name in WANTED if name in LARGE} or MADE
 
 
@@ -64,18 +66,24 @@ def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: s
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
     x, y, box = 0.5 * side, 0.4 * side, [0.2 * side, 0.25 * side, 0.8 * side, 0.7 * side]
-    asked = [Prompt([Click(x, y)]), Prompt(box=Box(*box)), Prompt([Click(x, y, on=False)], Box(*box))]
+    prompts = [
+        Prompt([Click(x, y)]),
+        Prompt(box=Box(*box)),
+        Prompt([Click(x, y, on=False)], Box(*box)),
+    ]
     points = {"input_points": torch.tensor([[[[x, y]]]]), "input_labels": torch.tensor([[[1]]])}
     boxes = {"input_boxes": torch.tensor([[box]])}
     beside = {**points, "input_labels": torch.tensor([[[0]]])}
     at = exported.stack.addresses
     with Client(at.decoder, at.embedding, model, timeout=120) as client:
-        answer = client.predict(photo.getvalue(), asked, low_res_logits=True)
+        answer = client.predict(photo.getvalue(), prompts, low_res_logits=True)
     assert answer.cache == "MISS"
     for got, given in zip(answer.results, (points, boxes, boxes | beside), strict=True):
         logits, ious = reference.decode(**given)
         order = np.argsort([-mask.predicted_iou for mask in got])
         assert np.allclose([got[k].predicted_iou for k in order], ious[1:], atol=TOLERANCE)
         for k, wanted in zip(order, logits[1:], strict=True):
-            sent = np.frombuffer(got[k].low_res_logits, "<f2").astype(np.float32).reshape(wanted.shape)
+            sent = (
+                np.frombuffer(got[k].low_res_logits, "<f2").astype(np.float32).reshape(wanted.shape)
+            )
             assert np.abs(sent - wanted).max() <= TOLERANCE * np.abs(logits).max()

@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import broken_encoders
 import onnx
 import pytest
-import spoil
-from samserve.core.config import BUNDLES
-from samserve.gate.pictures import draw, png
+from samserve.bundles.bundle import ENCODER
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.store import Store
+from samserve.bundles.variant import ONNXRUNTIME, VARIANTS, write_variant
 from samserve.local.stack import Stack
-from samserve.models.bundle import ENCODER
-from samserve.models.store import Store
-from samserve.models.variant import ONNXRUNTIME, VARIANTS, write_variant
+from samserve.variants.gate.images import draw, png
 
 
 @pytest.fixture
@@ -35,9 +35,11 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(bundles: Path, images: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "samserve.cli", "models", *words, "--images", str(images)]
+    command = [sys.executable, "-m", "samserve.cli.main", "models", *words, "--images", str(images)]
     environment = {**os.environ, "SAMSERVE_BUNDLES": str(bundles), "COLUMNS": "120"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_what_the_stack_serves_is_verified(stack: Stack, bundles: Path, images: Path) -> None:
@@ -53,7 +55,7 @@ def test_a_spoilt_variant_is_refused_and_the_reason_said(bundles: Path, images: 
     nano = Store(bundles).load("nano")
     folder = nano.path / VARIANTS / "spoilt"
     folder.mkdir(parents=True)
-    onnx.save(spoil.takes_bgr(), str(folder / ENCODER))
+    onnx.save(broken_encoders.takes_bgr(), str(folder / ENCODER))
     facts = {"backend": ONNXRUNTIME, "model": ENCODER, "precision": "fp32"}
     write_variant(folder, nano.name, nano.facts["preprocessing"], facts)
     done = run(bundles, images, "verify", "nano:spoilt")
@@ -84,9 +86,13 @@ def test_a_precision_that_changes_nothing_leaves_nothing(bundles: Path, images: 
     assert not (bundles / "nano" / VARIANTS).exists()
 
 
-def test_a_triton_that_serves_something_else_is_named(stack: Stack, bundles: Path, images: Path) -> None:
+def test_a_triton_that_serves_something_else_is_named(
+    stack: Stack, bundles: Path, images: Path
+) -> None:
     facts = json.loads((bundles / "nano" / "model.json").read_text())
-    (bundles / "nano" / "model.json").write_text(json.dumps({**facts, "model_version": "nano-other"}))
+    (bundles / "nano" / "model.json").write_text(
+        json.dumps({**facts, "model_version": "nano-other"})
+    )
     done = run(bundles, images, "verify", "nano", "--triton", stack.addresses.triton)
     assert done.returncode == 2
     assert "not nano-other" in done.stderr

@@ -15,10 +15,23 @@ from samserve.local.stack import Stack
 LOAD = Path(__file__).parents[2] / "loadtest" / "load.py"
 
 
-@pytest.mark.parametrize("load", [["--rate", "6"], ["--users", "4", "--new", "0.2", "--batch-jobs", "1"]])
+@pytest.mark.parametrize(
+    "load", [["--rate", "6"], ["--users", "4", "--new", "0.2", "--batch-jobs", "1"]]
+)
 def test_a_load_is_made_judged_and_reported(stack: Stack, tmp_path: Path, load: list[str]) -> None:
     where = ["--decoder", stack.addresses.decoder, "--embedding", stack.addresses.embedding]
-    command = [sys.executable, str(LOAD), *where, *load, "--minutes", "0.1", "--judge", "smoke", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(LOAD),
+        *where,
+        *load,
+        "--minutes",
+        "0.1",
+        "--judge",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -32,7 +45,16 @@ def test_a_load_is_made_judged_and_reported(stack: Stack, tmp_path: Path, load: 
 
 def test_a_service_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, str(LOAD), "--decoder", nowhere, "--embedding", nowhere, "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(LOAD),
+        "--decoder",
+        nowhere,
+        "--embedding",
+        nowhere,
+        "--out",
+        str(tmp_path),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert f"the decoder at {nowhere} cannot be loaded" in ended.stderr

@@ -16,14 +16,15 @@ import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from samserve.client import Client
-from samserve.core.embedding import unpack
-from samserve.core.errors import DETAILS_KEY, EmbeddingNotCached, InvalidInput, ModelNotFound, error_in
+from samserve.codec.packed import unpack
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
 from samserve.core.image_id import image_id
-from samserve.core.rpc import message_limits
 from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import message_limits
+from samserve.wire.status import DETAILS_KEY, error_in
 from triton_api import Encoded
 
 Photos = Callable[..., bytes]
@@ -45,7 +46,15 @@ def test_good_bad_and_known_images_are_answered_each_on_its_own(
         client.embed(photo)
     before = encoded()
     (tmp_path / "photo.png").write_bytes(new[0])
-    images = [*known, tmp_path / "photo.png", tmp_path / "gone.png", *new[1:], new[1], b"no image", bytes(33 * 2**20)]
+    images = [
+        *known,
+        tmp_path / "photo.png",
+        tmp_path / "gone.png",
+        *new[1:],
+        new[1],
+        b"no image",
+        bytes(33 * 2**20),
+    ]
     answers = list(client.embed_many(images))
     assert len(answers) == len(images)
     assert {a.image for a in answers} == set(images)
@@ -59,24 +68,37 @@ def test_good_bad_and_known_images_are_answered_each_on_its_own(
     assert done.runs < 8
 
 
-def test_answers_bear_their_items_ids_in_any_order(stub: rpc.EmbeddingServiceStub, new_photo: Photos) -> None:
+def test_answers_bear_their_items_ids_in_any_order(
+    stub: rpc.EmbeddingServiceStub, new_photo: Photos
+) -> None:
     known, new = new_photo(), new_photo()
     stub.Embed(pb.EmbedRequest(data=known))
     requests = [
         pb.EmbedManyRequest(items=[Item(id=7, data=new), Item(id=3, image_id=image_id(known))]),
         pb.EmbedManyRequest(),
-        pb.EmbedManyRequest(items=[Item(id=2**60, data=b"no image"), Item(id=4), Item(id=5, data=new, model="sam9")]),
+        pb.EmbedManyRequest(
+            items=[Item(id=2**60, data=b"no image"), Item(id=4), Item(id=5, data=new, model="sam9")]
+        ),
     ]
-    answers = {answer.id: answer for response in stub.EmbedMany(iter(requests)) for answer in response.answers}
+    answers = {
+        answer.id: answer
+        for response in stub.EmbedMany(iter(requests))
+        for answer in response.answers
+    }
     assert answers.keys() == {7, 3, 2**60, 4, 5}
     assert answers[7].image.image.image_id == image_id(new)
-    assert (answers[7].image.cache, answers[3].image.cache) == (types.CACHE_STATUS_MISS, types.CACHE_STATUS_HIT)
+    assert (answers[7].image.cache, answers[3].image.cache) == (
+        types.CACHE_STATUS_MISS,
+        types.CACHE_STATUS_HIT,
+    )
     assert isinstance(error_in(answers[2**60].error, "it"), InvalidInput)
     assert isinstance(error_in(answers[4].error, "it"), InvalidInput)
     assert isinstance(error_in(answers[5].error, "it"), ModelNotFound)
 
 
-def test_an_answer_does_not_wait_for_the_next_request(stub: rpc.EmbeddingServiceStub, new_photo: Photos) -> None:
+def test_an_answer_does_not_wait_for_the_next_request(
+    stub: rpc.EmbeddingServiceStub, new_photo: Photos
+) -> None:
     requests: queue.SimpleQueue[pb.EmbedManyRequest | None] = queue.SimpleQueue()
     answers = stub.EmbedMany(iter(requests.get, None))
     for number in range(3):
@@ -92,7 +114,11 @@ def test_streams_cancelled_in_the_middle_leave_the_service_fine(
     for _ in range(70):  # more than the streams and calls a replica takes at once
         requests: queue.SimpleQueue[pb.EmbedManyRequest | None] = queue.SimpleQueue()
         stream = stub.EmbedMany(iter(requests.get, None))
-        requests.put(pb.EmbedManyRequest(items=[Item(id=1, image_id="00" * 32), Item(id=2, image_id="11" * 32)]))
+        requests.put(
+            pb.EmbedManyRequest(
+                items=[Item(id=1, image_id="00" * 32), Item(id=2, image_id="11" * 32)]
+            )
+        )
         next(stream)
         requests.put(pb.EmbedManyRequest(items=[Item(id=3, image_id="22" * 32)]))
         stream.cancel()
@@ -107,7 +133,9 @@ def test_several_data_sets_at_once_do_not_mix(client: Client, new_photo: Photos)
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(lambda photos: list(client.embed_many(photos)), sets))
     for photos, answers in zip(sets, runs, strict=True):
-        assert sorted(a.answer.image_id for a in answers if a.answer) == sorted(map(image_id, photos))
+        assert sorted(a.answer.image_id for a in answers if a.answer) == sorted(
+            map(image_id, photos)
+        )
 
 
 def test_the_tensors_are_those_that_embed_sends(
@@ -115,7 +143,9 @@ def test_the_tensors_are_those_that_embed_sends(
 ) -> None:
     photo = new_photo()
     got = client.embedding(photo)
-    packed = stub.Embed(pb.EmbedRequest(image_id=image_id(photo), include_embedding=True)).embedding.data
+    packed = stub.Embed(
+        pb.EmbedRequest(image_id=image_id(photo), include_embedding=True)
+    ).embedding.data
     wanted = unpack(packed)
     assert (got.model_version, got.size) == (wanted.model_version, wanted.size)
     assert got.tensors.keys() == wanted.tensors.keys()
@@ -126,8 +156,16 @@ def test_the_tensors_are_those_that_embed_sends(
 @pytest.mark.parametrize(
     ("request_", "code", "reason"),
     [
-        ({"image": types.ImageRef(image_id="00" * 32)}, grpc.StatusCode.NOT_FOUND, "EMBEDDING_NOT_CACHED"),
-        ({"image": types.ImageRef(image_id="00" * 32), "model": "sam9"}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
+        (
+            {"image": types.ImageRef(image_id="00" * 32)},
+            grpc.StatusCode.NOT_FOUND,
+            "EMBEDDING_NOT_CACHED",
+        ),
+        (
+            {"image": types.ImageRef(image_id="00" * 32), "model": "sam9"},
+            grpc.StatusCode.NOT_FOUND,
+            "MODEL_NOT_FOUND",
+        ),
         (
             {"image": types.ImageRef(image_id="00" * 32, model_version="old")},
             grpc.StatusCode.FAILED_PRECONDITION,
@@ -147,13 +185,17 @@ def test_tensors_that_are_not_there_are_refused_with_details(
     assert info.reason == reason
 
 
-def test_an_image_that_is_not_there_is_the_clients_own_error(client: Client, new_photo: Photos) -> None:
+def test_an_image_that_is_not_there_is_the_clients_own_error(
+    client: Client, new_photo: Photos
+) -> None:
     reference = types.ImageRef(image_id=image_id(new_photo()))
     with pytest.raises(EmbeddingNotCached):
         client._fetch(reference)
 
 
-def test_a_data_set_outlives_the_replica_that_embeds_it(stack: Stack, client: Client, new_photo: Photos) -> None:
+def test_a_data_set_outlives_the_replica_that_embeds_it(
+    stack: Stack, client: Client, new_photo: Photos
+) -> None:
     images = [new_photo() for _ in range(24)]
     run = client.embed_many(images)
     answers = [next(run)]
@@ -165,7 +207,9 @@ def test_a_data_set_outlives_the_replica_that_embeds_it(stack: Stack, client: Cl
 
 def replicas(stack: Stack) -> list[int]:
     """The process ids of this stack's replicas, and of no other's."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     parents = {int(row[0]): int(row[1]) for row in rows}
 
@@ -174,6 +218,10 @@ def replicas(stack: Stack) -> list[int]:
             process = parents[process]
         return process in parents
 
-    found = [int(row[0]) for row in rows if row[2].startswith("ray::ServeReplica") and is_ours(int(row[0]))]
+    found = [
+        int(row[0])
+        for row in rows
+        if row[2].startswith("ray::ServeReplica") and is_ours(int(row[0]))
+    ]
     assert found
     return found

@@ -89,7 +89,9 @@ def test_metrics_have_the_labels_that_they_are_chosen_by(exported: Exposition) -
         assert asked[metric].labels.keys() <= exported[metric].keys() | FROM_THE_OPERATOR, metric
 
 
-def test_the_names_of_stages_methods_and_replicas_are_those_that_are_asked_for(exported: Exposition) -> None:
+def test_the_names_of_stages_methods_and_replicas_are_those_that_are_asked_for(
+    exported: Exposition,
+) -> None:
     asked = metrics_asked()
     for metric in asked.keys() & exported.keys():
         for label in asked[metric].labels.keys() & {"stage", "method", "deployment", "Component"}:
@@ -104,5 +106,7 @@ def test_what_comes_from_elsewhere_is_asked_for_and_is_not_ours(exported: Exposi
 def test_both_halves_tell_the_model_version(stack: Stack, client: Client, coins: Path) -> None:
     version = client.embed(coins.read_bytes()).model_version
     for address in (stack.addresses.decoder_metrics, stack.addresses.embedding_metrics):
-        told = [line for line in text(address).splitlines() if line.startswith("samserve_model_info{")]
+        told = [
+            line for line in text(address).splitlines() if line.startswith("samserve_model_info{")
+        ]
         assert any(f'version="{version}"' in line and line.endswith(" 1.0") for line in told)

@@ -17,17 +17,17 @@ import pytest
 import triton_api
 from onnx import numpy_helper
 from redis import Redis
+from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_facts
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.store import Store
 from samserve.client import Click, Client
-from samserve.core.config import BUNDLES
-from samserve.core.embedding import HEAD
+from samserve.codec.packed import HEAD
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
-from samserve.decoder.cores import Threads
-from samserve.decoder.mask_decoder import MaskDecoder
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.threads import Threads
 from samserve.local.stack import Stack, StackOptions, remember
-from samserve.models.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_facts
-from samserve.models.store import Store
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
@@ -46,7 +46,9 @@ def make_twin(folder: Path) -> None:
     onnx.save(encoder, folder / ENCODER)
     data = bytearray((folder / WEIGHTS).read_bytes())
     length = int.from_bytes(data[:8], "little")
-    begin, end = (8 + length + at for at in json.loads(data[8 : 8 + length])[SCALED]["data_offsets"])
+    begin, end = (
+        8 + length + at for at in json.loads(data[8 : 8 + length])[SCALED]["data_offsets"]
+    )
     np.frombuffer(memoryview(data)[begin:end], np.float16)[:] *= np.float16(0.5)
     (folder / WEIGHTS).write_bytes(data)
     facts = json.loads((folder / FACTS).read_text())
@@ -90,8 +92,13 @@ def test_each_request_is_answered_by_the_model_it_names(
     nano, twin = clients["nano"].segment(photo, CLICK), clients["twin"].segment(photo, CLICK)
     default = clients[""].segment(photo, CLICK)
     assert (nano.cache, twin.cache, default.cache) == ("MISS", "MISS", "HIT")
-    assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [1, 1]
-    assert nano.model_version == default.model_version == load_bundle(BUNDLES / "nano").model_version
+    assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [
+        1,
+        1,
+    ]
+    assert (
+        nano.model_version == default.model_version == load_bundle(BUNDLES / "nano").model_version
+    )
     assert twin.model_version == load_bundle(stack.options.bundles / "twin").model_version
     assert _seen(nano) == _seen(default)
     assert _seen(nano) != _seen(twin)
@@ -106,7 +113,9 @@ def test_a_model_s_embeddings_are_decoded_by_its_own_decoder(
     photo = new_photo()
     answer = clients[model].segment(photo, CLICK)
     embedding = clients[model].embedding(photo)
-    click = Prompt(np.array([[100, 80]], np.float32), np.ones(1, np.float32), None, None, multimask=True)
+    click = Prompt(
+        np.array([[100, 80]], np.float32), np.ones(1, np.float32), None, None, multimask=True
+    )
     scores = {}
     for name in (model, other):
         decoder = MaskDecoder(Store(stack.options.bundles).load(name), Threads(1))
@@ -121,7 +130,10 @@ def test_what_one_model_embedded_is_a_miss_for_the_other_and_kept_apart(
     photo = new_photo()
     first, second = clients["nano"].embed(photo), clients["twin"].embed(photo)
     assert (first.cache, second.cache) == ("MISS", "MISS")
-    assert (clients["nano"].embed(photo).cache, clients["twin"].embed(photo).cache) == ("HIT", "HIT")
+    assert (clients["nano"].embed(photo).cache, clients["twin"].embed(photo).cache) == (
+        "HIT",
+        "HIT",
+    )
     name = image_id(photo)
     keys = {f"samserve:public:{answer.model_version}:{name}".encode() for answer in (first, second)}
     assert set(redis.keys(f"*{name}*")) == keys
@@ -134,7 +146,10 @@ def test_a_decoder_without_an_entry_of_its_own_model_asks_for_the_bytes(
 ) -> None:
     photo = new_photo()
     clients["nano"].segment(photo, CLICK)  # in Redis and ready in the decoder
-    with grpc.insecure_channel(stack.addresses.decoder) as channel, pytest.raises(grpc.RpcError) as caught:
+    with (
+        grpc.insecure_channel(stack.addresses.decoder) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
         _predict(channel, "twin", types.ImageRef(image_id=image_id(photo)))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
@@ -143,9 +158,14 @@ def test_a_reference_of_one_model_with_the_name_of_the_other_is_refused(
     stack: Stack, clients: dict[str, Client], new_photo: Photos
 ) -> None:
     photo = new_photo()
-    versions = {model: clients[model].segment(photo, CLICK).model_version for model in ("nano", "twin")}
+    versions = {
+        model: clients[model].segment(photo, CLICK).model_version for model in ("nano", "twin")
+    }
     at = stack.addresses
-    with grpc.insecure_channel(at.decoder) as decoder, grpc.insecure_channel(at.embedding) as embedding:
+    with (
+        grpc.insecure_channel(at.decoder) as decoder,
+        grpc.insecure_channel(at.embedding) as embedding,
+    ):
         for model, other in (("nano", "twin"), ("twin", "nano"), ("", "twin")):
             reference = types.ImageRef(image_id=image_id(photo), model_version=versions[other])
             for ask in (_predict, _get_embedding):
@@ -156,7 +176,9 @@ def test_a_reference_of_one_model_with_the_name_of_the_other_is_refused(
         assert _predict(decoder, "twin", own).image.model_version == versions["twin"]
 
 
-def test_an_unknown_model_is_refused_with_all_names(clients: dict[str, Client], new_photo: Photos) -> None:
+def test_an_unknown_model_is_refused_with_all_names(
+    clients: dict[str, Client], new_photo: Photos
+) -> None:
     photo = new_photo()
     for call in (clients["sam9"].embed, lambda data: clients["sam9"].segment(data, CLICK)):
         with pytest.raises(ModelNotFound) as caught:
@@ -199,14 +221,18 @@ def test_a_cache_that_shall_be_exact_gives_a_cold_decoder_the_encoders_own_tenso
     assert embedded.tensors["embedding"].tobytes() == entry[HEAD:]
 
 
-def test_metrics_tell_the_models_apart(stack: Stack, clients: dict[str, Client], new_photo: Photos) -> None:
+def test_metrics_tell_the_models_apart(
+    stack: Stack, clients: dict[str, Client], new_photo: Photos
+) -> None:
     photo = new_photo()
     for model in ("nano", "twin"):
         clients[model].segment(photo, CLICK)
     with pytest.raises(ModelNotFound):
         clients["sam9"].embed(photo)
     at = stack.addresses
-    embedding, decoder = (_metrics(address) for address in (at.embedding_metrics, at.decoder_metrics))
+    embedding, decoder = (
+        _metrics(address) for address in (at.embedding_metrics, at.decoder_metrics)
+    )
     for model in ("nano", "twin"):
         assert f'samserve_embedded_total{{cache="miss",model="{model}"}}' in embedding
         assert f'samserve_decoded_total{{model="{model}"}}' in decoder
@@ -220,14 +246,18 @@ def test_the_command_line_names_a_model_and_status_lists_them(
     remember(stack.addresses)
 
     def run(*words: object) -> dict[str, object]:
-        command = [sys.executable, "-m", "samserve.cli", *map(str, words), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=os.environ)
+        command = [sys.executable, "-m", "samserve.cli.main", *map(str, words), "--json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=True, env=os.environ
+        )
         told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
         return told
 
     assert run("status")["models"] == ["nano", "twin"]
     assert run("embed", coins, "--model", "twin")["embedded"] == 1
-    answers = [run("segment", coins, "--point", "213,193", "--model", model) for model in ("nano", "twin")]
+    answers = [
+        run("segment", coins, "--point", "213,193", "--model", model) for model in ("nano", "twin")
+    ]
     assert [answer["cache"] for answer in answers] == ["MISS", "HIT"]
     assert [str(answer["model_version"]).split("-")[0] for answer in answers] == ["nano", "twin"]
 
@@ -236,7 +266,9 @@ def _seen(answer: object) -> list[tuple[float, bytes]]:
     return [(mask.predicted_iou, mask.array().tobytes()) for mask in answer.masks]  # type: ignore[attr-defined]
 
 
-def _predict(channel: grpc.Channel, model: str, reference: types.ImageRef) -> segmentation_pb2.PredictResponse:
+def _predict(
+    channel: grpc.Channel, model: str, reference: types.ImageRef
+) -> segmentation_pb2.PredictResponse:
     prompts = [segmentation_pb2.Prompt(points=[types.Point(x=100, y=80)])]
     request = segmentation_pb2.PredictRequest(ref=reference, model=model, prompts=prompts)
     return segmentation_pb2_grpc.SegmentationServiceStub(channel).Predict(request, timeout=30)

@@ -5,7 +5,7 @@
 {{- default $full .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* The ports of all parts; those of our services are the defaults of samserve.core.config. */}}
+{{/* The ports of all parts; those of our services are the defaults of samserve.infra.settings. */}}
 {{- define "samserve.ports" -}}
 embedding: 8500
 embeddingHttp: 8502

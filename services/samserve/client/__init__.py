@@ -8,9 +8,20 @@ with Client() as client:
 """
 
 from samserve.client.answer import Answer, EmbedAnswer, Mask, Polygon
+from samserve.client.bulk import BulkResult
 from samserve.client.client import Client
 from samserve.client.interaction import Interaction
-from samserve.client.many import ManyAnswer
 from samserve.client.prompt import Box, Click, Prompt
 
-__all__ = ["Answer", "Box", "Click", "Client", "EmbedAnswer", "Interaction", "ManyAnswer", "Mask", "Polygon", "Prompt"]
+__all__ = [
+    "Answer",
+    "Box",
+    "BulkResult",
+    "Click",
+    "Client",
+    "EmbedAnswer",
+    "Interaction",
+    "Mask",
+    "Polygon",
+    "Prompt",
+]

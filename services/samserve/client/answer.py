@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
-from samserve.core.rpc import read_status
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.metadata import cache_status_from_proto
 
 Corners = NDArray[np.float32]
 
@@ -49,7 +49,10 @@ class Mask:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "rle": {"size": [self.size.height, self.size.width], "counts": self.rle.decode("ascii")},
+            "rle": {
+                "size": [self.size.height, self.size.width],
+                "counts": self.rle.decode("ascii"),
+            },
             "predicted_iou": self.predicted_iou,
             "stability_score": self.stability_score,
             "area": self.area,
@@ -97,13 +100,15 @@ class Answer:
         }
 
 
-def read_embed_answer(answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened) -> EmbedAnswer:
+def read_embed_answer(
+    answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened,
+) -> EmbedAnswer:
     """Translate from the wire."""
     return EmbedAnswer(
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=Size(answer.image.width, answer.image.height),
-        cache=read_status(answer.cache).name,
+        cache=cache_status_from_proto(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
     )
 
@@ -115,7 +120,7 @@ def read_answer(answer: pb.PredictResponse) -> Answer:
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=size,
-        cache=read_status(answer.cache).name,
+        cache=cache_status_from_proto(answer.cache).name,
         timings_ms={t.stage: t.milliseconds for t in answer.timings},
         results=[[_mask(mask, size) for mask in result.masks] for result in answer.results],
     )
@@ -132,7 +137,10 @@ def _mask(mask: pb.Mask, size: Size) -> Mask:
         bbox=(int(box.x0), int(box.y0), int(box.x1), int(box.y1)),
         low_res_logits=mask.low_res_logits,
         png=mask.png,
-        polygons=[Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes]) for p in mask.polygons],
+        polygons=[
+            Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes])
+            for p in mask.polygons
+        ],
         bits=mask.bits,
     )
 

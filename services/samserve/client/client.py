@@ -12,18 +12,19 @@ from pathlib import Path
 import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
+from samserve.client.bulk import BulkEmbedding, BulkOptions, BulkResult
+from samserve.client.embedding_reader import read_tensors
 from samserve.client.interaction import Interaction
-from samserve.client.many import ManyAnswer, ManyImages, ManyOptions
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.client.retry import patiently
-from samserve.client.tensors import read_tensors
-from samserve.core import tracing
+from samserve.client.retry import call_with_retry
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, error_of
+from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image_id import image_id
-from samserve.core.rpc import DEFAULT_TENANT, TENANT_KEY, message_limits
+from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY, message_limits
+from samserve.wire.status import error_of
 
 DEFAULT_DECODER = "127.0.0.1:8501"
 DEFAULT_EMBEDDING = "127.0.0.1:8500"
@@ -42,7 +43,9 @@ _RETRIES = {
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         },
-        {"name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]},  # client/many.py does it itself
+        {
+            "name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]
+        },  # client/bulk.py does it itself
     ],
     "loadBalancingConfig": [{"round_robin": {}}],
 }
@@ -66,14 +69,20 @@ class Client(AbstractContextManager["Client"]):
     ) -> None:
         tracing.join()
         options = [*message_limits(MAX_MESSAGE), ("grpc.service_config", json.dumps(_RETRIES))]
-        self._decoder = grpc.insecure_channel(decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options)
+        self._decoder = grpc.insecure_channel(
+            decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), options
+        )
         self._embedding = grpc.insecure_channel(
             embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), options
         )
         segmentation = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict, self._interact = segmentation.Predict, segmentation.Interact
         stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
-        self._embed, self._embed_many, self._get_embedding = stub.Embed, stub.EmbedMany, stub.GetEmbedding
+        self._embed, self._embed_many, self._get_embedding = (
+            stub.Embed,
+            stub.EmbedMany,
+            stub.GetEmbedding,
+        )
         self._model, self._timeout = model, timeout
         self._metadata = ((TENANT_KEY, tenant),)
         self._last = (b"", image_id(b""))
@@ -155,7 +164,7 @@ class Client(AbstractContextManager["Client"]):
 
     def embed_many(
         self, images: Iterable[str | Path | bytes], in_flight: int = 16, retries: int = 5
-    ) -> Generator[ManyAnswer]:
+    ) -> Generator[BulkResult]:
         """Have a data set embedded: an answer for each image, as it comes, in any order. A bad image fails alone.
 
         Every image is asked for by hash first, and the same bytes are sent once. in_flight: how many images may be in
@@ -163,9 +172,9 @@ class Client(AbstractContextManager["Client"]):
         in passing is tried again, up to `retries` times, and so is the stream; Unavailable and the like are raised only
         when the service stays away. To go on after that, or another day, start again: known images cost a lookup.
         """
-        start = partial(self._embed_many, metadata=(*self._metadata, *tracing.carried()))
-        options = ManyOptions(self._model, in_flight, retries, self._timeout)
-        return ManyImages(images, start, self._embed_bytes, options).answers()
+        start = partial(self._embed_many, metadata=(*self._metadata, *tracing.inject_headers()))
+        options = BulkOptions(self._model, in_flight, retries, self._timeout)
+        return BulkEmbedding(images, start, self._embed_bytes, options).answers()
 
     def embedding(self, image: str | Path | bytes) -> Embedding:
         """The embedding itself, its tensors in fp16; the image is embedded first if need be."""
@@ -181,8 +190,10 @@ class Client(AbstractContextManager["Client"]):
         request = embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
         try:
             with tracing.span("GetEmbedding", tracing.Kind.CLIENT):
-                metadata = (*self._metadata, *tracing.carried())
-                return read_tensors(self._get_embedding(request, timeout=self._timeout, metadata=metadata))
+                metadata = (*self._metadata, *tracing.inject_headers())
+                return read_tensors(
+                    self._get_embedding(request, timeout=self._timeout, metadata=metadata)
+                )
         except grpc.RpcError as problem:
             raise error_of(problem, "the embedding service") from problem
 
@@ -199,16 +210,22 @@ class Client(AbstractContextManager["Client"]):
 
     def _ask_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
         with tracing.span("Predict", tracing.Kind.CLIENT):
-            return read_answer(patiently(self._predict, request, self._timeout, self._metadata, "the decoder"))
+            return read_answer(
+                call_with_retry(
+                    self._predict, request, self._timeout, self._metadata, "the decoder"
+                )
+            )
 
     def _open(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            metadata = (*self._metadata, *tracing.carried())
+            metadata = (*self._metadata, *tracing.inject_headers())
             return Interaction(partial(self._interact, metadata=metadata), opening, self._timeout)
 
     def _ask_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):
-            answer = patiently(self._embed, request, self._timeout, self._metadata, "the embedding service")
+            answer = call_with_retry(
+                self._embed, request, self._timeout, self._metadata, "the embedding service"
+            )
             return read_embed_answer(answer)
 
 

@@ -13,8 +13,9 @@ import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable, error_in, error_of
+from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.wire.status import error_in, error_of
 
 
 class Interaction(AbstractContextManager["Interaction"]):
@@ -26,10 +27,17 @@ class Interaction(AbstractContextManager["Interaction"]):
     """
 
     def __init__(
-        self, start: Callable[[Iterator[pb.InteractRequest]], Any], opening: pb.InteractRequest.Open, timeout: float
+        self,
+        start: Callable[[Iterator[pb.InteractRequest]], Any],
+        opening: pb.InteractRequest.Open,
+        timeout: float,
     ) -> None:
         self._requests: SimpleQueue[pb.InteractRequest | None] = SimpleQueue()
-        self._call, self._timeout, self._ids = start(iter(self._requests.get, None)), timeout, count(1)
+        self._call, self._timeout, self._ids = (
+            start(iter(self._requests.get, None)),
+            timeout,
+            count(1),
+        )
         self._late = False
         try:
             self._opened = self._ask(pb.InteractRequest(open=opening)).opened

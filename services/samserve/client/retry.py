@@ -14,14 +14,19 @@ from typing import Any
 
 import grpc
 
-from samserve.core.errors import DETAILS_KEY, DeadlinePassed, Overloaded, SamserveError, Unavailable, error_of
-from samserve.core.rpc import call_options
+from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unavailable
+from samserve.wire.metadata import call_options
+from samserve.wire.status import DETAILS_KEY, error_of
 
-ATTEMPTS = 4  # where nobody answers; a service that says when to come back is asked until the time is up
+ATTEMPTS = (
+    4  # where nobody answers; a service that says when to come back is asked until the time is up
+)
 LONGEST = 5.0  # seconds between two attempts
 
 
-def patiently(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str) -> Any:
+def call_with_retry(
+    call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str
+) -> Any:
     """The answer to a unary gRPC call, all attempts within `timeout` seconds. Raises as error_of does; stage: as there.
 
     Pauses are what the service asks for, doubled with each attempt, and of random length, so that callers who failed
@@ -38,7 +43,9 @@ def patiently(call: Any, request: Any, timeout: float, metadata: Sequence[tuple[
             if not isinstance(error, (Unavailable, Overloaded)):
                 raise said if said and isinstance(error, DeadlinePassed) else error from problem
             said = error
-            pause = min(error.retry_after * 2 ** (attempt - 1), LONGEST) * SystemRandom().uniform(0.5, 1)
+            pause = min(error.retry_after * 2 ** (attempt - 1), LONGEST) * SystemRandom().uniform(
+                0.5, 1
+            )
             told_when = any(sent.key == DETAILS_KEY for sent in problem.trailing_metadata() or ())
             if (attempt >= ATTEMPTS and not told_when) or time.monotonic() + pause >= give_up:
                 raise error from problem

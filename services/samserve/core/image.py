@@ -74,10 +74,18 @@ def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
     try:
         draft = picture.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
         picture.load()
-        box = draft[1] if draft else None  # a draft's last row and column may cover less than a whole pixel
-        scaled = _eight_bit(picture).resize((inner.width, inner.height), Image.Resampling.BILINEAR, box).convert("RGB")
+        box = (
+            draft[1] if draft else None
+        )  # a draft's last row and column may cover less than a whole pixel
+        scaled = (
+            _eight_bit(picture)
+            .resize((inner.width, inner.height), Image.Resampling.BILINEAR, box)
+            .convert("RGB")
+        )
     except Exception as problem:  # Pillow's decoders raise whatever they like on broken data
-        raise InvalidInput("data", f"the {picture.format} is damaged or cut short: send the whole file") from problem
+        raise InvalidInput(
+            "data", f"the {picture.format} is damaged or cut short: send the whole file"
+        ) from problem
     orientation = _orientation(picture)
     if orientation in TURNS:
         scaled = scaled.transpose(TURNS[orientation])
@@ -91,7 +99,9 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
     """Read the header, and hold it against the limits: nothing of the picture's size is allocated yet."""
     if not data:
         raise InvalidInput("data", "the image is empty: send the bytes of an image file")
-    Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2  # Pillow refuses twice this, before its parsers allocate it
+    Image.MAX_IMAGE_PIXELS = (
+        limits.max_pixels + 1
+    ) // 2  # Pillow refuses twice this, before its parsers allocate it
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         _check(picture, data, limits)
@@ -103,7 +113,9 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
         ) from problem
     except Exception as problem:  # Pillow's parsers raise whatever they like on broken headers
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise InvalidInput("data", f"this is no image in a known format, or damaged: send a {known}") from problem
+        raise InvalidInput(
+            "data", f"this is no image in a known format, or damaged: send a {known}"
+        ) from problem
     return picture
 
 
@@ -111,20 +123,26 @@ def _check(picture: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
     """What a header may promise. Raises InvalidInput."""
     shape = f"{picture.width}x{picture.height}"
     if max(picture.size) > limits.max_aspect * min(picture.size):
-        raise InvalidInput("data", f"the image is {shape}, longer than {limits.max_aspect:g}:1: send a part of it")
+        raise InvalidInput(
+            "data", f"the image is {shape}, longer than {limits.max_aspect:g}:1: send a part of it"
+        )
     if picture.mode in WITHOUT_RANGE:
         kind = WITHOUT_RANGE[picture.mode]
         raise InvalidInput(
-            "data", f"the image's pixels are {kind}, whose black and white are unknown: send 8 or 16 bits"
+            "data",
+            f"the image's pixels are {kind}, whose black and white are unknown: send 8 or 16 bits",
         )
     if isinstance(picture, TiffImageFile):
         tile = picture.tag_v2.get(TILE_WIDTH, 0) * picture.tag_v2.get(TILE_LENGTH, 0)
         if tile > limits.max_pixels:
             raise InvalidInput(
-                "data", f"the TIFF's tiles have more than {limits.max_pixels:,} pixels: send smaller ones"
+                "data",
+                f"the TIFF's tiles have more than {limits.max_pixels:,} pixels: send smaller ones",
             )
     if picture.info.get("progressive") and _scans(picture, data) > MAX_SCANS:
-        raise InvalidInput("data", f"the JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG")
+        raise InvalidInput(
+            "data", f"the JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG"
+        )
 
 
 def _scans(picture: ImageFile.ImageFile, data: bytes) -> int:

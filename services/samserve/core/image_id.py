@@ -19,7 +19,8 @@ def check_image_id(value: str) -> str:
     """`value`, if it can be an image id; InvalidInput otherwise."""
     if not _IMAGE_ID.fullmatch(value):
         raise InvalidInput(
-            "image_id", "an image id is the SHA-256 of the image's bytes: 64 lower-case hexadecimal digits"
+            "image_id",
+            "an image id is the SHA-256 of the image's bytes: 64 lower-case hexadecimal digits",
         )
     return value
 

@@ -53,9 +53,13 @@ def decompress(compressed: bytes) -> Ints:
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     shift = 5 * (np.arange(len(groups)) - np.repeat(starts, ends - starts + 1))
-    lengths = np.add.reduceat((groups & 0x1F) << shift, starts) if len(groups) else np.zeros(0, np.int64)
+    lengths = (
+        np.add.reduceat((groups & 0x1F) << shift, starts) if len(groups) else np.zeros(0, np.int64)
+    )
     negative = (groups[ends] & 0x10) != 0
     lengths = np.where(negative, lengths - (1 << (shift[ends] + 5)), lengths)
-    lengths[1::2] = np.cumsum(lengths[1::2])  # the third, fifth... after the first build on it, and so the even ones on
+    lengths[1::2] = np.cumsum(
+        lengths[1::2]
+    )  # the third, fifth... after the first build on it, and so the even ones on
     lengths[2::2] = np.cumsum(lengths[2::2])  # the second; the very first stands alone
     return lengths

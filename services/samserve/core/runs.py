@@ -34,7 +34,7 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spans:
+class ColumnSpans:
     """The runs cut at the columns' ends, in order: [N] columns, first rows and rows past the last."""
 
     columns: Ints
@@ -58,7 +58,7 @@ def area(runs: Runs) -> int:
     return int(counts(runs)[1::2].sum())
 
 
-def spans(runs: Runs) -> Spans:
+def spans(runs: Runs) -> ColumnSpans:
     """One run may go on over many columns; of spans each column has its own."""
     ends = np.append(runs.turns, runs.height * runs.width)[1::2]
     starts = runs.turns[::2][: len(ends)]
@@ -69,7 +69,7 @@ def spans(runs: Runs) -> Spans:
     last_of = np.cumsum(number) - 1
     tops[last_of - number + 1] = starts - first * runs.height
     bottoms[last_of] = ends - last * runs.height
-    return Spans(columns, tops, bottoms)
+    return ColumnSpans(columns, tops, bottoms)
 
 
 def box(runs: Runs) -> Box:
@@ -77,7 +77,12 @@ def box(runs: Runs) -> Box:
     if not len(runs.turns):
         return Box(0, 0, 0, 0)
     each = spans(runs)
-    return Box(int(each.columns[0]), int(each.tops.min()), int(each.columns[-1]) + 1, int(each.bottoms.max()))
+    return Box(
+        int(each.columns[0]),
+        int(each.tops.min()),
+        int(each.columns[-1]) + 1,
+        int(each.bottoms.max()),
+    )
 
 
 def bits(runs: Runs) -> NDArray[np.uint8]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from samserve.core.errors import Overloaded
-from samserve.core.telemetry import DECODE_WAITING
+from samserve.infra.metrics import DECODE_WAITING
 
 SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
 
 
-class Admission:
+class DecodeQueue:
     """Places for those who need the pool. Its own queue keeps their order and forgets who goes away; this bounds it.
 
     For one event loop. Who leaves a place and takes another at once finds it free: nobody can come between.
@@ -22,7 +22,10 @@ class Admission:
         """threads: of the pool; queue: prompts that may wait besides."""
         self._threads, self._queue = threads, queue
         self._taken = 0
-        self._pace, self._since = 0.01, 0.0  # seconds a prompt, about, while all threads work; of the last to leave
+        self._pace, self._since = (
+            0.01,
+            0.0,
+        )  # seconds a prompt, about, while all threads work; of the last to leave
 
     @contextmanager
     def place(self, prompts: int = 1) -> Iterator[None]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from samserve.core.errors import InvalidInput, Overloaded, code_of
-from samserve.core.telemetry import StageClock, answering
-from samserve.core.tracing import Kind, span
+from samserve.core.errors import InvalidInput, Overloaded
 from samserve.decoder.prompt import Floats, Prompt, check_prompt
-from samserve.decoder.ready_image import ReadyImage
+from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
+from samserve.infra.stages import StageClock
+from samserve.infra.tracing import Kind, span
+from samserve.wire.call import observe_call
+from samserve.wire.status import code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class Interaction:
     one takes its place. Not for several threads.
     """
 
-    def __init__(self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float) -> None:
+    def __init__(
+        self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float
+    ) -> None:
         """slow: seconds; a step that takes longer is logged."""
         self._segmenter, self._image, self._output, self._slow = segmenter, image, output, slow
         self._former: Floats | None = None  # low-res logits [L, L] of the last answer's best mask
@@ -88,7 +92,7 @@ class Interaction:
         if step.reset:
             self._former = None
         clock = StageClock()
-        with answering("Interact.step", clock, self._slow) as outcome:
+        with observe_call("Interact.step", clock, self._slow) as outcome:
             try:
                 with span("Interact.step", Kind.SERVER):
                     masks = await self._masks(self._refining(step), clock)
@@ -98,7 +102,9 @@ class Interaction:
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
     async def _masks(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
-        ((candidates, masks),) = await self._segmenter.answer(self._image, [prompt], self._output, clock)
+        ((candidates, masks),) = await self._segmenter.answer(
+            self._image, [prompt], self._output, clock
+        )
         self._former = _as_sent(candidates.logits[0])
         return masks
 

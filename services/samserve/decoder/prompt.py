@@ -46,19 +46,28 @@ def check_prompt(prompt: Prompt, size: Size, field: str) -> None:
         _check_inside(prompt.box.reshape(2, 2), size, f"{field}.box")
         x0, y0, x1, y1 = prompt.box
         if x0 >= x1 or y0 >= y1:
-            raise InvalidInput(f"{field}.box", f"{field}.box is empty: x0 must be less than x1, and y0 less than y1")
+            raise InvalidInput(
+                f"{field}.box",
+                f"{field}.box is empty: x0 must be less than x1, and y0 less than y1",
+            )
     if prompt.mask_input is not None and not np.isfinite(prompt.mask_input).all():
-        raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input holds a value that is not a finite number")
+        raise InvalidInput(
+            f"{field}.mask_input", f"{field}.mask_input holds a value that is not a finite number"
+        )
 
 
 def _check_inside(points: Floats, size: Size, field: str) -> None:
     if not np.isfinite(points).all():
         raise InvalidInput(field, f"{field} holds a coordinate that is not a finite number")
     if (points < 0).any() or (points > (size.width, size.height)).any():
-        raise InvalidInput(field, f"{field} lies outside the image, which is {size.width} x {size.height} pixels")
+        raise InvalidInput(
+            field, f"{field} lies outside the image, which is {size.width} x {size.height} pixels"
+        )
 
 
-def tokens(prompt: Prompt, size: Size, frame: Frame, always_padded: bool = False) -> tuple[Floats, Floats]:
+def tokens(
+    prompt: Prompt, size: Size, frame: Frame, always_padded: bool = False
+) -> tuple[Floats, Floats]:
     """Points [K, 2] in frame pixels and labels [K]: the clicks, the box's corners, the padding.
 
     SAM pads points that come without a box; a mask alone has no tokens. SAM 2 (always_padded) pads every prompt, and a

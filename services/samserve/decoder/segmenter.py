@@ -14,21 +14,23 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from samserve.core import runs
-from samserve.core.cache import CacheKey
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput, ModelVersionMismatch
 from samserve.core.geometry import Frame, Size
 from samserve.core.image_id import check_expected, check_image_id, image_id
 from samserve.core.rle import encode_rle
-from samserve.core.telemetry import DECODED, StageClock, about_image
-from samserve.decoder import masks
-from samserve.decoder.admission import Admission
-from samserve.decoder.embeddings import Found
-from samserve.decoder.mask_decoder import Candidates
-from samserve.decoder.models import Models
-from samserve.decoder.polygons import Polygon, polygons
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.image_source import Found
+from samserve.decoder.masks import outline as masks
+from samserve.decoder.masks.polygons import Polygon, polygons
 from samserve.decoder.prompt import Prompt, check_prompts
-from samserve.decoder.ready_image import ReadyImage
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import Candidates
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.infra.cache import CacheKey
+from samserve.infra.logs import bind_image_id
+from samserve.infra.metrics import DECODED
+from samserve.infra.stages import StageClock
 
 T = TypeVar("T")
 
@@ -106,14 +108,23 @@ class Finder(Protocol):
     """Finds embeddings."""
 
     def version_served(self, model: str, expected: str) -> str: ...
-    async def find(self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None) -> Found: ...
+    async def find(
+        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
+    ) -> Found: ...
 
 
 class Segmenter:
     """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
 
-    def __init__(self, embeddings: Finder, models: Models, pool: Executor, admission: Admission) -> None:
-        self._embeddings, self._models, self._pool, self._admission = embeddings, models, pool, admission
+    def __init__(
+        self, embeddings: Finder, models: ModelRegistry, pool: Executor, admission: DecodeQueue
+    ) -> None:
+        self._embeddings, self._models, self._pool, self._admission = (
+            embeddings,
+            models,
+            pool,
+            admission,
+        )
 
     def low_res(self, model: str) -> int:
         """Side of a model's low-res logits. Raises ModelNotFound."""
@@ -141,7 +152,9 @@ class Segmenter:
     async def _find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
         bundle = self._models.named(order.model).bundle
         versions = self._models.versions(bundle.name)
-        version = order.model_version or self._embeddings.version_served(bundle.name, bundle.model_version)
+        version = order.model_version or self._embeddings.version_served(
+            bundle.name, bundle.model_version
+        )
         if version not in versions:
             raise ModelVersionMismatch(version, bundle.model_version)
         with clock.stage("hash"):
@@ -174,7 +187,9 @@ class Segmenter:
             return every
 
         def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
-            return candidates, write_masks(candidates, image.size, decoder.bundle.mask_frame, output)
+            return candidates, write_masks(
+                candidates, image.size, decoder.bundle.mask_frame, output
+            )
 
         def click() -> list[tuple[Candidates, list[MaskAnswer]]]:
             (candidates,) = decode()
@@ -185,7 +200,9 @@ class Segmenter:
             return await self._in_pool(click)
         every = await self._in_pool(decode)
         with clock.stage("masks"):
-            return await asyncio.gather(*(self._in_pool(partial(write, candidates)) for candidates in every))
+            return await asyncio.gather(
+                *(self._in_pool(partial(write, candidates)) for candidates in every)
+            )
 
     async def _identify(self, order: ImageOrder) -> str:
         if order.data is None:
@@ -194,22 +211,28 @@ class Segmenter:
             data = order.data
             with self._admission.place():
                 name = await self._in_pool(lambda: image_id(data))
-        about_image(name)
+        bind_image_id(name)
         check_expected(name, order.expected_image_id)
         return name
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, copy_context().run, work
+        )
 
 
 def check_output(output: Output) -> None:
     """Raise InvalidInput, naming the field, for an option that means nothing."""
     if not 0 <= output.polygon_tolerance < math.inf:
         field = "output.polygon_tolerance"
-        raise InvalidInput(field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more")
+        raise InvalidInput(
+            field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more"
+        )
 
 
-def write_masks(candidates: Candidates, size: Size, frame: Frame, output: Output) -> list[MaskAnswer]:
+def write_masks(
+    candidates: Candidates, size: Size, frame: Frame, output: Output
+) -> list[MaskAnswer]:
     """As many of the candidates as are wanted, best first."""
     every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
     return [

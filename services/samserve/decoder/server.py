@@ -17,27 +17,27 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from threadpoolctl import threadpool_limits
 
-from samserve.core import tracing
-from samserve.core.cache import CacheOptions, EmbeddingCache
-from samserve.core.config import DecoderSettings, read
+from samserve.bundles.store import Store, UnknownModel
+from samserve.bundles.variant import BrokenBundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.core.rpc import message_limits
-from samserve.core.telemetry import set_up_logs
-from samserve.decoder.admission import Admission
-from samserve.decoder.cores import Threads
-from samserve.decoder.embeddings import Embeddings, RemoteEmbedder
-from samserve.decoder.mask_decoder import MaskDecoder
-from samserve.decoder.models import Models
-from samserve.decoder.parting import Parting
+from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.delayed_status import DelayedStatus
+from samserve.decoder.image_lru import ImageLru
+from samserve.decoder.image_source import ImageSource, RemoteEmbedder
 from samserve.decoder.prompt import Prompt
-from samserve.decoder.ready_image import ReadyImage
-from samserve.decoder.resident import Resident
+from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import Patience, SegmentationServicer
-from samserve.models.store import Store, UnknownModel
-from samserve.models.variant import BrokenBundle
+from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.infra import tracing
+from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.logs import set_up_logs
+from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+from samserve.wire.metadata import message_limits
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
@@ -48,32 +48,46 @@ async def serve(settings: DecoderSettings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what has begun."""
     threadpool_limits(1, "blas")  # the cores are the decoder's to share out
     threads = Threads(settings.decode_threads)
-    decoders = [MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)]
-    models = Models(decoders)
+    decoders = [
+        MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)
+    ]
+    models = ModelRegistry(decoders)
     models.tell()
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-    cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
-    embedder = RemoteEmbedder(settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes)
+    cache = EmbeddingCache(
+        CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+    )
+    embedder = RemoteEmbedder(
+        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
+    )
 
     async def prepare(embedding: Embedding) -> ReadyImage:
         decoder = models.of_version(embedding.model_version)
         return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
 
-    admission = Admission(settings.decode_threads, settings.decode_queue)
-    embeddings = Embeddings(Resident(settings.resident_bytes), cache, embedder, prepare, admission)
+    admission = DecodeQueue(settings.decode_threads, settings.decode_queue)
+    embeddings = ImageSource(ImageLru(settings.resident_bytes), cache, embedder, prepare, admission)
     segmenter = Segmenter(embeddings, models, pool, admission)
 
     draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[Parting(draining)], options=server_options(settings))
-    servicer = SegmentationServicer(segmenter, draining, Patience(settings.slow_s, settings.max_stream_s))
+    server = grpc.aio.server(
+        interceptors=[DelayedStatus(draining)], options=server_options(settings)
+    )
+    servicer = SegmentationServicer(
+        segmenter, draining, TimeLimits(settings.slow_s, settings.max_stream_s)
+    )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection([SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection(
+        [SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
     port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    await asyncio.gather(*(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check())
+    await asyncio.gather(
+        *(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check()
+    )
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
@@ -109,7 +123,9 @@ def warm_up(decoder: MaskDecoder) -> None:
     blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
     side = decoder.bundle.frame.side
     click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
-    decoder.decode(decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click])
+    decoder.decode(
+        decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click]
+    )
 
 
 async def _announce(checks: health.HealthServicer, status: int) -> None:
@@ -118,7 +134,7 @@ async def _announce(checks: health.HealthServicer, status: int) -> None:
 
 
 def main() -> None:
-    settings = read(DecoderSettings)
+    settings = load_settings(DecoderSettings)
     set_up_logs("decoder", settings.log_level)
     tracing.set_up("decoder", settings.otlp_endpoint)
     try:

@@ -14,15 +14,11 @@ import numpy as np
 from google.rpc.status_pb2 import Status
 from structlog.contextvars import bound_contextvars
 
-from samserve.core.errors import DETAILS_KEY, InvalidInput, Unavailable, code_of, status_of
+from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Size
-from samserve.core.request_id import REQUEST_ID_KEY, request_id_of
-from samserve.core.rpc import stage_times, tenant_of, write_status
-from samserve.core.telemetry import StageClock, answering
-from samserve.core.tracing import Kind, continued, span
+from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
-from samserve.decoder.parting import linger
-from samserve.decoder.polygons import Ring
+from samserve.decoder.masks.polygons import Ring
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, Prompt
 from samserve.decoder.segmenter import (
     FoundImage,
@@ -34,15 +30,21 @@ from samserve.decoder.segmenter import (
     SegmentOrder,
     check_output,
 )
+from samserve.infra.stages import StageClock
+from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.call import observe_call
+from samserve.wire.metadata import cache_status_to_proto, stage_times, tenant_of
+from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
+from samserve.wire.status import DETAILS_KEY, code_of, status_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class TimeLimits:
     """In seconds. slow: an answer that takes longer is logged; stream: the longest life of an Interact stream."""
 
     slow: float
@@ -52,7 +54,7 @@ class Patience:
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, patience: Patience) -> None:
+    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, patience: TimeLimits) -> None:
         self._segmenter, self._draining, self._patience = segmenter, draining, patience
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
@@ -67,12 +69,14 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         async with _answering("Interact", context):
             image, low_res, output = await self._open(context)
             interaction = Interaction(self._segmenter, image.ready, output, self._patience.slow)
-            async with _beside(self._take_steps(interaction, low_res, context), self._end_in_time(interaction)):
+            async with _beside(
+                self._take_steps(interaction, low_res, context), self._end_in_time(interaction)
+            ):
                 try:
                     async for answer in interaction.answers():
                         await context.write(_step_response(answer, image.ready.size))
                 finally:
-                    await linger(self._draining)
+                    await delay_if_draining(self._draining)
 
     async def _open(self, context: Context) -> tuple[FoundImage, int, Output]:
         request = await _next(context)
@@ -102,7 +106,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                 await self._draining.wait()
             interaction.end(Unavailable("this replica is shutting down: open the stream anew"))
         except TimeoutError:
-            interaction.end(Unavailable("a stream does not live for ever: open it anew, perhaps on another replica"))
+            interaction.end(
+                Unavailable(
+                    "a stream does not live for ever: open it anew, perhaps on another replica"
+                )
+            )
 
     def _order(self, request: pb.PredictRequest, context: Context) -> SegmentOrder:
         low_res = self._segmenter.low_res(request.model)
@@ -119,7 +127,9 @@ async def _next(context: Context) -> pb.InteractRequest | None:
     return request if isinstance(request, pb.InteractRequest) else None
 
 
-def _image_order(request: pb.PredictRequest | pb.InteractRequest.Open, context: Context) -> ImageOrder:
+def _image_order(
+    request: pb.PredictRequest | pb.InteractRequest.Open, context: Context
+) -> ImageOrder:
     return ImageOrder(
         tenant=tenant_of(context.invocation_metadata() or ()),
         model=request.model,
@@ -146,15 +156,21 @@ def _prompt(prompt: pb.Prompt, field: str, side: int) -> Prompt:
     logits = prompt.mask_input
     if logits and len(logits) != 2 * side * side:
         wanted = f"{2 * side * side:,} bytes: fp16, [{side}, {side}]"
-        raise InvalidInput(f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}")
+        raise InvalidInput(
+            f"{field}.mask_input", f"{field}.mask_input has {len(logits):,} bytes, not {wanted}"
+        )
     beside = types.POINT_LABEL_BACKGROUND
     return Prompt(
         points=np.array([(p.x, p.y) for p in prompt.points], np.float32).reshape(-1, 2),
-        labels=np.array([BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32),
+        labels=np.array(
+            [BACKGROUND if p.label == beside else FOREGROUND for p in prompt.points], np.float32
+        ),
         box=np.array([prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1], np.float32)
         if prompt.HasField("box")
         else None,
-        mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32) if logits else None,
+        mask_input=np.frombuffer(logits, "<f2").reshape(side, side).astype(np.float32)
+        if logits
+        else None,
         multimask=prompt.multimask if prompt.HasField("multimask") else True,
     )
 
@@ -176,8 +192,10 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
     size = done.image.ready.size
     return pb.PredictResponse(
         image=_image_ref(done.image),
-        cache=write_status(done.image.status),
-        results=[pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results],
+        cache=cache_status_to_proto(done.image.status),
+        results=[
+            pb.PromptResult(masks=[_mask(m, size) for m in result]) for result in done.results
+        ],
         timings=stage_times(clock.milliseconds),
     )
 
@@ -185,7 +203,9 @@ def _response(done: Segmented, clock: StageClock) -> pb.PredictResponse:
 def _opened_response(image: FoundImage, clock: StageClock) -> pb.InteractResponse:
     return pb.InteractResponse(
         opened=pb.InteractResponse.Opened(
-            image=_image_ref(image), cache=write_status(image.status), timings=stage_times(clock.milliseconds)
+            image=_image_ref(image),
+            cache=cache_status_to_proto(image.status),
+            timings=stage_times(clock.milliseconds),
         )
     )
 
@@ -219,7 +239,9 @@ def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:
         stability_score=mask.stability_score,
         area=mask.area,
         bbox=types.Box(x0=box.x0, y0=box.y0, x1=box.x1, y1=box.y1),
-        rle=None if mask.rle is None else types.Rle(height=size.height, width=size.width, counts=mask.rle),
+        rle=None
+        if mask.rle is None
+        else types.Rle(height=size.height, width=size.width, counts=mask.rle),
         png=mask.png or b"",
         low_res_logits=mask.low_res_logits or b"",
         polygons=[
@@ -248,8 +270,8 @@ async def _answering(
     failed: tuple[grpc.StatusCode, Status] | None = None
     with (
         bound_contextvars(request_id=request_id),
-        continued(metadata),
-        answering(method, clock, slow) as outcome,
+        continue_trace(metadata),
+        observe_call(method, clock, slow) as outcome,
     ):
         try:
             yield
@@ -258,7 +280,9 @@ async def _answering(
             outcome.code, outcome.reason = code.name, status.message
     if failed:  # who reads a failure finds it counted and logged
         code, status = failed
-        await context.abort(code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString())))
+        await context.abort(
+            code, status.message, (trailer, (DETAILS_KEY, status.SerializeToString()))
+        )
 
 
 @asynccontextmanager

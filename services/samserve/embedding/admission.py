@@ -11,7 +11,7 @@ from enum import IntEnum
 from itertools import count
 
 from samserve.core.errors import Overloaded
-from samserve.core.telemetry import WAITING
+from samserve.infra.metrics import WAITING
 
 SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
 
@@ -23,7 +23,7 @@ class Priority(IntEnum):
     BULK = 2
 
 
-class Admission:
+class EncodeSlots:
     """Slots for the images being decoded and encoded; who finds none waits, the interactive ones in front.
 
     Waiting here and not in Triton's queue, a caller who goes away takes the work along. For one event loop.
@@ -60,7 +60,9 @@ class Admission:
             return
         if len(self._waiting) >= self._queue:
             expected = (1 + len(self._waiting) / self._slots) * self._seconds
-            raise Overloaded("the embedding service's queue", round(min(max(expected, SHORTEST), LONGEST), 1))
+            raise Overloaded(
+                "the embedding service's queue", round(min(max(expected, SHORTEST), LONGEST), 1)
+            )
         turn = asyncio.get_running_loop().create_future()
         entry = (priority, next(self._number), turn)
         heapq.heappush(self._waiting, entry)

@@ -14,25 +14,29 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from structlog.contextvars import bound_contextvars
 
-from samserve.core import tracing
-from samserve.core.cache import CacheOptions, EmbeddingCache
-from samserve.core.config import EmbeddingSettings, name_of, read
-from samserve.core.embedding import Embedding, pack
-from samserve.core.errors import DETAILS_KEY, code_of, status_of
+from samserve.bundles.names import model_name
+from samserve.codec.packed import pack
+from samserve.core.embedding import Embedding
 from samserve.core.image import Limits
-from samserve.core.metrics_port import share_metrics
-from samserve.core.request_id import REQUEST_ID_KEY, request_id_here, request_id_of
-from samserve.core.rpc import seconds_left, stage_times, tenant_of, write_status
-from samserve.core.telemetry import Outcome, StageClock, answering, set_up_logs
-from samserve.core.tracing import Kind, continued, span
-from samserve.embedding.admission import Admission, Priority
-from samserve.embedding.as_done import as_done
-from samserve.embedding.chunks import image_ref, messages
+from samserve.embedding.admission import EncodeSlots, Priority
+from samserve.embedding.bounded import bounded
 from samserve.embedding.embedder import Embedder, EmbedOrder
+from samserve.embedding.embedding_chunks import image_ref, messages
 from samserve.embedding.encoder import TritonEncoder
-from samserve.embedding.turns import Turns
+from samserve.embedding.single_flight import SingleFlight
+from samserve.infra import tracing
+from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.logs import set_up_logs
+from samserve.infra.metrics_port import share_metrics
+from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.infra.stages import StageClock
+from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
+from samserve.wire.call import Outcome, observe_call
+from samserve.wire.metadata import cache_status_to_proto, seconds_left, stage_times, tenant_of
+from samserve.wire.request_id import REQUEST_ID_KEY, request_id_here, request_id_of
+from samserve.wire.status import DETAILS_KEY, code_of, status_of
 
 GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
 M_MMAP_THRESHOLD, LARGE = -3, 2**18  # mallopt's name for it; bytes
@@ -46,18 +50,32 @@ class EmbeddingService:
         tracing.set_up("embedding", settings.otlp_endpoint)
         if settings.metrics_port:
             share_metrics(settings.metrics_port, settings.host)
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)  # glibc would raise it, and keep what pictures took
-        cache = EmbeddingCache(CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s))
-        encoder = TritonEncoder(settings.triton_url, settings.encode_timeout_s, name_of(settings.models[0]))
-        limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect)
+        ctypes.CDLL(None).mallopt(
+            M_MMAP_THRESHOLD, LARGE
+        )  # glibc would raise it, and keep what pictures took
+        cache = EmbeddingCache(
+            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+        )
+        encoder = TritonEncoder(
+            settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
+        )
+        limits = Limits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
+        )
         pool = ThreadPoolExecutor(settings.image_threads, "image")
-        turns = Turns(cache, settings.encode_timeout_s)
-        admission = Admission(settings.embed_slots, settings.embed_queue)
-        self._embedder = Embedder(cache, turns, admission, encoder, limits, pool, settings.cache_coding)
-        self._checking = asyncio.ensure_future(cache.check())  # kept, lest it be collected before it is done
+        turns = SingleFlight(cache, settings.encode_timeout_s)
+        admission = EncodeSlots(settings.embed_slots, settings.embed_queue)
+        self._embedder = Embedder(
+            cache, turns, admission, encoder, limits, pool, settings.cache_coding
+        )
+        self._checking = asyncio.ensure_future(
+            cache.check()
+        )  # kept, lest it be collected before it is done
         self._in_flight, self._slow = settings.many_in_flight, settings.slow_s
 
-    async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedResponse:
+    async def Embed(
+        self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext
+    ) -> pb.EmbedResponse:
         priority = Priority.BULK if request.priority == pb.PRIORITY_BULK else Priority.INTERACTIVE
         clock = StageClock()
         with _answering("Embed", grpc_context, clock, self._slow) as outcome:
@@ -81,17 +99,19 @@ class EmbeddingService:
         grpc_context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
 
         async def answer(item: pb.EmbedManyRequest.Item) -> pb.EmbedManyResponse.Answer:
-            with bound_contextvars(request_id=request_id), continued(metadata):
+            with bound_contextvars(request_id=request_id), continue_trace(metadata):
                 try:
                     with span("EmbedMany.item", Kind.SERVER):
-                        done = await self._embed(_order(item, grpc_context, Priority.BULK), StageClock())
+                        done = await self._embed(
+                            _order(item, grpc_context, Priority.BULK), StageClock()
+                        )
                         return pb.EmbedManyResponse.Answer(id=item.id, image=done)
                 except Exception as error:
                     return pb.EmbedManyResponse.Answer(id=item.id, error=status_of(error))
 
         batches = (request.items async for request in requests)
-        with answering("EmbedMany"):
-            async with aclosing(as_done(batches, answer, self._in_flight)) as answers:
+        with observe_call("EmbedMany"):
+            async with aclosing(bounded(batches, answer, self._in_flight)) as answers:
                 async for ready in answers:
                     yield pb.EmbedManyResponse(answers=ready)
 
@@ -138,14 +158,16 @@ class EmbeddingService:
             tensors = await asyncio.to_thread(pack, found)
         return pb.EmbedResponse(
             image=image_ref(done.image_id, found),
-            cache=write_status(done.status),
+            cache=cache_status_to_proto(done.status),
             timings=stage_times(clock.milliseconds),
             embedding=None if tensors is None else types.PackedEmbedding(data=tensors),
         )
 
 
 def _order(
-    request: pb.EmbedRequest | pb.EmbedManyRequest.Item, context: RayServegRPCContext, priority: Priority
+    request: pb.EmbedRequest | pb.EmbedManyRequest.Item,
+    context: RayServegRPCContext,
+    priority: Priority,
 ) -> EmbedOrder:
     return EmbedOrder(
         tenant=tenant_of(context.invocation_metadata()),
@@ -160,15 +182,17 @@ def _order(
 
 
 @contextmanager
-def _answering(method: str, context: RayServegRPCContext, clock: StageClock, slow: float) -> Iterator[Outcome]:
+def _answering(
+    method: str, context: RayServegRPCContext, clock: StageClock, slow: float
+) -> Iterator[Outcome]:
     """As `answering`, under the call's id, and as part of its caller's trace."""
     metadata = context.invocation_metadata()
     request_id = request_id_of(metadata)
     context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
     with (
         bound_contextvars(request_id=request_id),
-        continued(metadata),
-        answering(method, clock, slow) as outcome,
+        continue_trace(metadata),
+        observe_call(method, clock, slow) as outcome,
     ):
         yield outcome
 
@@ -197,4 +221,4 @@ def build(settings: EmbeddingSettings) -> Any:
 
 def from_environment(_: dict[str, str]) -> Any:
     """The application with its settings from the environment: the import path of a Serve config file."""
-    return build(read(EmbeddingSettings))
+    return build(load_settings(EmbeddingSettings))

@@ -13,17 +13,25 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from samserve.core.cache import CacheKey
+from samserve.codec.packed import pack
+from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
-from samserve.core.codec import Coding
-from samserve.core.embedding import Embedding, Head, pack
-from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, InvalidInput, ModelVersionMismatch
+from samserve.core.embedding import Embedding, EmbeddingHeader
+from samserve.core.errors import (
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelVersionMismatch,
+)
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.core.image_id import check_expected, check_image_id, image_id
-from samserve.core.telemetry import EMBEDDED, StageClock, about_image
-from samserve.embedding.admission import Admission, Priority
+from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.encoder import EncoderSpec
-from samserve.embedding.turns import Begin, Turns
+from samserve.embedding.single_flight import Begin, SingleFlight
+from samserve.infra.cache import CacheKey
+from samserve.infra.logs import bind_image_id
+from samserve.infra.metrics import EMBEDDED
+from samserve.infra.stages import StageClock
 
 T = TypeVar("T")
 
@@ -40,7 +48,7 @@ class Encoder(Protocol):
 class Cache(Protocol):
     """Somewhere to keep embeddings."""
 
-    async def head(self, key: CacheKey) -> Head | None: ...
+    async def head(self, key: CacheKey) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey) -> Embedding | None: ...
     async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
 
@@ -70,7 +78,7 @@ class Embedded:
     """The outcome; `found` may be a Head unless tensors were wanted."""
 
     image_id: str
-    found: Head | Embedding
+    found: EmbeddingHeader | Embedding
     status: CacheStatus
 
 
@@ -82,8 +90,8 @@ class Embedder:
     def __init__(
         self,
         cache: Cache,
-        turns: Turns,
-        admission: Admission,
+        turns: SingleFlight,
+        admission: EncodeSlots,
         encoder: Encoder,
         limits: Limits,
         pool: Executor,
@@ -110,11 +118,13 @@ class Embedder:
 
     async def _find_or_make(
         self, key: CacheKey, spec: EncoderSpec, order: EmbedOrder, clock: StageClock
-    ) -> tuple[Head | Embedding, CacheStatus]:
+    ) -> tuple[EmbeddingHeader | Embedding, CacheStatus]:
         data, status = order.data, CacheStatus.HIT
         while True:
             with clock.stage("lookup"):
-                found = await (self._cache.get(key) if order.want_tensors else self._cache.head(key))
+                found = await (
+                    self._cache.get(key) if order.want_tensors else self._cache.head(key)
+                )
             if found is not None:
                 return found, status
             if data is None:
@@ -123,23 +133,37 @@ class Embedder:
             made = await self._turns.take(key, make, order.deadline, clock)
             if made is not None:
                 return made.embedding, made.status
-            status = CacheStatus.COALESCED  # by another replica: it is there, unless it has gone again already
+            status = (
+                CacheStatus.COALESCED
+            )  # by another replica: it is there, unless it has gone again already
 
     async def _make(
-        self, key: CacheKey, spec: EncoderSpec, data: bytes, priority: Priority, clock: StageClock, begin: Begin
+        self,
+        key: CacheKey,
+        spec: EncoderSpec,
+        data: bytes,
+        priority: Priority,
+        clock: StageClock,
+        begin: Begin,
     ) -> Embedding:
         with clock.stage("queue"):
             slot = await self._admission.slot(priority)
         with slot:
             with clock.stage("decode"):
-                image = await self._in_pool(lambda data: frame_image(data, spec.frame, self._limits), data)
+                image = await self._in_pool(
+                    lambda data: frame_image(data, spec.frame, self._limits), data
+                )
             seconds = begin()
             with clock.stage("encode"):
                 tensors = await self._encoder.encode(spec, image, priority, seconds)
         embedding = Embedding(spec.model_version, image.size, tensors)
         with clock.stage("store"):
-            packed = await asyncio.get_running_loop().run_in_executor(self._pool, pack, embedding, self._coding)
-            embedding = replace(embedding, packed=packed)  # once, for the cache and for whoever wants it sent
+            packed = await asyncio.get_running_loop().run_in_executor(
+                self._pool, pack, embedding, self._coding
+            )
+            embedding = replace(
+                embedding, packed=packed
+            )  # once, for the cache and for whoever wants it sent
             await self._cache.put(key, embedding)
         return embedding
 
@@ -148,10 +172,12 @@ class Embedder:
             name = check_image_id(order.image_id)
         elif len(order.data) > self._limits.max_bytes:
             most = f"{self._limits.max_bytes:,}"
-            raise InvalidInput("data", f"the image has {len(order.data):,} bytes, more than the {most} accepted")
+            raise InvalidInput(
+                "data", f"the image has {len(order.data):,} bytes, more than the {most} accepted"
+            )
         else:
             name = await self._in_pool(image_id, order.data)
-        about_image(name)
+        bind_image_id(name)
         check_expected(name, order.expected_image_id)
         return name
 

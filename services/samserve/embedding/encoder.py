@@ -19,10 +19,10 @@ from tritonclient.utils import InferenceServerException
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
-from samserve.core.rpc import EVERY_SERVER
-from samserve.core.telemetry import MODEL_INFO
-from samserve.core.tracing import Kind, carried, span
 from samserve.embedding.admission import Priority
+from samserve.infra.metrics import MODEL_INFO
+from samserve.infra.tracing import Kind, inject_headers, span
+from samserve.wire.metadata import EVERY_SERVER
 
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -71,13 +71,17 @@ class TritonEncoder:
         if name not in specs:
             raise ModelNotFound(name, sorted(specs))
         if (spec := specs[name]) is None:
-            raise Unavailable(f"the encoder (Triton at {self._url}) has not loaded the model {name}")
+            raise Unavailable(
+                f"the encoder (Triton at {self._url}) has not loaded the model {name}"
+            )
         return spec
 
     async def _known(self) -> dict[str, EncoderSpec | None]:
         """What Triton serves, asked anew when the answer is old; while Triton is away the last answer stands."""
         if not self._specs or time.monotonic() - self._asked > SPEC_AGE:
-            self._asked = time.monotonic()  # callers meanwhile, and after a failure, have the last answer
+            self._asked = (
+                time.monotonic()
+            )  # callers meanwhile, and after a failure, have the last answer
             try:
                 self._specs = await self._ask()
             except Unavailable:
@@ -90,7 +94,9 @@ class TritonEncoder:
         images are answered.
         """
         with self._asking():
-            index = await self._client.get_model_repository_index(as_json=True, client_timeout=SPEC_TIMEOUT)
+            index = await self._client.get_model_repository_index(
+                as_json=True, client_timeout=SPEC_TIMEOUT
+            )
         ready = {entry["name"]: entry.get("state") == "READY" for entry in index.get("models", [])}
         specs = await asyncio.gather(*(self._ask_for(name) for name in ready if ready[name]))
         loaded = frozenset(spec for spec in specs if spec is not None)
@@ -108,14 +114,24 @@ class TritonEncoder:
     async def _ask_for(self, name: str) -> EncoderSpec | None:
         """What Triton says of a model that is ready; None: it is none of ours."""
         with self._asking():
-            answer = await self._client.get_model_config(name, as_json=True, client_timeout=SPEC_TIMEOUT)
-        facts = {key: value.get("string_value", "") for key, value in answer["config"].get("parameters", {}).items()}
+            answer = await self._client.get_model_config(
+                name, as_json=True, client_timeout=SPEC_TIMEOUT
+            )
+        facts = {
+            key: value.get("string_value", "")
+            for key, value in answer["config"].get("parameters", {}).items()
+        }
         if "bundle" not in facts:
             return None
         frame = Frame(int(facts["frame"]), facts["resize"] == STRETCH)
         outputs = tuple(json.loads(facts["outputs"]))
         return EncoderSpec(
-            name, facts["model_version"], frame, outputs, facts.get("variant", ""), facts.get("backend", "")
+            name,
+            facts["model_version"],
+            frame,
+            outputs,
+            facts.get("variant", ""),
+            facts.get("backend", ""),
         )
 
     @contextmanager
@@ -147,7 +163,7 @@ class TritonEncoder:
                 priority=priority,
                 timeout=int(patience * 1e6),  # of the queue, in microseconds
                 client_timeout=patience,
-                headers=dict(carried()),
+                headers=dict(inject_headers()),
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}
 
@@ -168,4 +184,6 @@ def triton_errors(url: str) -> Iterator[None]:
             raise Overloaded("the encoder's queue") from problem
         raise Unavailable(f"the encoder (Triton at {url}) does not answer: {text}") from problem
     except (grpc.RpcError, OSError) as problem:
-        raise Unavailable(f"the encoder (Triton at {url}) cannot be reached: {problem}") from problem
+        raise Unavailable(
+            f"the encoder (Triton at {url}) cannot be reached: {problem}"
+        ) from problem

@@ -12,7 +12,9 @@ import threading
 # Replicas keep user code on their one loop, as grpc.aio has one poller a process; nothing is reported anywhere.
 os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-os.environ.setdefault("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "8503")  # by default 8500, where our gRPC is
+os.environ.setdefault(
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "8503"
+)  # by default 8500, where our gRPC is
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 
@@ -23,14 +25,16 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
-from samserve.core.config import EmbeddingSettings, read
 from samserve.embedding.app import GRPC_SERVICERS, build
+from samserve.infra.settings import EmbeddingSettings, load_settings
 
-OBJECT_STORE_BYTES = 512 * 2**20  # only images on their way to a replica; Ray would take a third of the memory
+OBJECT_STORE_BYTES = (
+    512 * 2**20
+)  # only images on their way to a replica; Ray would take a third of the memory
 
 
 def main() -> None:
-    settings = read(EmbeddingSettings)
+    settings = load_settings(EmbeddingSettings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -44,7 +48,9 @@ def main() -> None:
     try:
         serve.start(
             http_options=HTTPOptions(host=settings.host, port=settings.http_port),
-            grpc_options=gRPCOptions(port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS),
+            grpc_options=gRPCOptions(
+                port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS
+            ),
         )
         serve.run(build(settings), name="embedding", route_prefix="/embedding")
         stopping.wait()

@@ -22,7 +22,9 @@ class StartFailed(RuntimeError):
 class Program:
     """A running child process in a session of its own."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
         self.name, self.log = name, log
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
@@ -47,12 +49,16 @@ class Program:
         deadline = time.monotonic() + seconds
         while not ready():
             if not self.alive:
-                raise StartFailed(f"{self.name} ended with code {self._process.returncode}; {self.last_words()}")
+                raise StartFailed(
+                    f"{self.name} ended with code {self._process.returncode}; {self.log_tail()}"
+                )
             if time.monotonic() > deadline:
-                raise StartFailed(f"{self.name} was not ready within {seconds:g} s; {self.last_words()}")
+                raise StartFailed(
+                    f"{self.name} was not ready within {seconds:g} s; {self.log_tail()}"
+                )
             time.sleep(0.05)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Where the log is, and how it ends."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL:]
         return "\n  ".join([f"its log, {self.log}, ends:", *lines])

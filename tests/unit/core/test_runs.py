@@ -16,7 +16,11 @@ def test_what_runs_tell_is_what_the_pixels_tell(mask: np.ndarray) -> None:
     assert np.array_equal(bits(runs), np.packbits(mask, axis=1))
     assert area(runs) == mask.sum()
     rows, columns = np.nonzero(mask)
-    tight = Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else Box(0, 0, 0, 0)
+    tight = (
+        Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        if len(rows)
+        else Box(0, 0, 0, 0)
+    )
     assert box(runs) == tight
     each = spans(runs)
     assert (each.bottoms - each.tops).sum() == mask.sum()

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import REGISTRY
 from samserve.core.errors import Overloaded
 from samserve.decoder import admission as admission_module
-from samserve.decoder.admission import Admission
+from samserve.decoder.admission import DecodeQueue
 
 
 class Clock:
@@ -24,14 +24,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def full(admission: Admission, places: int) -> ExitStack:
+def full(admission: DecodeQueue, places: int) -> ExitStack:
     taken = ExitStack()
     for _ in range(places):
         taken.enter_context(admission.place())
     return taken
 
 
-def refusal(admission: Admission) -> Overloaded:
+def refusal(admission: DecodeQueue) -> Overloaded:
     with pytest.raises(Overloaded) as caught, admission.place():
         pass
     return caught.value
@@ -42,7 +42,7 @@ def waiting() -> float:
 
 
 def test_as_many_as_work_and_may_wait_are_let_in_and_the_next_is_told_when_to_come_back() -> None:
-    admission = Admission(threads=2, queue=3)
+    admission = DecodeQueue(threads=2, queue=3)
     with full(admission, 5):
         assert waiting() == 3
         assert 0.1 <= refusal(admission).retry_after <= 10
@@ -52,7 +52,7 @@ def test_as_many_as_work_and_may_wait_are_let_in_and_the_next_is_told_when_to_co
 
 
 def test_a_call_counts_by_its_prompts() -> None:
-    admission = Admission(threads=2, queue=3)
+    admission = DecodeQueue(threads=2, queue=3)
     with admission.place(4):
         with admission.place(1):
             refusal(admission)
@@ -61,7 +61,7 @@ def test_a_call_counts_by_its_prompts() -> None:
 
 
 def test_a_call_of_more_prompts_than_may_wait_is_let_in_when_nobody_else_is() -> None:
-    admission = Admission(threads=2, queue=3)
+    admission = DecodeQueue(threads=2, queue=3)
     with admission.place(), pytest.raises(Overloaded), admission.place(64):
         pass
     with admission.place(64):
@@ -71,18 +71,20 @@ def test_a_call_of_more_prompts_than_may_wait_is_let_in_when_nobody_else_is() ->
 
 
 def test_a_failure_frees_the_place() -> None:
-    admission = Admission(threads=1, queue=0)
+    admission = DecodeQueue(threads=1, queue=0)
     with pytest.raises(ValueError, match="bad"), admission.place():
         raise ValueError("bad")
     with admission.place():
         pass
 
 
-@pytest.mark.parametrize(("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)])
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)]
+)
 def test_the_time_to_come_back_is_what_the_queue_takes_at_its_recent_pace(
     clock: Clock, seconds: float, least: float, most: float
 ) -> None:
-    admission = Admission(threads=2, queue=30)
+    admission = DecodeQueue(threads=2, queue=30)
     line = [full(admission, 1) for _ in range(32)]
     for _ in range(50):  # one leaves and another comes
         clock.now += seconds
@@ -94,7 +96,7 @@ def test_the_time_to_come_back_is_what_the_queue_takes_at_its_recent_pace(
 
 
 def test_an_idle_time_is_not_taken_for_a_slow_one(clock: Clock) -> None:
-    admission = Admission(threads=1, queue=1)
+    admission = DecodeQueue(threads=1, queue=1)
     with full(admission, 2):
         before = refusal(admission).retry_after
     clock.now += 3600

@@ -7,7 +7,9 @@ from samserve.decoder.prompt import Prompt, check_prompts, tokens
 SIZE = Size(640, 427)
 
 
-def prompt(points: list[tuple[float, float]] | None = None, box: list[float] | None = None) -> Prompt:
+def prompt(
+    points: list[tuple[float, float]] | None = None, box: list[float] | None = None
+) -> Prompt:
     return Prompt(
         points=np.array(points or [], np.float32).reshape(-1, 2),
         labels=np.ones(len(points or []), np.float32),
@@ -18,7 +20,13 @@ def prompt(points: list[tuple[float, float]] | None = None, box: list[float] | N
 
 
 @pytest.mark.parametrize(
-    "good", [prompt([(0, 0)]), prompt([(640, 427)]), prompt(box=[0, 0, 640, 427]), prompt([(3, 4)], [1, 1, 9, 9])]
+    "good",
+    [
+        prompt([(0, 0)]),
+        prompt([(640, 427)]),
+        prompt(box=[0, 0, 640, 427]),
+        prompt([(3, 4)], [1, 1, 9, 9]),
+    ],
 )
 def test_prompts_on_the_image_are_taken(good: Prompt) -> None:
     assert check_prompts([good], SIZE) is None
@@ -68,7 +76,9 @@ def test_sam_2_pads_every_prompt() -> None:
 
 
 @pytest.mark.parametrize(("always_padded", "wanted"), [(False, []), (True, [-1, -1])])
-def test_a_mask_alone_has_no_tokens_but_sam_2s_padding(always_padded: bool, wanted: list[float]) -> None:
+def test_a_mask_alone_has_no_tokens_but_sam_2s_padding(
+    always_padded: bool, wanted: list[float]
+) -> None:
     points, labels = tokens(prompt(), SIZE, Frame(1024), always_padded)
     assert labels.tolist() == wanted
     assert points.shape == (len(wanted), 2)

@@ -3,17 +3,21 @@ from contextlib import ExitStack
 
 import pytest
 from samserve.core.errors import Overloaded
-from samserve.embedding.admission import Admission, Priority
+from samserve.embedding.admission import EncodeSlots, Priority
 
 
 class Visitor:
     """Someone who takes a slot, and keeps it until told to go."""
 
-    def __init__(self, admission: Admission, priority: Priority, entered: list[str], name: str) -> None:
+    def __init__(
+        self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str
+    ) -> None:
         self.go = asyncio.Event()
         self.task = asyncio.create_task(self._visit(admission, priority, entered, name))
 
-    async def _visit(self, admission: Admission, priority: Priority, entered: list[str], name: str) -> None:
+    async def _visit(
+        self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str
+    ) -> None:
         with await admission.slot(priority):
             entered.append(name)
             await self.go.wait()
@@ -29,7 +33,7 @@ async def settled() -> None:
 
 
 async def test_no_more_than_the_slots_are_under_way_and_the_interactive_go_first() -> None:
-    admission, entered = Admission(slots=2, queue=8), list[str]()
+    admission, entered = EncodeSlots(slots=2, queue=8), list[str]()
     visitors = {}
     for name in ("bulk 1", "bulk 2", "bulk 3", "click 1", "bulk 4", "click 2"):
         priority = Priority.BULK if "bulk" in name else Priority.INTERACTIVE
@@ -43,7 +47,7 @@ async def test_no_more_than_the_slots_are_under_way_and_the_interactive_go_first
 
 
 async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
-    admission, entered = Admission(slots=1, queue=1), list[str]()
+    admission, entered = EncodeSlots(slots=1, queue=1), list[str]()
     inside = Visitor(admission, Priority.BULK, entered, "inside")
     waiting = Visitor(admission, Priority.BULK, entered, "waiting")
     await settled()
@@ -56,8 +60,10 @@ async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None
 
 
 async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost() -> None:
-    admission, entered = Admission(slots=1, queue=8), list[str]()
-    inside, gone, next_one = (Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next"))
+    admission, entered = EncodeSlots(slots=1, queue=8), list[str]()
+    inside, gone, next_one = (
+        Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next")
+    )
     await settled()
     gone.task.cancel()
     await settled()
@@ -70,7 +76,7 @@ async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost()
 
 
 async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
-    admission, entered = Admission(slots=1, queue=8), list[str]()
+    admission, entered = EncodeSlots(slots=1, queue=8), list[str]()
     inside = ExitStack()
     inside.enter_context(await admission.slot(Priority.BULK))
     given, after = (Visitor(admission, Priority.BULK, entered, name) for name in ("given", "after"))
@@ -83,7 +89,7 @@ async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
 
 
 async def test_a_failure_inside_frees_the_slot() -> None:
-    admission = Admission(slots=1, queue=0)
+    admission = EncodeSlots(slots=1, queue=0)
     with pytest.raises(ValueError, match="bad"), await admission.slot(Priority.BULK):
         raise ValueError("bad")
     with await admission.slot(Priority.BULK):

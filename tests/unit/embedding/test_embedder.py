@@ -9,10 +9,10 @@ import pytest
 from fakes import FakeCache, FakeEncoder
 from PIL import Image
 from prometheus_client import REGISTRY
-from samserve.core.cache import CacheKey
+from samserve.codec.packed import HEAD
+from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
-from samserve.core.codec import Coding
-from samserve.core.embedding import HEAD, Embedding, Head
+from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
@@ -25,10 +25,11 @@ from samserve.core.errors import (
 from samserve.core.geometry import Size
 from samserve.core.image import Limits
 from samserve.core.image_id import image_id
-from samserve.core.telemetry import StageClock
-from samserve.embedding.admission import Admission, Priority
+from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.embedder import Embedder, EmbedOrder
-from samserve.embedding.turns import Turns
+from samserve.embedding.single_flight import SingleFlight
+from samserve.infra.cache import CacheKey
+from samserve.infra.stages import StageClock
 
 
 def picture(shade: int) -> bytes:
@@ -57,16 +58,20 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 
 
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
-    turns, admission = Turns(cache, patience=5), Admission(slots=2, queue=2)
-    return Embedder(cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding)
+    turns, admission = SingleFlight(cache, patience=5), EncodeSlots(slots=2, queue=2)
+    return Embedder(
+        cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding
+    )
 
 
-async def test_same_image_sent_twice_is_encoded_once(embedder: Embedder, encoder: FakeEncoder) -> None:
+async def test_same_image_sent_twice_is_encoded_once(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
     first = await embedder.embed(order(picture(9)), StageClock())
     second = await embedder.embed(order(picture(9)), StageClock())
     assert (first.status, second.status, encoder.encoded) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     assert first.image_id == second.image_id == image_id(picture(9))
-    assert second.found == Head("nano-test", Size(30, 20))
+    assert second.found == EmbeddingHeader("nano-test", Size(30, 20))
 
 
 async def test_an_image_can_be_asked_for_by_id_alone_once_it_is_known(embedder: Embedder) -> None:
@@ -99,7 +104,9 @@ async def test_an_unknown_model_is_refused_with_the_list(embedder: Embedder) -> 
     assert caught.value.known == ["nano", "twin"]
 
 
-async def test_two_models_never_share_an_entry(embedder: Embedder, cache: FakeCache, encoder: FakeEncoder) -> None:
+async def test_two_models_never_share_an_entry(
+    embedder: Embedder, cache: FakeCache, encoder: FakeEncoder
+) -> None:
     await embedder.embed(order(picture(9)), StageClock())
     other = await embedder.embed(order(picture(9), model="twin"), StageClock())
     named = await embedder.embed(order(picture(9), model="nano"), StageClock())
@@ -117,7 +124,9 @@ async def test_what_is_cached_is_packed_as_the_service_is_told(
     assert written in entry.packed[:HEAD]
 
 
-async def test_a_reference_of_another_model_version_is_refused_with_both(embedder: Embedder) -> None:
+async def test_a_reference_of_another_model_version_is_refused_with_both(
+    embedder: Embedder,
+) -> None:
     with pytest.raises(ModelVersionMismatch) as caught:
         await embedder.embed(order(None, image_id(picture(9)), model_version="old"), StageClock())
     assert (caught.value.asked, caught.value.served) == ("old", "nano-test")
@@ -125,9 +134,16 @@ async def test_a_reference_of_another_model_version_is_refused_with_both(embedde
 
 @pytest.mark.parametrize(
     ("data", "name", "field"),
-    [(b"", "", "data"), (b"x" * 10_001, "", "data"), (b"no image", "", "data"), (None, "short", "image_id")],
+    [
+        (b"", "", "data"),
+        (b"x" * 10_001, "", "data"),
+        (b"no image", "", "data"),
+        (None, "short", "image_id"),
+    ],
 )
-async def test_bad_images_are_refused_by_field(embedder: Embedder, data: bytes | None, name: str, field: str) -> None:
+async def test_bad_images_are_refused_by_field(
+    embedder: Embedder, data: bytes | None, name: str, field: str
+) -> None:
     with pytest.raises(InvalidInput) as caught:
         await embedder.embed(order(data, name), StageClock())
     assert caught.value.field == field
@@ -144,14 +160,26 @@ async def test_a_failed_encode_is_not_remembered(embedder: Embedder, encoder: Fa
 async def test_stages_are_timed(embedder: Embedder) -> None:
     clock = StageClock()
     await embedder.embed(order(picture(9)), clock)
-    assert list(clock.milliseconds) == ["hash", "lookup", "turn", "queue", "decode", "encode", "store"]
+    assert list(clock.milliseconds) == [
+        "hash",
+        "lookup",
+        "turn",
+        "queue",
+        "decode",
+        "encode",
+        "store",
+    ]
 
 
-async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: FakeCache, encoder: FakeEncoder) -> None:
+async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(
+    cache: FakeCache, encoder: FakeEncoder
+) -> None:
     replicas = [replica(cache, encoder), replica(cache, encoder)]
     encoder.go.clear()
     calls = [
-        asyncio.create_task(replicas[n % 2].embed(order(picture(9), want_tensors=n < 16), StageClock()))
+        asyncio.create_task(
+            replicas[n % 2].embed(order(picture(9), want_tensors=n < 16), StageClock())
+        )
         for n in range(32)
     ]
     await encoder.busy.wait()
@@ -161,9 +189,15 @@ async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: F
     statuses = Counter(answer.status for answer in answers)
     assert statuses[CacheStatus.MISS] == 1
     assert statuses[CacheStatus.COALESCED] > 0
-    assert statuses.total() - statuses[CacheStatus.HIT] - statuses[CacheStatus.COALESCED] == 1  # some came late
+    assert (
+        statuses.total() - statuses[CacheStatus.HIT] - statuses[CacheStatus.COALESCED] == 1
+    )  # some came late
     assert {answer.image_id for answer in answers} == {image_id(picture(9))}
-    tensors = [answer.found.tensors["embedding"] for answer in answers[:16] if isinstance(answer.found, Embedding)]
+    tensors = [
+        answer.found.tensors["embedding"]
+        for answer in answers[:16]
+        if isinstance(answer.found, Embedding)
+    ]
     assert len(tensors) == 16
     assert all(np.array_equal(tensor, tensors[0]) for tensor in tensors)
 
@@ -171,7 +205,10 @@ async def test_many_at_once_in_two_replicas_are_one_encode_and_one_miss(cache: F
 def counted() -> Counter[CacheStatus]:
     read = REGISTRY.get_sample_value
     return Counter(
-        {s: int(read("samserve_embedded_total", {"model": "nano", "cache": s.value}) or 0) for s in CacheStatus}
+        {
+            s: int(read("samserve_embedded_total", {"model": "nano", "cache": s.value}) or 0)
+            for s in CacheStatus
+        }
     )
 
 
@@ -195,12 +232,16 @@ async def test_an_image_that_is_not_the_one_the_caller_hashed_is_refused(
 ) -> None:
     name = image_id(picture(9))
     with pytest.raises(InvalidInput, match=name) as caught:
-        await embedder.embed(order(data, name, expected_image_id=image_id(picture(8))), StageClock())
+        await embedder.embed(
+            order(data, name, expected_image_id=image_id(picture(8))), StageClock()
+        )
     assert (caught.value.field, encoder.encoded) == ("expected_image_id", 0)
     await embedder.embed(order(picture(9), expected_image_id=name), StageClock())
 
 
-async def test_a_bad_image_is_refused_to_all_who_send_it_at_once(cache: FakeCache, encoder: FakeEncoder) -> None:
+async def test_a_bad_image_is_refused_to_all_who_send_it_at_once(
+    cache: FakeCache, encoder: FakeEncoder
+) -> None:
     replicas = [replica(cache, encoder), replica(cache, encoder)]
     calls = [replicas[n % 2].embed(order(b"no image"), StageClock()) for n in range(8)]
     failures = await asyncio.gather(*calls, return_exceptions=True)
@@ -208,7 +249,9 @@ async def test_a_bad_image_is_refused_to_all_who_send_it_at_once(cache: FakeCach
     assert not cache.claims
 
 
-async def test_priority_and_the_time_left_reach_the_encoder(embedder: Embedder, encoder: FakeEncoder) -> None:
+async def test_priority_and_the_time_left_reach_the_encoder(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
     deadline = asyncio.get_running_loop().time() + 20
     await embedder.embed(order(picture(1), priority=Priority.BULK, deadline=deadline), StageClock())
     ((priority, seconds),) = encoder.asked
@@ -216,7 +259,9 @@ async def test_priority_and_the_time_left_reach_the_encoder(embedder: Embedder, 
     assert 19 < seconds <= 20
 
 
-async def test_a_caller_whose_time_is_up_is_told_where_it_went(embedder: Embedder, encoder: FakeEncoder) -> None:
+async def test_a_caller_whose_time_is_up_is_told_where_it_went(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
     encoder.go.clear()
     deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(DeadlinePassed, match="encode"):
@@ -228,7 +273,10 @@ async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_
 ) -> None:
     await embedder.embed(order(picture(0)), StageClock())
     encoder.go.clear()
-    fill = [asyncio.create_task(embedder.embed(order(picture(shade)), StageClock())) for shade in (1, 2, 3, 4)]
+    fill = [
+        asyncio.create_task(embedder.embed(order(picture(shade)), StageClock()))
+        for shade in (1, 2, 3, 4)
+    ]
     await asyncio.sleep(0.2)
     with pytest.raises(Overloaded):
         await embedder.embed(order(picture(5)), StageClock())
@@ -237,9 +285,13 @@ async def test_beyond_slots_and_queue_a_new_image_is_refused_and_a_known_one_is_
     assert [task.status for task in await asyncio.gather(*fill)] == [CacheStatus.MISS] * 4
 
 
-async def test_images_whose_callers_have_gone_are_never_encoded(embedder: Embedder, encoder: FakeEncoder) -> None:
+async def test_images_whose_callers_have_gone_are_never_encoded(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
     encoder.go.clear()
-    inside = [asyncio.create_task(embedder.embed(order(picture(shade)), StageClock())) for shade in (1, 2)]
+    inside = [
+        asyncio.create_task(embedder.embed(order(picture(shade)), StageClock())) for shade in (1, 2)
+    ]
     gone = asyncio.create_task(embedder.embed(order(picture(3)), StageClock()))
     await asyncio.sleep(0.2)
     gone.cancel()

@@ -40,14 +40,18 @@ def asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
 
 
-async def test_each_model_is_known_by_its_name_and_an_empty_one_means_the_default(served: Served) -> None:
+async def test_each_model_is_known_by_its_name_and_an_empty_one_means_the_default(
+    served: Served,
+) -> None:
     assert await served.encoder.spec("nano") == await served.encoder.spec("") == NANO
     assert (await served.encoder.spec("twin")).model_version == "twin-1"
     assert served.triton.asked == 1
 
 
 @pytest.mark.parametrize("model", ["sam9", "foreign"])
-async def test_a_model_that_is_not_ours_is_refused_with_the_list(served: Served, model: str) -> None:
+async def test_a_model_that_is_not_ours_is_refused_with_the_list(
+    served: Served, model: str
+) -> None:
     with pytest.raises(ModelNotFound) as caught:
         await served.encoder.spec(model)
     assert (caught.value.model, caught.value.known) == (model, ["nano", "twin"])
@@ -69,7 +73,9 @@ async def test_of_an_unloaded_model_what_was_known_stands(served: Served) -> Non
     assert await served.encoder.spec("nano") == NANO
 
 
-async def test_a_model_not_loaded_since_the_start_is_unavailable_and_the_others_are_not(served: Served) -> None:
+async def test_a_model_not_loaded_since_the_start_is_unavailable_and_the_others_are_not(
+    served: Served,
+) -> None:
     served.triton.ready["nano"] = False
     with pytest.raises(Unavailable, match="not loaded the model nano"):
         await served.encoder.spec("")
@@ -100,4 +106,8 @@ async def test_metrics_say_what_is_loaded_and_what_no_longer_is(served: Served) 
     assert (said("nano", "nano-told"), said("twin", "twin-told")) == (1, 1)
     served.triton.version, served.triton.ready["twin"] = "told anew", False
     await served.encoder.spec("nano")
-    assert (said("nano", "nano-told"), said("nano", "nano-told anew"), said("twin", "twin-told")) == (0, 1, 0)
+    assert (
+        said("nano", "nano-told"),
+        said("nano", "nano-told anew"),
+        said("twin", "twin-told"),
+    ) == (0, 1, 0)

@@ -24,7 +24,9 @@ def run_of(decode: float, taken: float, decoder: float, generator: float = 2.0) 
 
 
 def test_what_a_decoder_of_one_thread_uses_besides_its_decode_is_the_way_to_it() -> None:
-    times = service_times(run_of(6, taken=5, decoder=16), run_of(10, taken=5, decoder=18), threads=2)
+    times = service_times(
+        run_of(6, taken=5, decoder=16), run_of(10, taken=5, decoder=18), threads=2
+    )
     assert times.decoder_rpc == pytest.approx(3)
     assert times.generator == pytest.approx(2)
     assert times.on_path == pytest.approx(1)
@@ -35,19 +37,25 @@ def test_what_a_decoder_of_one_thread_uses_besides_its_decode_is_the_way_to_it()
 
 
 def test_what_is_neither_decode_nor_processor_is_waiting() -> None:
-    times = service_times(run_of(6, taken=9, decoder=16), run_of(10, taken=9, decoder=18), threads=2)
+    times = service_times(
+        run_of(6, taken=9, decoder=16), run_of(10, taken=9, decoder=18), threads=2
+    )
     assert times.on_path == 1
     assert times.wire == pytest.approx(4)
 
 
 def test_processor_time_after_the_answer_is_not_on_the_callers_path() -> None:
-    times = service_times(run_of(6, taken=2.5, decoder=16), run_of(10, taken=2.5, decoder=18), threads=2)
+    times = service_times(
+        run_of(6, taken=2.5, decoder=16), run_of(10, taken=2.5, decoder=18), threads=2
+    )
     assert times.on_path == pytest.approx(0.5)
     assert times.wire == 0
 
 
 def test_a_decode_never_uses_more_cores_than_it_has_threads() -> None:
-    times = service_times(run_of(6, taken=5, decoder=60), run_of(10, taken=5, decoder=18), threads=2)
+    times = service_times(
+        run_of(6, taken=5, decoder=60), run_of(10, taken=5, decoder=18), threads=2
+    )
     assert times.first.every_cpu == pytest.approx(12)
 
 
@@ -58,7 +66,17 @@ def user(heat: Heat, pauses: list[float]) -> Run:
         kind, times = ((FIRST, 1), (REFINE, 2))[number % 2]
         now += pause / 1000
         decode = 10 * times * heat.factor(pause)
-        clicks.append(Sample(kind, now, now, now + 1.2 * decode / 1000, "OK", decode=0.9 * decode, masks=0.1 * decode))
+        clicks.append(
+            Sample(
+                kind,
+                now,
+                now,
+                now + 1.2 * decode / 1000,
+                "OK",
+                decode=0.9 * decode,
+                masks=0.1 * decode,
+            )
+        )
         now = clicks[-1].ended
     return Run(Scenario(seconds=10, settling=5), clicks, {}, {"decoder": 0.5}, [])
 
@@ -70,6 +88,10 @@ def test_the_heat_of_clicks_is_found_from_pauses_of_all_lengths_and_taken_out_ag
     assert found.hot == pytest.approx(0.15, abs=0.02)
     assert found.cooling == pytest.approx(12, rel=0.25)
     cold = rested(done, found)
-    assert [s.taken for s in cold.samples if s.kind == FIRST] == pytest.approx([12.0] * 200, rel=0.02)
-    assert [s.decode + s.masks for s in cold.samples if s.kind == REFINE] == pytest.approx([20.0] * 200, rel=0.02)
+    assert [s.taken for s in cold.samples if s.kind == FIRST] == pytest.approx(
+        [12.0] * 200, rel=0.02
+    )
+    assert [s.decode + s.masks for s in cold.samples if s.kind == REFINE] == pytest.approx(
+        [20.0] * 200, rel=0.02
+    )
     assert 0.5 < cold.cores["decoder"] < 0.6

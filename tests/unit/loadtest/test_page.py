@@ -25,23 +25,52 @@ def done() -> Run:
     samples = [Sample(ALONE, 0, 0, 0.01, "OK", decode=6.0)]
     for at in rng.uniform(0, 10, 200):
         code = "RESOURCE_EXHAUSTED" if rng.random() < 0.1 else "OK"
-        samples.append(Sample(FIRST if rng.random() < 0.5 else REFINE, at, at, at + rng.exponential(0.02), code, True))
+        samples.append(
+            Sample(
+                FIRST if rng.random() < 0.5 else REFINE,
+                at,
+                at,
+                at + rng.exponential(0.02),
+                code,
+                True,
+            )
+        )
     found = figures(samples, scenario)
     return Run(scenario, samples, found, {"decoder": 0.5}, judge(found, {"refused": {"most": 0}}))
 
 
 def test_the_page_holds_four_plots_and_fetches_nothing(done: Run) -> None:
-    html = page("a <run>", done.scenario, done.samples, summary_of(done, Target(("a:1",), "b:1", {})), done.judged)
+    html = page(
+        "a <run>",
+        done.scenario,
+        done.samples,
+        summary_of(done, Target(("a:1",), "b:1", {})),
+        done.judged,
+    )
     plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    titles = [ElementTree.fromstring(plot).findall(f".//{SVG}text[@font-weight='bold']")[0].text for plot in plots]
-    assert titles == ["Latency of clicks", "Throughput of clicks", "Refused or failed", "How long clicks took"]
+    titles = [
+        ElementTree.fromstring(plot).findall(f".//{SVG}text[@font-weight='bold']")[0].text
+        for plot in plots
+    ]
+    assert titles == [
+        "Latency of clicks",
+        "Throughput of clicks",
+        "Refused or failed",
+        "How long clicks took",
+    ]
     assert not re.search(r"(src|href)=|@import|url\(", html)
     assert "a &lt;run&gt;" in html
     assert "Fails: refused." in html
 
 
 def test_every_code_refused_with_is_a_line(done: Run) -> None:
-    html = page("run", done.scenario, done.samples, summary_of(done, Target(("a:1",), "b:1", {})), done.judged)
+    html = page(
+        "run",
+        done.scenario,
+        done.samples,
+        summary_of(done, Target(("a:1",), "b:1", {})),
+        done.judged,
+    )
     assert "RESOURCE_EXHAUSTED</text>" in html
 
 

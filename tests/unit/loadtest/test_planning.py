@@ -54,7 +54,9 @@ def test_a_plan_grows_with_the_images() -> None:
 
 def test_the_cost_of_a_day_is_told_by_what_it_is_for() -> None:
     small, large = (planning.plan(images, ASSUMED, rate_of_one).cost for images in (1e8, 1e9))
-    assert {part: large[part] / small[part] for part in small} == pytest.approx(dict.fromkeys(small, 10), rel=0.02)
+    assert {part: large[part] / small[part] for part in small} == pytest.approx(
+        dict.fromkeys(small, 10), rel=0.02
+    )
     assert small["Redis"] == pytest.approx(24 * 0.005 * 1e8 * 0.7 * 0.75e6 / 2**30)
 
 

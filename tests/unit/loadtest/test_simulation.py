@@ -63,7 +63,9 @@ def test_one_thread_and_exponential_work_is_m_m_1(load: float) -> None:
 
 @pytest.mark.parametrize("load", [0.4, 0.7])
 def test_one_thread_and_equal_work_is_m_d_1(load: float) -> None:
-    assert mean_time(1, load, [1.0] * 15_000) == pytest.approx(1 + load / (2 * (1 - load)), rel=0.05)
+    assert mean_time(1, load, [1.0] * 15_000) == pytest.approx(
+        1 + load / (2 * (1 - load)), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -73,7 +75,9 @@ def test_several_threads_and_exponential_work_is_m_m_c(threads: int) -> None:
     offered = load * threads
     waits = offered**threads / math.factorial(threads) / (1 - load)
     erlang_c = waits / (sum(offered**k / math.factorial(k) for k in range(threads)) + waits)
-    assert mean_time(threads, load, works) == pytest.approx(1 + erlang_c / (threads * (1 - load)), rel=0.08)
+    assert mean_time(threads, load, works) == pytest.approx(
+        1 + erlang_c / (threads * (1 - load)), rel=0.08
+    )
 
 
 def test_tasks_share_a_core_evenly() -> None:
@@ -170,7 +174,9 @@ def test_a_bounded_queue_refuses_overload_and_goes_on_answering() -> None:
 def test_images_that_are_not_ready_take_longer_and_new_ones_longest() -> None:
     apart = System(together=False)
     ready, in_redis, new = (
-        simulate(apart, replace(Demand(5, seconds=60), resident=resident, redis=redis), KNOWN).percentiles["p50"]
+        simulate(
+            apart, replace(Demand(5, seconds=60), resident=resident, redis=redis), KNOWN
+        ).percentiles["p50"]
         for resident, redis in ((1, 0), (0, 1), (0, 0))
     )
     assert ready < in_redis < new
@@ -203,13 +209,16 @@ def test_a_prediction_is_held_to_15_percent() -> None:
 
 
 def test_a_load_on_a_machine_that_became_slower_is_compared_in_its_own_decodes() -> None:
-    assert Compared(1, 10, "p50", measured=12, bare=9.6, predicted=10, calibrated=8).off == pytest.approx(0)
+    assert Compared(
+        1, 10, "p50", measured=12, bare=9.6, predicted=10, calibrated=8
+    ).off == pytest.approx(0)
 
 
 def test_clicks_right_after_others_are_quicker_and_those_after_a_rest_are_not() -> None:
     warm = replace(KNOWN, heat=Heat(0.2, 10.0))
     soon, late = (
-        simulate(System(), Demand(users=1, think=think, seconds=100), warm).percentiles["p50"] for think in (0.001, 0.2)
+        simulate(System(), Demand(users=1, think=think, seconds=100), warm).percentiles["p50"]
+        for think in (0.001, 0.2)
     )
     assert late == pytest.approx(8.5)
     assert soon == pytest.approx(0.5 + 8 * (1 - 0.2 * math.exp(-0.1)))

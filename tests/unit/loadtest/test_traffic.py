@@ -9,7 +9,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-from samserve.core.errors import DETAILS_KEY, InvalidInput, Overloaded, status_of
+from samserve.core.errors import InvalidInput, Overloaded
+from samserve.wire.status import DETAILS_KEY, status_of
 from traffic.arrivals import at_least_one, maybe_none, pause, poisson, zipf
 from traffic.calls import retry_after, target
 from traffic.order import Order, read_order, write_order
@@ -33,7 +34,9 @@ from traffic.scenario import CLICKS, Scenario, read_scenario
 from traffic.verdict import Judged, figures, judge, read_thresholds
 
 
-def sample(intended: float, ms: float, kind: str = FIRST, code: str = "OK", told_when: bool = False) -> Sample:
+def sample(
+    intended: float, ms: float, kind: str = FIRST, code: str = "OK", told_when: bool = False
+) -> Sample:
     return Sample(kind, intended, intended, intended + ms / 1000, code, told_when)
 
 
@@ -88,14 +91,20 @@ def test_a_scenario_is_read_from_yaml_and_wrong_ones_are_named(tmp_path: Path) -
         read_scenario(file)
 
 
-@pytest.mark.parametrize(("field", "value"), [("arrivals", "bursts"), ("rate", 0), ("new", 1.5), ("settling", 60)])
-def test_a_scenario_that_means_nothing_is_refused_by_the_fields_name(field: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("arrivals", "bursts"), ("rate", 0), ("new", 1.5), ("settling", 60)]
+)
+def test_a_scenario_that_means_nothing_is_refused_by_the_fields_name(
+    field: str, value: object
+) -> None:
     with pytest.raises(ValueError, match=field):
         Scenario(**{field: value})  # type: ignore[arg-type]
 
 
 def test_an_order_survives_its_file(tmp_path: Path) -> None:
-    order = Order(Scenario(rate=3), ("127.0.0.1:1", "127.0.0.1:2"), "127.0.0.1:3", {"decoder": 12}, tmp_path)
+    order = Order(
+        Scenario(rate=3), ("127.0.0.1:1", "127.0.0.1:2"), "127.0.0.1:3", {"decoder": 12}, tmp_path
+    )
     assert read_order(write_order(order)) == order
 
 
@@ -139,13 +148,23 @@ def test_percentiles_are_of_the_answered() -> None:
 
 
 def test_answers_after_patience_are_no_good_and_refusals_no_errors() -> None:
-    samples = [sample(0, 10), sample(0, 1500), sample(0, 5, code="RESOURCE_EXHAUSTED"), sample(0, 5, code="INTERNAL")]
+    samples = [
+        sample(0, 10),
+        sample(0, 1500),
+        sample(0, 5, code="RESOURCE_EXHAUSTED"),
+        sample(0, 5, code="INTERNAL"),
+    ]
     assert len(good(samples, patience=1)) == 1
     assert errors(samples) == 1
 
 
 def test_recovery_is_the_first_quick_probe_after_the_end() -> None:
-    probes = [sample(59, 1, PROBE), sample(60.5, 900, PROBE), sample(61, 25, PROBE), sample(62, 10, PROBE)]
+    probes = [
+        sample(59, 1, PROBE),
+        sample(60.5, 900, PROBE),
+        sample(61, 25, PROBE),
+        sample(62, 10, PROBE),
+    ]
     assert recovery(probes, ended=60, normal=10) == pytest.approx(2)
     assert recovery(probes[:3], ended=60, normal=10) is None
 
@@ -162,14 +181,19 @@ def test_samples_survive_their_file(tmp_path: Path) -> None:
 def run_of(ms: float, refused: int = 0, told_when: bool = True) -> list[Sample]:
     """10 clicks a second for 10 s, some refused, after clicks made alone that decode in 5 ms; probed at the end."""
     clicks = [sample(second / 10, ms) for second in range(100)]
-    no = [sample(5 + n / 100, 1, code="RESOURCE_EXHAUSTED", told_when=told_when) for n in range(refused)]
+    no = [
+        sample(5 + n / 100, 1, code="RESOURCE_EXHAUSTED", told_when=told_when)
+        for n in range(refused)
+    ]
     alone = [Sample(ALONE, -1, -1, -0.99, "OK", decode=5.0)] * 3
     return [*alone, *clicks, *no, sample(10.25, 12, PROBE)]
 
 
 def test_figures_are_of_the_judged_part() -> None:
     scenario = Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2)
-    found = figures([*run_of(15, refused=4), sample(1, 5000, code="INTERNAL")], scenario, ceiling=20)
+    found = figures(
+        [*run_of(15, refused=4), sample(1, 5000, code="INTERNAL")], scenario, ceiling=20
+    )
     assert found["errors"] == 0  # it fell into the settling
     assert found["refused"] == 4
     assert found["refused_without_retry_info"] == 0
@@ -188,12 +212,16 @@ def test_new_pictures_do_not_count_as_clicks() -> None:
 
 
 def test_refusals_that_do_not_say_when_are_counted() -> None:
-    found = figures(run_of(15, refused=4, told_when=False), Scenario(arrivals=CLICKS, seconds=10, settling=2))
+    found = figures(
+        run_of(15, refused=4, told_when=False), Scenario(arrivals=CLICKS, seconds=10, settling=2)
+    )
     assert found["refused_without_retry_info"] == 4
 
 
 def test_each_threshold_is_judged_by_its_bound() -> None:
-    judged = judge({"goodput": 90.0, "errors": 1.0}, {"goodput": {"least": 85}, "errors": {"most": 0}})
+    judged = judge(
+        {"goodput": 90.0, "errors": 1.0}, {"goodput": {"least": 85}, "errors": {"most": 0}}
+    )
     assert [one.holds for one in judged] == [True, False]
     assert str(judged[1]) == "FAILS  errors: 1, at most 0"
 
@@ -210,7 +238,9 @@ def test_a_threshold_that_means_nothing_is_refused(wrong: dict[str, dict[str, fl
 
 @pytest.mark.parametrize("section", ["normal", "overload", "capacity", "smoke"])
 def test_the_thresholds_we_ship_can_be_judged(section: str) -> None:
-    found = figures(run_of(12), Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2), ceiling=10)
+    found = figures(
+        run_of(12), Scenario(arrivals=CLICKS, rate=10, seconds=10, settling=2), ceiling=10
+    )
     judged = judge(found, read_thresholds(THRESHOLDS, section))
     assert judged
     assert all(one.holds for one in judged)

@@ -10,7 +10,9 @@ def test_a_server_that_the_machine_brings_is_used_with_all_its_backends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "tritonserver"
-    own.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/said.part\nmv {tmp_path}/said.part {tmp_path}/said\n')
+    own.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/said.part\nmv {tmp_path}/said.part {tmp_path}/said\n'
+    )
     own.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program = triton.start(tmp_path / "models", 1, 2, 3, tmp_path / "log")

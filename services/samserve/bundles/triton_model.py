@@ -1,0 +1,88 @@
+"""An encoder in Triton's Python backend: every batch that Triton's scheduler gathers is one call of a CPU runtime.
+
+Triton loads this file from the model repository; it is not imported by samserve. Tensors cross by DLPack: it copies
+nothing, and the backend's own numpy bridge (in Triton 2.51) misreads arrays of numpy 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+Run = Callable[[dict[str, Any]], list[Any]]  # a batch's inputs by name to the outputs asked for
+
+
+def _onnxruntime(encoder: str, outputs: list[str], threads: int, precision: str) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(encoder, options, ["CPUExecutionProvider"])
+    return lambda batch: session.run(outputs, batch)
+
+
+def _openvino(encoder: str, outputs: list[str], threads: int, precision: str) -> Run:
+    import openvino
+
+    hint = {"bf16": "bf16", "fp32": "f32"}[precision]
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    model = openvino.Core().compile_model(encoder, "CPU", settings)
+
+    def run(batch: dict[str, Any]) -> list[Any]:
+        answers = model(batch)
+        return [answers[name] for name in outputs]
+
+    return run
+
+
+RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+class TritonPythonModel:
+    """What Triton's Python backend looks for."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        """Load the encoder that the model's parameters name, in the runtime that they name."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        load = RUNTIMES[parameters["backend"]]
+        self._inputs = [entry["name"] for entry in config["input"]]
+        self._outputs = [entry["name"] for entry in config["output"]]
+        self._run = load(
+            parameters["encoder"],
+            self._outputs,
+            int(parameters["threads"]),
+            parameters["precision"],
+        )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests of one batch."""
+        rows = [
+            [np.from_dlpack(pb_utils.get_input_tensor_by_name(r, name)) for name in self._inputs]
+            for r in requests
+        ]
+        batch = [
+            np.concatenate(parts) if len(parts) > 1 else parts[0]
+            for parts in zip(*rows, strict=True)
+        ]
+        answers = self._run(dict(zip(self._inputs, batch, strict=True)))
+        cuts = np.cumsum([len(row[0]) for row in rows])[:-1]
+        shares = zip(*(np.split(answer, cuts) for answer in answers), strict=True)
+        return [
+            pb_utils.InferenceResponse(
+                [
+                    pb_utils.Tensor.from_dlpack(name, part)
+                    for name, part in zip(self._outputs, share, strict=True)
+                ]
+            )
+            for share in shares
+        ]

@@ -1,0 +1,31 @@
+"""What all commands share: the consoles, `--json`, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from samserve.bundles.names import STORE
+from samserve.bundles.store import Store
+
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+
+
+def store() -> Store:
+    """The bundles of this machine; SAMSERVE_BUNDLES names another folder for the user's own."""
+    return Store(Path(os.environ.get("SAMSERVE_BUNDLES") or STORE))
+
+
+def fail(code: int, message: str, as_json: bool = False) -> NoReturn:
+    """End with the message on stderr. code: 2 for the caller's mistake, 1 for our failure."""
+    if as_json:
+        print(json.dumps({"error": message}))
+    err.print(f"samserve: {message}", markup=False, highlight=False)
+    raise typer.Exit(code)

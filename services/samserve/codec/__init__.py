@@ -1,0 +1,1 @@
+"""Embeddings to bytes and back: the form in which they are cached and sent."""

@@ -1,0 +1,1 @@
+"""Masks at the image's size, and the forms in which they are sent."""

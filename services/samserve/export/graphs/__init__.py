@@ -1,0 +1,1 @@
+"""The graphs that are exported, one file per family."""

@@ -1,0 +1,1 @@
+"""The neighbours of every service: settings, Redis, metrics, logs, traces."""

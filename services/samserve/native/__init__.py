@@ -1,0 +1,1 @@
+"""Compiled passes over arrays: building and loading the C of every package."""

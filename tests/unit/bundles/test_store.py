@@ -1,0 +1,111 @@
+"""Bundles by name, and the commands that look them up; a machine with a GPU is one whose driver's tool says so."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from samserve.bundles.names import BUNDLES
+from samserve.bundles.store import Store, UnknownModel
+from samserve.bundles.variant import ONNXRUNTIME, TENSORRT, VARIANTS, BrokenBundle, write_variant
+from samserve.cli.models import app
+from typer.testing import CliRunner
+
+PASSED = {"passed": True, "reasons": []}
+
+
+@pytest.fixture
+def l4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text('#!/bin/sh\necho "NVIDIA L4, 8.9"\n')
+    (tools / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SAMSERVE_BUNDLES", str(tmp_path / "bundles"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return Store(tmp_path / "bundles")
+
+
+def add_engine(store: Store, name: str, target: str) -> None:
+    nano = store.own("nano")
+    folder = nano.path / VARIANTS / name
+    folder.mkdir(parents=True)
+    (folder / "model.plan").write_bytes(name.encode())
+    facts = {
+        "backend": TENSORRT,
+        "model": "model.plan",
+        "precision": "fp16",
+        "target": target,
+        "gate": PASSED,
+    }
+    write_variant(folder, nano.name, nano.facts["preprocessing"], {**facts, "profile": [1, 4, 8]})
+
+
+def test_a_shipped_bundle_that_is_to_be_added_to_is_copied(store: Store) -> None:
+    mine = store.own("nano")
+    assert mine.path == store.folder / "nano"
+    assert mine.model_version == Store(BUNDLES).load("nano").model_version
+    assert store.own("nano").path == mine.path
+    assert store.load("nano").path == mine.path
+
+
+def test_an_unknown_model_is_answered_with_those_there_are(store: Store) -> None:
+    with pytest.raises(UnknownModel, match="no model 'micro'; there is: nano"):
+        store.load("micro")
+
+
+def test_here_means_the_engine_of_this_machines_gpu(store: Store, l4: None) -> None:
+    add_engine(store, "fp16-h100-sm90", "h100-sm90")
+    with pytest.raises(
+        BrokenBundle,
+        match=r"no engine for sm89 \(L4\): `samserve models engine nano --target here`",
+    ):
+        store.load("nano:here")
+    add_engine(store, "fp16-l4-sm89", "l4-sm89")
+    found = store.load("nano:here")
+    assert found.variant.name == "fp16-l4-sm89"
+    assert found.model_version in store.load("nano").versions
+
+
+def test_here_means_nothing_without_a_gpu(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BrokenBundle, match="there is none on this machine"):
+        store.load("nano:here")
+
+
+def test_the_repository_command_writes_what_triton_serves(
+    store: Store, l4: None, tmp_path: Path
+) -> None:
+    add_engine(store, "fp16-l4-sm89", "l4-sm89")
+    shutil.copytree(BUNDLES / "nano", store.folder / "twin")
+    facts = json.loads((store.folder / "twin" / "model.json").read_text())
+    (store.folder / "twin" / "model.json").write_text(json.dumps({**facts, "name": "twin"}))
+    out = tmp_path / "repository"
+    done = CliRunner().invoke(
+        app, ["repository", "--model", "nano:here", "--model", "twin", "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert (out / "nano" / "1" / "model.plan").read_bytes() == b"fp16-l4-sm89"
+    assert "KIND_GPU" in (out / "nano" / "config.pbtxt").read_text()
+    assert (out / "twin" / "1" / "model.py").is_file()
+
+
+def test_the_repository_command_refuses_what_has_not_passed(store: Store, tmp_path: Path) -> None:
+    nano = store.own("nano")
+    folder = nano.path / VARIANTS / "odd"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"graph")
+    facts = {"backend": ONNXRUNTIME, "model": "model.onnx", "precision": "fp16"}
+    write_variant(folder, nano.name, nano.facts["preprocessing"], facts)
+    done = CliRunner().invoke(
+        app, ["repository", "--model", "nano:odd", "--out", str(tmp_path / "repository")]
+    )
+    assert done.exit_code == 1
+    assert "nano:odd has not passed the gate" in done.output
+    assert not (tmp_path / "repository").exists()

@@ -1,0 +1,90 @@
+"""`samserve models pull`, from a file server on this machine."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from checkpoints import meta_sam
+from click.testing import Result
+from samserve.bundles.store import Store
+from samserve.cli.models import app
+from typer.testing import CliRunner
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder's files."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def mirror(files: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(files))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SAMSERVE_BUNDLES", str(tmp_path / "bundles"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return Store(tmp_path / "bundles")
+
+
+def pull(*words: str) -> Result:
+    return CliRunner().invoke(app, ["pull", *words])
+
+
+def test_a_checkpoint_is_fetched_and_becomes_a_bundle(
+    store: Store, files: Path, mirror: str
+) -> None:
+    meta_sam(files / "sam.pth")
+    digest = hashlib.sha256((files / "sam.pth").read_bytes()).hexdigest()
+    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest, "--json")
+    assert done.exit_code == 0, done.output
+    bundle = store.load("sam-vit-b")
+    assert bundle.facts["source"]["sha256"] == digest
+    (files / "sam.pth").unlink()
+    again = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--json")
+    assert json.loads(again.stdout)["model_version"] == bundle.model_version
+
+
+def test_what_is_not_the_published_file_is_refused_and_not_kept(
+    store: Store, files: Path, mirror: str
+) -> None:
+    (files / "sam.pth").write_bytes(b"no checkpoint")
+    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth")
+    assert done.exit_code == 1
+    assert "has the SHA-256" in done.output
+    assert not list(store.folder.glob(".checkpoints/*"))
+
+
+def test_a_file_with_the_right_sum_and_other_insides_is_no_checkpoint(
+    store: Store, files: Path, mirror: str
+) -> None:
+    (files / "sam.pth").write_bytes(b"no checkpoint")
+    digest = hashlib.sha256(b"no checkpoint").hexdigest()
+    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest)
+    assert done.exit_code == 2
+    assert "samserve:" in done.output
+    assert not (store.folder / "sam-vit-b").exists()
+
+
+def test_an_unpublished_name_is_answered_with_those_there_are(store: Store) -> None:
+    done = pull("sam-vit-z")
+    assert done.exit_code == 2
+    assert "sam2.1-large" in done.output

@@ -1,0 +1,55 @@
+"""Which file owns which library, and what a pod need not install. `make check` holds who may import whom."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "services" / "samserve"
+BUILDERS = (
+    "export/",
+    "training/",
+    "variants/",
+    "bundles/triton_model.py",
+)  # run in no service but Triton
+
+
+@pytest.mark.parametrize(
+    ("library", "only"),
+    [
+        ("redis", "infra/cache.py"),
+        ("tritonclient", "embedding/encoder.py"),
+        ("onnxruntime", "decoder/sam/onnx_decoder.py"),
+        ("opentelemetry", "infra/otel.py"),
+    ],
+)
+def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
+    users = [
+        str(file.relative_to(ROOT))
+        for file in ROOT.rglob("*.py")
+        if f"import {library}" in file.read_text() or f"from {library}" in file.read_text()
+    ]
+    assert [user for user in users if not user.startswith(BUILDERS)] == [only]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        (
+            "samserve.decoder.server",
+            "ray torch transformers tritonclient typer samserve.infra.otel",
+        ),
+        ("samserve.embedding.app", "torch transformers onnxruntime typer samserve.infra.otel"),
+        (
+            "samserve.client",
+            "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer opentelemetry prometheus_client",
+        ),
+    ],
+)
+def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:
+    code = (
+        f"import sys, {module}; print(*[name for name in {absent.split()} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

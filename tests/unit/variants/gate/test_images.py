@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samserve.core.geometry import Frame
+from samserve.variants.gate.images import SIZES, draw, pictures, png
+
+FRAME = Frame(1024)
+
+
+def test_drawn_pictures_are_the_same_each_time_and_differ_from_each_other() -> None:
+    one, again, other = (np.asarray(draw(number)) for number in (5, 5, 4))
+    assert np.array_equal(one, again)
+    assert one.shape != other.shape
+
+
+def test_without_a_folder_there_are_eight_of_many_shapes() -> None:
+    assert len(SIZES) >= 8
+    assert len({width / height for width, height in SIZES}) >= 5
+
+
+def test_a_folder_s_images_are_taken_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.PNG"):
+        (tmp_path / name).write_bytes(png(draw(6)))
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [picture.name for picture in pictures(FRAME, tmp_path)] == ["a.PNG", "b.png"]
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        pictures(FRAME, tmp_path)

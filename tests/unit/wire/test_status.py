@@ -1,0 +1,108 @@
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+from samserve.core import errors
+from samserve.core.errors import SamserveError
+from samserve.wire.status import DETAILS_KEY, code_of, error_in, error_of, status_of
+
+EVERY = [
+    (errors.InvalidInput("prompts[0]", "no"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.EmbeddingNotCached("0" * 64), grpc.StatusCode.NOT_FOUND),
+    (errors.ModelNotFound("sam9", ["nano"]), grpc.StatusCode.NOT_FOUND),
+    (errors.ModelVersionMismatch("a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Overloaded("the decoder", 0.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.Unavailable("down", 2.5), grpc.StatusCode.UNAVAILABLE),
+    (errors.DeadlinePassed("encode"), grpc.StatusCode.DEADLINE_EXCEEDED),
+]
+
+
+class Received(grpc.RpcError):
+    """A failure as a client gets it."""
+
+    def __init__(self, code: grpc.StatusCode, status: status_pb2.Status) -> None:
+        self._code, self._status = code, status
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._status.message
+
+    def trailing_metadata(self) -> list[tuple[str, bytes]]:
+        return [(DETAILS_KEY, self._status.SerializeToString())]
+
+
+@pytest.mark.parametrize(("error", "code"), EVERY, ids=lambda v: type(v).__name__)
+def test_every_error_reaches_the_caller_as_itself(
+    error: SamserveError, code: grpc.StatusCode
+) -> None:
+    status = status_of(error)
+    assert status.code == code.value[0]
+    assert code_of(error) is code
+    for received in (
+        error_of(Received(code, status), "the decoder"),
+        error_in(status, "the decoder"),
+    ):
+        assert type(received) is type(error)
+        for name in (
+            "field",
+            "image_id",
+            "model",
+            "known",
+            "asked",
+            "served",
+            "retry_after",
+            "stage",
+        ):
+            assert getattr(received, name, None) == getattr(error, name, None)
+
+
+def test_an_internal_error_that_is_not_ours_may_pass() -> None:
+    died = status_pb2.Status(
+        message="The actor died unexpectedly before finishing this task."
+    )  # Ray Serve's
+    assert (
+        type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service"))
+        is errors.Unavailable
+    )
+    cut = status_pb2.Status(
+        message="Received http2 header with status: 500"
+    )  # gRPC's, for what HAProxy says of it
+    assert (
+        type(error_of(Received(grpc.StatusCode.UNKNOWN, cut), "the embedding service"))
+        is errors.Unavailable
+    )
+    ours = Received(grpc.StatusCode.INTERNAL, status_of(ValueError("a bug")))
+    assert type(error_of(ours, "the embedding service")) is SamserveError
+
+
+def test_a_call_cancelled_by_a_stopping_server_may_be_tried_elsewhere_and_the_callers_own_is_over() -> (
+    None
+):
+    for words, expected in (
+        ("CANCELLED", errors.Unavailable),
+        ("Locally cancelled by application!", SamserveError),
+    ):
+        received = Received(grpc.StatusCode.CANCELLED, status_pb2.Status(message=words))
+        assert type(error_of(received, "the decoder")) is expected
+
+
+def test_every_error_of_the_tree_is_in_the_table() -> None:
+    assert {type(error) for error, _ in EVERY} == set(SamserveError.__subclasses__())
+
+
+def test_a_subclass_is_answered_as_its_parent() -> None:
+    class QuotaSpent(errors.Overloaded):
+        pass
+
+    assert code_of(QuotaSpent("quota")) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_bug_tells_its_caller_an_id_and_nothing_else() -> None:
+    status = status_of(ValueError("the password is 1234"))
+    info = details.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert status.code == grpc.StatusCode.INTERNAL.value[0]
+    assert info.metadata["incident"] in status.message
+    assert "1234" not in str(status)
