@@ -20,7 +20,6 @@ DRAWN = 0.2  # share of windows that show a drawn scene
 PASTED = 0.35  # share of photo windows with objects of other photos
 LEAST_AREA = 300  # window pixels of a mask
 MOST_MASKS = 24  # masks decoded for a window
-VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,7 @@ class Sampler:
         self._donors = [p for p in photos if any(_can_be_pasted(o, p) for o in p.outlines)]
         self._donor_weights = sampling_weights(self._donors)
 
-    def batch(
-        self, rng: Rng, *, side: int, images: int, count: int, kind: prompts.Kind
-    ) -> Batch:
+    def batch(self, rng: Rng, *, side: int, images: int, count: int, kind: prompts.Kind) -> Batch:
         """`images` windows of `side` pixels with `count` prompts each."""
         pixels, owner, wanted, tokens = [], [], [], []
         while len(pixels) < images:
@@ -68,7 +65,7 @@ class Sampler:
                 mask = padded(masks[index], side)
                 owner.append(len(pixels))
                 wanted.append(mask)
-                tokens.append(prompts.prompt(rng, mask, kind))
+                tokens.append(prompts.prompt(rng, mask, kind.clicks, kind.box))
             pixels.append(normalised(picture.image, side))
         return Batch(torch.stack(pixels), torch.tensor(owner), np.stack(wanted), tokens)
 
@@ -96,7 +93,7 @@ class Sampler:
         return _cut(photo.image(), masks, window)
 
     def _scene(self, rng: Rng, side: int) -> Picture:
-        scene = scenes.draw(int(rng.integers(VALIDATION_SEED)))
+        scene = scenes.draw(int(rng.integers(scenes.VALIDATION_SEED)))
         labels = [label for label in np.unique(scene.labels) if label]
         masks = [scene.labels == label for label in labels]
         if not masks:

@@ -89,7 +89,7 @@ class EfficientNetLite0(nn.Module):
             inputs = outputs
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Returns [B, 24, F/4, F/4], [B, 40, F/8, F/8], [B, 112, F/16, F/16], [B, 320, F/32, F/32]."""
+        """Returns [B, C, F/S, F/S] with 24, 40, 112, 320 channels at strides 4, 8, 16, 32."""
         x = F.relu6(self.stem(pixels))
         features = []
         for n, stage in enumerate(self.stages):
@@ -179,9 +179,9 @@ def load_imagenet(backbone: EfficientNetLite0, checkpoint: dict[str, Tensor]) ->
             checkpoint[f"{norm}.running_var"] + BATCH_NORM_EPSILON
         )
         with torch.no_grad():
+            shift = checkpoint[f"{norm}.bias"] - checkpoint[f"{norm}.running_mean"] * gain
             conv.weight.copy_(checkpoint[kernel] * gain.reshape(-1, 1, 1, 1))
-            assert conv.bias is not None
-            conv.bias.copy_(checkpoint[f"{norm}.bias"] - checkpoint[f"{norm}.running_mean"] * gain)
+            conv.state_dict()["bias"].copy_(shift)
 
 
 def imagenet_checkpoint() -> dict[str, Tensor]:

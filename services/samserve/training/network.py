@@ -28,7 +28,7 @@ SHARED_FREQUENCIES = "shared_image_embedding.positional_embedding"  # transforme
 class WindowDecoder(DecoderGraph):
     """SAM's decoder on a square window of the model frame.
 
-    Positions are those of the whole frame, so that a small window trains the decoder for 1024 pixels.
+    Positions are those of the whole frame: a small window trains the decoder for 1024 pixels.
     """
 
     origin = (0, 0)  # x, y of the window's corner in embedding cells
@@ -62,7 +62,9 @@ class Nano(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, W, W] normalised RGB -> embedding [B, 256, W/16, W/16]."""
-        embedding: Tensor = self.vision_encoder(pixels.contiguous(memory_format=torch.channels_last))
+        embedding: Tensor = self.vision_encoder(
+            pixels.contiguous(memory_format=torch.channels_last)
+        )
         return embedding
 
     def decode(

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,24 +59,20 @@ def read_index(folder: Path) -> list[Photo]:
     return [photo for photo in read if photo.outlines]
 
 
-def _photo(folder: Path, row: dict[str, object]) -> Photo:
-    masks = row["masks"]
-    assert isinstance(masks, list)
+def _photo(folder: Path, row: dict[str, Any]) -> Photo:
     return Photo(
-        path=folder / str(row["file"]),
-        source=str(row["source"]),
-        width=int(str(row["width"])),
-        height=int(str(row["height"])),
-        outlines=tuple(_outline(each) for each in masks),
+        path=folder / row["file"],
+        source=row["source"],
+        width=row["width"],
+        height=row["height"],
+        outlines=tuple(_outline(each) for each in row["masks"]),
     )
 
 
-def _outline(row: dict[str, object]) -> Outline:
-    rle = row["rle"]
-    assert isinstance(rle, dict)
-    counts = rle["counts"].encode()
-    x, y, w, h = (int(v) for v in coco.toBbox({"size": rle["size"], "counts": counts}))
-    return Outline(counts, int(str(row["area"])), str(row["kind"]), (x, y, w, h))
+def _outline(row: dict[str, Any]) -> Outline:
+    size, counts = row["rle"]["size"], row["rle"]["counts"].encode()
+    x, y, w, h = (int(v) for v in coco.toBbox({"size": size, "counts": counts}))
+    return Outline(counts, row["area"], row["kind"], (x, y, w, h))
 
 
 def sampling_weights(photos: list[Photo]) -> NDArray[np.float64]:

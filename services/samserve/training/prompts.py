@@ -70,15 +70,14 @@ def loose_box(rng: Rng, mask: Mask, spread: float = LOOSEST) -> NDArray[np.float
     return (corners + jitter.reshape(2, 2)).astype(np.float32)
 
 
-def prompt(rng: Rng, mask: Mask, kind: Kind) -> Tokens:
+def prompt(rng: Rng, mask: Mask, clicks: int, box: bool) -> Tokens:
     """Clicks inside, then a box or SAM's one padding token."""
-    points = [click(rng, mask) for _ in range(kind.clicks)]
-    labels = [float(FOREGROUND)] * kind.clicks
+    points = [click(rng, mask) for _ in range(clicks)]
     spread = float(rng.uniform(0, LOOSEST))
-    tail = loose_box(rng, mask, spread) if kind.box else np.zeros((1, 2), np.float32)
-    kinds = BOX_CORNERS if kind.box else (PAD,)
+    tail = loose_box(rng, mask, spread) if box else np.zeros((1, 2), np.float32)
+    kinds = BOX_CORNERS if box else (PAD,)
     placed = np.concatenate([np.array(points, np.float32).reshape(-1, 2), tail])
-    return Tokens(placed, np.array([*labels, *kinds], np.float32))
+    return Tokens(placed, np.array([*[FOREGROUND] * clicks, *kinds], np.float32))
 
 
 def corrective(rng: Rng, wanted: Mask, answered: Mask, before: Tokens) -> Tokens:

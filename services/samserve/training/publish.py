@@ -1,4 +1,4 @@
-"""Make the shipped bundle from a run: `python -m samserve.training.publish --run build/training`."""
+"""Make the shipped bundle from a run: `python -m samserve.training.publish --run RUN`."""
 
 from __future__ import annotations
 

@@ -122,9 +122,7 @@ class Trainer:
         self.progress.step += 1
         moved = max(1 - REMEMBERED, 1 / self.progress.step)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.mean.parameters()), list(self.model.parameters()), moved
-            )
+            torch._foreach_lerp_(list(self.mean.parameters()), list(self.model.parameters()), moved)
 
     def save(self, file: Path) -> None:
         """Write everything that a restart needs; the file is replaced at once."""
@@ -164,10 +162,7 @@ def parameter_groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, ob
 def share_gradients(parameters: list[nn.Parameter]) -> None:
     """Every worker's gradients become the mean of all."""
     flat = torch.cat(
-        [
-            p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel())
-            for p in parameters
-        ]
+        [p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters]
     )
     dist.all_reduce(flat)
     flat /= WORKERS
