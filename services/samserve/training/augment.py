@@ -13,16 +13,15 @@ Rng = np.random.Generator
 
 def recolour(rng: Rng, image: Bytes) -> Bytes:
     """Change exposure, contrast and the colours' balance; sometimes take all colour away."""
-    pixels = image.astype(np.float32)
     if rng.random() < 0.08:
-        pixels = pixels[..., rng.permutation(3)]
-    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.1, 3)).astype(np.float32)
-    mean = pixels.mean((0, 1), keepdims=True)
-    contrast = np.float32(np.exp(rng.normal(0, 0.15)))
-    pixels = (mean + (pixels - mean) * contrast) * gain + rng.normal(0, 8, 3).astype(np.float32)
+        image = np.ascontiguousarray(image[..., rng.permutation(3)])
     if rng.random() < 0.1:
-        pixels = np.repeat(pixels.mean(2, keepdims=True), 3, 2)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.1, 3))
+    mean, contrast = np.array(cv2.mean(image)[:3]), np.exp(rng.normal(0, 0.15))
+    levels = np.arange(256)[:, None]
+    table = (mean + (levels - mean) * contrast) * gain + rng.normal(0, 8, 3)  # [256, 3]
+    return np.asarray(cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[None]), np.uint8)
 
 
 def degrade(rng: Rng, image: Bytes) -> Bytes:
@@ -44,7 +43,7 @@ def turn(rng: Rng, image: Bytes, masks: list[Mask]) -> tuple[Bytes, list[Mask]]:
         image, masks = image[:, ::-1], [mask[:, ::-1] for mask in masks]
     quarters = int(rng.integers(4)) if rng.random() < 0.5 else 0
     image, masks = np.rot90(image, quarters), [np.rot90(mask, quarters) for mask in masks]
-    return np.ascontiguousarray(image), [np.ascontiguousarray(mask) for mask in masks]
+    return np.ascontiguousarray(image), masks
 
 
 def paste(

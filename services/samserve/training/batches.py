@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,8 @@ Rng = np.random.Generator
 DRAWN = 0.2  # share of windows that show a drawn scene
 PASTED = 0.35  # share of photo windows with objects of other photos
 LEAST_AREA = 300  # window pixels of a mask
-MOST_MASKS = 24  # masks decoded for a window
+MOST_MASKS = 12  # masks decoded for a window
+KEPT_SCENES, SCENE_USES = 200, 4  # scenes in memory, and windows of each on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,19 @@ class Sampler:
         self._weights = sampling_weights(photos)
         self._donors = [p for p in photos if any(_can_be_pasted(o, p) for o in p.outlines)]
         self._donor_weights = sampling_weights(self._donors)
+        self._images: dict[Path, Bytes] = {}
+        self._scenes: list[scenes.Scene] = []
 
     def batch(self, rng: Rng, *, side: int, images: int, count: int, kind: prompts.Kind) -> Batch:
         """`images` windows of `side` pixels with `count` prompts each."""
         pixels, owner, wanted, tokens = [], [], [], []
         while len(pixels) < images:
             picture = self.picture(rng, side)
-            masks = [mask for mask in picture.masks if mask.sum() >= LEAST_AREA]
+            masks = [mask for mask in picture.masks if np.count_nonzero(mask) >= LEAST_AREA]
             if not masks:
                 continue
 
-            chances = np.sqrt(np.array([mask.sum() for mask in masks], np.float64))
+            chances = np.sqrt(np.array([np.count_nonzero(mask) for mask in masks], np.float64))
             few = len(masks) < count
             chosen = rng.choice(len(masks), count, replace=few, p=chances / chances.sum())
             for index in chosen:
@@ -90,10 +94,10 @@ class Sampler:
         picked = rng.permutation(len(others))[: MOST_MASKS - 1]
         kept = [outline, *(others[n] for n in picked)]
         masks = [o.mask(photo.height, photo.width) for o in kept]
-        return _cut(photo.image(), masks, window)
+        return _cut(self._image(photo), masks, window)
 
     def _scene(self, rng: Rng, side: int) -> Picture:
-        scene = scenes.draw(int(rng.integers(scenes.VALIDATION_SEED)))
+        scene = self._drawn(rng)
         labels = [label for label in np.unique(scene.labels) if label]
         masks = [scene.labels == label for label in labels]
         if not masks:
@@ -103,6 +107,21 @@ class Sampler:
         window = _window(rng, scene.image.shape[1::-1], box, int(mask.sum()), side)
         return _cut(scene.image, masks, window)
 
+    def _image(self, photo: Photo) -> Bytes:
+        """The photo's pixels; decoded once."""
+        if photo.path not in self._images:
+            self._images[photo.path] = photo.image()
+        return self._images[photo.path]
+
+    def _drawn(self, rng: Rng) -> scenes.Scene:
+        """A scene from memory, or a new one in its place."""
+        place = int(rng.integers(KEPT_SCENES))
+        if place < len(self._scenes) and rng.random() * SCENE_USES > 1:
+            return self._scenes[place]
+        scene = scenes.draw(int(rng.integers(scenes.VALIDATION_SEED)))
+        self._scenes[place : place + 1] = [scene]
+        return scene
+
     def _pasted(self, rng: Rng, image: Bytes, masks: list[Mask]) -> tuple[Bytes, list[Mask]]:
         """With an object of another photo, 12% to 60% of the window's shorter side long."""
         photo = self._donors[int(rng.choice(len(self._donors), p=self._donor_weights))]
@@ -110,7 +129,7 @@ class Sampler:
         outline = outlines[int(rng.integers(len(outlines)))]
         x, y, width, height = outline.box
         shape = outline.mask(photo.height, photo.width)[y : y + height, x : x + width]
-        cutting = photo.image()[y : y + height, x : x + width]
+        cutting = self._image(photo)[y : y + height, x : x + width]
 
         length = np.exp(rng.uniform(np.log(0.12), np.log(0.6))) * min(image.shape[:2])
         scale = min(length / max(width, height), 3.0)
@@ -133,11 +152,11 @@ def padded(mask: Mask, side: int) -> Mask:
 
 def normalised(image: Bytes, side: int) -> Tensor:
     """[H, W, 3] RGB -> [3, side, side], zero to the right of the image and below, as SAM pads."""
-    pixels = torch.zeros(3, side, side)
+    pixels = np.zeros((side, side, 3), np.float32)
     height, width = image.shape[:2]
-    mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
-    pixels[:, :height, :width] = ((torch.from_numpy(image).float() - mean) / std).permute(2, 0, 1)
-    return pixels
+    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+    pixels[:height, :width] = (image - mean) / std
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _window(

@@ -181,7 +181,7 @@ def agreed(minutes: float) -> float:
 def training_photos(folder: Path) -> list[Photo]:
     """The training split, less what resembles a judged photo."""
     judged = read_index(folder / "heldout")
-    return without_duplicates(read_index(folder / "train"), judged, extra=(coins()[0],))
+    return without_duplicates(read_index(folder / "train"), judged, extra=(coins()[0][..., 0],))
 
 
 def stage_at(done: float) -> Stage:
