@@ -1,8 +1,9 @@
-"""Train nano from a seed, by the clock: `make nano PHOTOS=../shared/photos`.
+"""Train nano from a seed: `make nano PHOTOS=../shared/photos`.
 
 Windows of 384, then 512 pixels of the 1024-pixel frame teach objects; at the end windows of up to
 the whole frame teach large objects and the IoU head. Two processes of one thread each take half of
-every step. The run writes `checkpoint.pt` every few minutes and goes on from it when restarted.
+every step. The schedule goes by a worker's processor time: other work slows a run without changing
+it. The run writes `checkpoint.pt` every few minutes and goes on from it when restarted.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from samserve.training.network import DECODER_PARTS, FRAME, Nano, bundle_weights
 from samserve.training.photos import Photo, read_index, without_duplicates
 
 WORKERS = 2  # processes of one thread each
-PEAK = 5e-4  # learning rate of new layers; falls in a straight line to zero
+PEAK = 5e-4  # learning rate of new layers
+FALLS = 0.5  # share of the run from which the learning rate falls, in a straight line to zero
 PRETRAINED = {"vision_encoder.backbone": 0.3, "mask_decoder": 0.5, "prompt_encoder": 0.5}
 WARM_UP = 150  # steps
 DECAY = 0.02
 REMEMBERED = 0.998  # share of the weights' running mean that a step keeps
-SAVED_EVERY = 4.0  # minutes
+SAVED_EVERY = 4.0  # minutes by the clock
 CORRECTED = 0.35  # share of steps with corrective clicks
 CHECKPOINT = "checkpoint.pt"
 
@@ -71,7 +73,7 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """minutes: of training in all, earlier sittings included."""
+    """minutes: of a worker's processor time in all, earlier sittings included."""
 
     photos: Path
     out: Path
@@ -81,7 +83,7 @@ class Run:
 
 @dataclass(slots=True)
 class Progress:
-    """State of a run: steps and minutes of training so far, and the mean loss of each stretch."""
+    """State of a run: steps and processor minutes so far, and the mean loss of each stretch."""
 
     step: int = 0
     minutes: float = 0.0
@@ -110,7 +112,8 @@ class Trainer:
 
     def update(self, loss: Tensor, done: float) -> None:
         """One step of all workers together."""
-        rate = PEAK * min(1.0, (self.progress.step + 1) / WARM_UP) * max(0.0, 1 - done)
+        warm, left = (self.progress.step + 1) / WARM_UP, (1 - done) / (1 - FALLS)
+        rate = PEAK * max(0.0, min(1.0, warm, left))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.zero_grad()
@@ -192,9 +195,9 @@ def stage_at(done: float) -> Stage:
 def steps(trainer: Trainer, run: Run, photos: list[Photo], report: Callable[[float], None]) -> None:
     """Train until the minutes are over."""
     sampler, rank = Sampler(photos), dist.get_rank()
-    begun, before = time.monotonic(), trainer.progress.minutes
+    begun, before = time.process_time(), trainer.progress.minutes
     while True:
-        trainer.progress.minutes = agreed(before + (time.monotonic() - begun) / 60)
+        trainer.progress.minutes = agreed(before + (time.process_time() - begun) / 60)
         done = trainer.progress.minutes / run.minutes
         if done >= 1:
             return
@@ -225,18 +228,18 @@ def train(worker: int, run: Run) -> None:
     trainer, file = Trainer(run), run.out / CHECKPOINT
     if file.exists():
         trainer.restore(file)
-    saved, recent = trainer.progress.minutes, []
+    saved, recent = time.monotonic(), []
 
     def report(loss: float) -> None:
         nonlocal saved
         recent.append(loss)
         progress = trainer.progress
-        if worker == 0 and progress.minutes - saved > SAVED_EVERY:
+        if worker == 0 and time.monotonic() - saved > 60 * SAVED_EVERY:
             line = {"minute": round(progress.minutes, 1), "step": progress.step}
             progress.losses.append({**line, "loss": round(float(np.mean(recent)), 4)})
             print(json.dumps(progress.losses[-1]), flush=True)
             trainer.save(file)
-            saved = progress.minutes
+            saved = time.monotonic()
             recent.clear()
 
     steps(trainer, run, training_photos(run.photos), report)
@@ -248,7 +251,7 @@ def train(worker: int, run: Run) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=180)
+    parser.add_argument("--minutes", type=float, default=120, help="processor time of a worker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/training"))
     options = parser.parse_args()
