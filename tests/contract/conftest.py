@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fakes import FakeEmbeddings, HeldDecoder
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
@@ -41,7 +41,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def decoder() -> MaskDecoder:
-    return MaskDecoder(load_bundle(BUNDLES / "nano"), Threads(2))
+    return MaskDecoder(load_bundle(SHIPPED / "nano"), Threads(2))
 
 
 @pytest.fixture

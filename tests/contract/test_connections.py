@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import grpc.aio
 import numpy as np
 import pytest
+from contract.calls import FIRST, ID, Stream, prompt, refused, step, until
 from contract.conftest import Service
-from contract.test_interact import FIRST, ID, Stream, prompt, refused, step, until
 from fake_triton import FakeTriton
 from google.rpc import error_details_pb2 as details
 from samserve.client import Client

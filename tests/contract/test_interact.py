@@ -1,16 +1,26 @@
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from contract.calls import (
+    FIRST,
+    ID,
+    OUTSIDE,
+    SECOND,
+    Stream,
+    ended,
+    opening,
+    predicted,
+    prompt,
+    refused,
+    step,
+    until,
+)
 from contract.conftest import SIZE, Service
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
-from google.rpc import status_pb2
-from prometheus_client import REGISTRY
 from samserve.client import Click, Client, Interaction
 from samserve.core.errors import (
     DeadlinePassed,
@@ -23,49 +33,6 @@ from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
-from samserve.wire.status import DETAILS_KEY
-
-ID = "ab" * 32
-FIRST = [(100, 50, True)]
-SECOND = [*FIRST, (200, 90, False)]
-LOGITS = pb.OutputOptions(low_res_logits=True)
-OUTSIDE = [(321, 5, True)]
-
-
-def prompt(clicks: list[tuple[float, float, bool]], **fields: object) -> pb.Prompt:
-    on, beside = types.POINT_LABEL_FOREGROUND, types.POINT_LABEL_BACKGROUND
-    return pb.Prompt(
-        points=[types.Point(x=x, y=y, label=on if hit else beside) for x, y, hit in clicks],
-        **fields,
-    )
-
-
-def opening(**fields: object) -> pb.InteractRequest:
-    given = fields or {"ref": types.ImageRef(image_id=ID), "output": LOGITS}
-    return pb.InteractRequest(open=pb.InteractRequest.Open(**given))
-
-
-def step(number: int, asked: pb.Prompt, reset: bool = False) -> pb.InteractRequest:
-    return pb.InteractRequest(step=pb.InteractRequest.Step(id=number, prompt=asked, reset=reset))
-
-
-class Stream:
-    """One Interact call, opened."""
-
-    def __init__(self, service: Service) -> None:
-        self.call = service.stub.Interact(timeout=30)
-
-    async def open(self) -> pb.InteractResponse.Opened:
-        await self.call.write(opening())
-        return (await self.call.read()).opened
-
-    async def ask(self, *steps: pb.InteractRequest) -> list[pb.InteractResponse.Answer]:
-        for one in steps:
-            await self.call.write(one)
-        return await self.read(len(steps))
-
-    async def read(self, answers: int) -> list[pb.InteractResponse.Answer]:
-        return [(await self.call.read()).answer for _ in range(answers)]
 
 
 @pytest.fixture
@@ -91,39 +58,10 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     return steps
 
 
-async def predicted(service: Service, asked: pb.Prompt) -> list[pb.Mask]:
-    request = pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[asked], output=LOGITS)
-    return list((await service.stub.Predict(request)).results[0].masks)
-
-
-async def refused(call: grpc.aio.StreamStreamCall, detail: Message) -> grpc.StatusCode:
-    """The code the call ends with, `detail` filled in."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())[DETAILS_KEY])
-    assert status.details[0].Unpack(detail), status
-    return caught.value.code()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
-
-
 def begun_since(before: set[asyncio.Task]) -> list[str]:
-    """The names of the tasks that are new, without those in which gRPC waits for calls: it replaces them."""
+    """Names of the new tasks, without those in which gRPC waits for calls: it replaces them."""
     names = [task.get_coro().__qualname__ for task in asyncio.all_tasks() - before]
     return [name for name in names if not name.startswith("AioServer.")]
-
-
-def ended(code: str) -> float:
-    return (
-        REGISTRY.get_sample_value("samserve_requests_total", {"method": "Interact", "code": code})
-        or 0.0
-    )
 
 
 async def test_opening_embeds_and_tells_the_size_before_any_click(service: Service) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import grpc.aio
 import pytest
 import structlog
+from contract.calls import FIRST, ID, OUTSIDE, Stream, prompt, step
 from contract.conftest import Service
-from contract.test_interact import FIRST, ID, OUTSIDE, Stream, prompt, step
 from samserve.core.errors import Overloaded, Unavailable
 from samserve.decoder.servicer import TimeLimits
 from samserve.v1 import segmentation_pb2 as pb

@@ -5,8 +5,8 @@ import asyncio
 import grpc
 import grpc.aio
 import pytest
+from contract.calls import FIRST, ID, SECOND, Stream, ended, prompt, step, until
 from contract.conftest import QUEUE, Service
-from contract.test_interact import FIRST, ID, SECOND, Stream, ended, prompt, step, until
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from prometheus_client import REGISTRY

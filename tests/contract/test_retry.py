@@ -1,6 +1,4 @@
-"""The client against services that fail in passing: as Ray Serve's proxy sends it, with a body, and as a
-gRPC server does that begins to stop.
-"""
+"""The client retries transient failures: those of Ray Serve's proxy and of a stopping gRPC server."""
 
 from __future__ import annotations
 

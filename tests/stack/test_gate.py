@@ -11,7 +11,7 @@ import broken_encoders
 import onnx
 import pytest
 from samserve.bundles.bundle import ENCODER
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store
 from samserve.bundles.variant import ONNXRUNTIME, VARIANTS, write_variant
 from samserve.local.stack import Stack
@@ -21,7 +21,7 @@ from samserve.variants.gate.images import draw, png
 @pytest.fixture
 def bundles(tmp_path: Path) -> Path:
     """A user's folder of bundles, with a nano of their own."""
-    shutil.copytree(BUNDLES / "nano", tmp_path / "bundles" / "nano")
+    shutil.copytree(SHIPPED / "nano", tmp_path / "bundles" / "nano")
     return tmp_path / "bundles"
 
 

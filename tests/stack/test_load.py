@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import rolling
 from samserve.local.process import free_port
 from samserve.local.stack import Stack
 
-LOAD = Path(__file__).parents[2] / "loadtest" / "load.py"
+from loadtest.load import rolling
+
+LOAD = ["-m", "loadtest.load.run_load"]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def test_a_load_is_made_judged_and_reported(stack: Stack, tmp_path: Path, load: 
     where = ["--decoder", stack.addresses.decoder, "--embedding", stack.addresses.embedding]
     command = [
         sys.executable,
-        str(LOAD),
+        *LOAD,
         *where,
         *load,
         "--minutes",
@@ -47,7 +48,7 @@ def test_a_service_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> No
     nowhere = f"127.0.0.1:{free_port()}"
     command = [
         sys.executable,
-        str(LOAD),
+        *LOAD,
         "--decoder",
         nowhere,
         "--embedding",

@@ -18,7 +18,7 @@ import triton_api
 from onnx import numpy_helper
 from redis import Redis
 from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store
 from samserve.client import Click, Client
 from samserve.codec.packed import HEAD
@@ -27,7 +27,8 @@ from samserve.core.image_id import image_id
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.local.stack import Stack, StackOptions, remember
+from samserve.local.stack import Stack, StackOptions
+from samserve.local.state import save_state
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
@@ -38,7 +39,7 @@ SCALED = "mask_decoder.iou_prediction_head.proj_out.weight"  # of the decoder
 
 def make_twin(folder: Path) -> None:
     """nano under another name: the largest weights of its encoder, and the last of its decoder's scores, scaled."""
-    shutil.copytree(BUNDLES / "nano", folder)
+    shutil.copytree(SHIPPED / "nano", folder)
     encoder = onnx.load(folder / ENCODER)
     weights = max(encoder.graph.initializer, key=lambda each: np.prod(each.dims))
     scaled = numpy_helper.to_array(weights) * np.float16(1.25)
@@ -97,7 +98,7 @@ def test_each_request_is_answered_by_the_model_it_names(
         1,
     ]
     assert (
-        nano.model_version == default.model_version == load_bundle(BUNDLES / "nano").model_version
+        nano.model_version == default.model_version == load_bundle(SHIPPED / "nano").model_version
     )
     assert twin.model_version == load_bundle(stack.options.bundles / "twin").model_version
     assert _seen(nano) == _seen(default)
@@ -243,7 +244,7 @@ def test_the_command_line_names_a_model_and_status_lists_them(
     stack: Stack, tmp_path: Path, coins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    remember(stack.addresses)
+    save_state(stack.addresses)
 
     def run(*words: object) -> dict[str, object]:
         command = [sys.executable, "-m", "samserve.cli.main", *map(str, words), "--json"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samserve.bundles.bundle import Bundle, find_bundles, load_bundle, variant_names
 from samserve.bundles.gpu import HERE, gpu_here
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import EXPORTED, FACTS, TENSORRT, VARIANTS, BrokenBundle, read_facts
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -28,7 +28,7 @@ class Store:
     def paths(self) -> dict[str, Path]:
         """Every bundle's folder by its name."""
         return {
-            path.name: path for folder in (BUNDLES, self.folder) for path in find_bundles(folder)
+            path.name: path for folder in (SHIPPED, self.folder) for path in find_bundles(folder)
         }
 
     def load(self, model: str) -> Bundle:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from samserve.bundles.names import STORE
 from samserve.bundles.store import Store
+from samserve.infra.settings import BundleSettings, load_settings
 
 out, err = Console(), Console(stderr=True)
 
@@ -20,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 
 def store() -> Store:
     """The bundles of this machine; SAMSERVE_BUNDLES names another folder for the user's own."""
-    return Store(Path(os.environ.get("SAMSERVE_BUNDLES") or STORE))
+    return Store(load_settings(BundleSettings).bundles)
 
 
 def fail(code: int, message: str, as_json: bool = False) -> NoReturn:

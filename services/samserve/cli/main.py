@@ -74,11 +74,11 @@ def up(
     ] = "",
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C: Triton, Redis, Ray Serve, decoder."""
-    from samserve.local import stack
+    from samserve.local import stack, state
     from samserve.local.process import StartFailed
 
     models = _servable(model or ["nano"])
-    if stack.recall() is not None:
+    if state.load_state() is not None:
         fail(2, "a stack runs already: see `samserve status`")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,16 +95,16 @@ def up(
     )
     try:
         with stack.running(options, lambda part: err.print(f"starting {part}")) as running:
-            stack.remember(running.addresses)
-            for name, address in _shown(running.addresses).items():
+            state.save_state(running.addresses)
+            for name, address in running.addresses.shown().items():
                 err.print(f"[green]ready[/]  {name:<10} {address}", highlight=False)
             err.print("Ctrl-C stops it all", highlight=False)
             try:
                 while not stopping.wait(0.5):
-                    if (failure := running.failed()) is not None:
+                    if (failure := running.failure()) is not None:
                         fail(1, failure)
             finally:
-                stack.forget()
+                state.delete_state()
     except StartFailed as problem:
         fail(1, str(problem))
 
@@ -115,12 +115,12 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Whether the stack of this machine is ready, and where its parts are."""
-    from samserve.local import stack
+    from samserve.local import probes, state
 
     deadline = time.monotonic() + wait
     while True:
-        addresses = stack.recall()
-        ready = stack.readiness(addresses) if addresses else {}
+        addresses = state.load_state()
+        ready = probes.readiness(addresses) if addresses else {}
         if (ready and all(ready.values())) or time.monotonic() >= deadline:
             break
         time.sleep(0.2)
@@ -128,12 +128,12 @@ def status(
         fail(1, "no stack runs on this machine: start one with `samserve up`", as_json)
     if as_json:
         told = {"ready": all(ready.values()), "models": addresses.models, "parts": ready}
-        print(json.dumps({**told, "addresses": _shown(addresses)}))
+        print(json.dumps({**told, "addresses": addresses.shown()}))
     else:
         out.print(f"{'models':<16} {', '.join(addresses.models)}", highlight=False)
-        for name, address in _shown(addresses).items():
-            state = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}[ready.get(name)]
-            out.print(f"{name:<16} {address:<32} {state}", highlight=False)
+        for name, address in addresses.shown().items():
+            label = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}[ready.get(name)]
+            out.print(f"{name:<16} {address:<32} {label}", highlight=False)
     raise typer.Exit(0 if all(ready.values()) else 1)
 
 
@@ -248,9 +248,9 @@ def _servable(models: list[str]) -> tuple[str, ...]:
 def _client(model: str) -> Iterator[Client]:
     """A client of the stack that the environment names, or of the one that runs here."""
 
-    from samserve.local import stack
+    from samserve.local import state
 
-    here = stack.recall()
+    here = state.load_state()
     decoder = os.environ.get("DECODER_URL") or (here.decoder if here else None)
     embedding = os.environ.get("EMBEDDING_URL") or (here.embedding if here else None)
     if decoder is None and embedding is None:
@@ -282,13 +282,6 @@ def _report(tally: EmbedSummary, as_json: bool) -> None:
     out.print(first, markup=False, highlight=False)
     for reason in reasons:
         err.print(reason, markup=False, highlight=False)
-
-
-def _shown(addresses: object) -> dict[str, str]:
-    from dataclasses import asdict
-
-    every = asdict(addresses)  # type: ignore[call-overload]
-    return {name: value for name, value in every.items() if value and name not in ("pid", "models")}
 
 
 def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:

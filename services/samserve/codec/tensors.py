@@ -25,15 +25,14 @@ from functools import cache
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.core.arrays import Array, Doubles, Floats, Halves, Shorts
 from samserve.native.loader import library
 
-Halves = NDArray[np.float16]
-Floats = NDArray[np.float32]
 Body = list[bytes | memoryview]  # pieces, one after another
 Coding = Literal["small", "exact"]  # q1 where it suits; f2 throughout
 
@@ -85,7 +84,7 @@ class _Shape:
     def vectors(self) -> int:
         return -(-self.planes // _LANES)
 
-    def per_lane(self, values: NDArray[Any], rest: float) -> Floats:
+    def per_lane(self, values: Array, rest: float) -> Floats:
         """[planes] -> fp32 [vectors * 16], the lanes without a plane filled with `rest`."""
         lanes = np.full(self.vectors * _LANES, rest, np.float32)
         lanes[: self.planes] = values
@@ -135,10 +134,10 @@ def _quantised(values: Halves) -> Body | None:
 def _prediction(
     planes: Halves,
     shape: _Shape,
-    means: NDArray[np.float64],
+    means: Doubles,
     steps: Floats,
-    variances: NDArray[np.float64],
-) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    variances: Doubles,
+) -> tuple[Shorts, Doubles]:
     """The weights of left, upper, upper left and upper right, in 256ths, that leave least; of each plane the variance
     of what they leave, in steps.
     """
@@ -161,10 +160,10 @@ def _prediction(
 def _written(
     planes: Halves,
     shape: _Shape,
-    quarters: NDArray[np.int16],
-    offsets: NDArray[np.float64],
-    levels: NDArray[np.float64],
-    weights: NDArray[np.int16],
+    quarters: Shorts,
+    offsets: Doubles,
+    levels: Doubles,
+    weights: Shorts,
 ) -> Body | None:
     apart = np.empty(planes.size // 16 + _LANES, np.int16)
     counts = np.zeros(shape.vectors, np.int32)
@@ -253,7 +252,7 @@ def _restored(whole: tuple[int, ...], body: memoryview) -> Halves:
     return out
 
 
-def _steps(quarters: NDArray[np.int16]) -> Floats:
+def _steps(quarters: Shorts) -> Floats:
     return np.exp2(quarters / 4.0).astype(np.float32)
 
 
@@ -317,7 +316,7 @@ def _exponential(x: float) -> float:
     return total
 
 
-def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+def _at(array: Array) -> ctypes.c_void_p:
     return array.ctypes.data_as(ctypes.c_void_p)  # which keeps the array alive
 
 
@@ -355,7 +354,7 @@ class _Reading(ctypes.Structure):
     )
 
 
-def _run(name: str, kind: type[ctypes.Structure], **values: NDArray[Any] | int) -> int:
+def _run(name: str, kind: type[ctypes.Structure], **values: Array | int) -> int:
     """Give a pass of the kernel its numbers and arrays by name; they live until it is done."""
     job = kind(**{key: v if isinstance(v, int) else v.ctypes.data for key, v in values.items()})
     return int(getattr(_kernel(), name)(ctypes.byref(job)))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from samserve.core.arrays import Halves
 from samserve.core.geometry import Size
 
 
@@ -18,7 +16,7 @@ class Embedding:
 
     model_version: str
     size: Size
-    tensors: dict[str, NDArray[np.float16]]
+    tensors: dict[str, Halves]
     packed: bytes = field(default=b"", compare=False, repr=False)
 
     @property

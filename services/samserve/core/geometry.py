@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from samserve.core.arrays import Floats
 
 LONGEST, STRETCH = "longest", "stretch"  # ways to resize: keep the shape and pad, or fill the frame
 

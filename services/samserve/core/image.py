@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE as BITS_PER_SAMPLE
 from PIL.TiffImagePlugin import TILELENGTH as TILE_LENGTH
 from PIL.TiffImagePlugin import TILEWIDTH as TILE_WIDTH
 from PIL.TiffImagePlugin import TiffImageFile
 
+from samserve.core.arrays import Bytes
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 
@@ -47,16 +47,16 @@ class Limits:
     At 64:1 the short side is one cell of SAM's embedding.
     """
 
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 100_000_000
-    max_aspect: float = 64
+    max_bytes: int
+    max_pixels: int
+    max_aspect: float
 
 
 @dataclass(frozen=True, slots=True)
 class FramedImage:
     """pixels: uint8 [frame, frame, 3] RGB, zero outside `valid`; size: the oriented source's."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Bytes
     valid: Size
     size: Size
 

@@ -8,11 +8,9 @@ group's sixth bit says that another follows, and the last group's fifth bit is t
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from samserve.core.runs import Ints, Mask, Runs, counts
-
-Bytes = NDArray[np.uint8]
+from samserve.core.arrays import Bytes, Ints
+from samserve.core.runs import Mask, Runs, counts
 
 
 def encode_rle(runs: Runs) -> bytes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from samserve.core.arrays import Bools, Bytes, Ints
+
+Mask = Bools  # [height, width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """A mask of height x width pixels. turns: rising pixel counts at which it changes, the first to foreground."""
+    """A mask of height x width pixels. changes: rising pixel counts at which it changes, the first to foreground."""
 
     height: int
     width: int
-    turns: Ints
+    changes: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ def runs_of(mask: Mask) -> Runs:
 
 def counts(runs: Runs) -> Ints:
     """COCO's counts: the runs' lengths, the first of background, perhaps 0."""
-    return np.diff(runs.turns, prepend=0, append=runs.height * runs.width)
+    return np.diff(runs.changes, prepend=0, append=runs.height * runs.width)
 
 
 def area(runs: Runs) -> int:
@@ -60,8 +60,8 @@ def area(runs: Runs) -> int:
 
 def spans(runs: Runs) -> ColumnSpans:
     """One run may go on over many columns; of spans each column has its own."""
-    ends = np.append(runs.turns, runs.height * runs.width)[1::2]
-    starts = runs.turns[::2][: len(ends)]
+    ends = np.append(runs.changes, runs.height * runs.width)[1::2]
+    starts = runs.changes[::2][: len(ends)]
     first, last = starts // runs.height, (ends - 1) // runs.height
     number = last - first + 1
     columns = np.arange(number.sum()) + np.repeat(first - (np.cumsum(number) - number), number)
@@ -74,7 +74,7 @@ def spans(runs: Runs) -> ColumnSpans:
 
 def box(runs: Runs) -> Box:
     """The tight box."""
-    if not len(runs.turns):
+    if not len(runs.changes):
         return Box(0, 0, 0, 0)
     each = spans(runs)
     return Box(
@@ -85,7 +85,7 @@ def box(runs: Runs) -> Box:
     )
 
 
-def bits(runs: Runs) -> NDArray[np.uint8]:
+def bits(runs: Runs) -> Bytes:
     """uint8 [H, ceil(W / 8)]: a pixel a bit, a byte's highest bit the leftmost, rows padded with zeros.
 
     Where a span begins or ends a bit is set; each row then is the one above it, those bits turned over.

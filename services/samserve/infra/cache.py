@@ -29,6 +29,7 @@ from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
 
 log = structlog.get_logger()
 
+CONNECTIONS = 16
 GRACE = 0.05  # seconds between a timeout and its consequence
 # Only its holder may prolong or end a claim: it may have expired, and be another's by now.
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
@@ -63,9 +64,8 @@ class CacheOptions:
     """url: redis://...; ttl in seconds from the last use; timeout of one operation in seconds."""
 
     url: str
-    ttl: int = 24 * 3600
-    timeout: float = 0.3
-    connections: int = 16
+    ttl: int
+    timeout: float
 
 
 class _NoAnswer(Exception):
@@ -82,7 +82,7 @@ class EmbeddingCache:
     def __init__(self, options: CacheOptions) -> None:
         pool = ConnectionPool.from_url(
             options.url,
-            max_connections=options.connections,
+            max_connections=CONNECTIONS,
             socket_timeout=None,  # see _send
             socket_connect_timeout=None,
             socket_read_size=2**18,  # a 2 MiB value in a handful of reads instead of 32
@@ -93,7 +93,7 @@ class EmbeddingCache:
         self._redis = Redis.from_pool(pool)  # the pool is closed with it
         self._ttl, self._timeout = options.ttl, options.timeout
         # Not the pool's own queue: who leaves ours asks the breaker first, and does not wait for a Redis known as away.
-        self._turn = asyncio.Semaphore(options.connections)
+        self._turn = asyncio.Semaphore(CONNECTIONS)
         self._breaker = Breaker("Redis")
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None:

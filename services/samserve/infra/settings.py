@@ -1,105 +1,266 @@
-"""Settings, read once from the environment in each program's main and passed on from there."""
+"""Settings, read once from the environment in each program's main and then passed on.
+
+This file is the one source of every default. docs/configuration.md is generated from it.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from samserve.bundles.names import STORE, parse_models
+from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
+from samserve.core.image import Limits
+from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+PREFIX = "SAMSERVE_"
+OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
+
+MIB = 2**20
 
 
 def require_otlp_extra(endpoint: str) -> str:
-    """Raises ValueError if there is an endpoint for traces, but nothing to send them with."""
+    """Return the endpoint for traces.
+
+    Raises:
+        ValueError: There is an endpoint, but the exporter is not installed.
+    """
     if endpoint and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
         raise ValueError("traces need the extra `tracing`: pip install 'samserve[tracing]'")
     return endpoint
 
 
+def _as_folder(value: Any) -> Any:
+    return value or user_folder()
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(require_otlp_extra)]
+Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
+Folder = Annotated[Path, BeforeValidator(_as_folder)]
 
 
 def _env(name: str) -> AliasChoices:
-    """A variable that keeps the name the world knows it by, with no SAMSERVE_ before it."""
+    """Name a variable that has no SAMSERVE_ before it."""
     return AliasChoices(name)
 
 
-class _Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="SAMSERVE_", frozen=True)
+class EnvironmentSettings(BaseSettings):
+    """Base of all settings: frozen values from variables that begin with SAMSERVE_."""
 
-    log_level: str = Field("info", pattern="(?i)^(debug|info|warning|error)$")
-    slow_s: float = Field(1, gt=0)  # an answer that takes longer is logged
-    otlp_endpoint: Endpoint = ""  # where traces go, over gRPC; empty: nowhere
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+
+class BundleSettings(EnvironmentSettings):
+    """The settings that the decoder and the command line share."""
+
+    bundles: Folder = Field(
+        default_factory=user_folder,
+        description="Folder of your own model bundles; the shipped ones are always available.",
+    )
+
+
+class CommonSettings(EnvironmentSettings):
+    """The settings that both services read."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Interface to listen on; `0.0.0.0` means all of them."
+    )
+    metrics_port: Port = Field(
+        default=0, description="Port of the Prometheus metrics; 0 serves no metrics."
+    )
+    models: Models = Field(
+        default=(DEFAULT_MODEL,),
+        validate_default=False,
+        description=(
+            "Models to serve, as `NAME` or `NAME:VARIANT`, separated by commas. "
+            "Requests that name no model get the first."
+        ),
+    )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", validation_alias=_env("REDIS_URL"), pattern="^(rediss?|unix)://"
+        default="redis://127.0.0.1:6379/0",
+        validation_alias=_env("REDIS_URL"),
+        pattern="^(rediss?|unix)://",
+        description="URL of the Redis that caches embeddings.",
     )
-    cache_ttl_s: int = Field(24 * 3600, gt=0)
-    redis_timeout_s: float = Field(0.3, gt=0)
-    cache_coding: Coding = "small"
-    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)] = Field(
-        ("nano",), validate_default=False
+    redis_timeout_s: float = Field(
+        default=0.3, gt=0, description="Time limit of one Redis operation, in seconds."
     )
-    metrics_port: Port = 0  # 0: none
-    max_image_bytes: int = Field(32 * 2**20, gt=0)
-    max_image_pixels: int = Field(100_000_000, gt=0)
-    max_image_aspect: float = Field(64, ge=1)  # the long side over the short one
+    cache_ttl_s: int = Field(
+        default=24 * 3600,
+        gt=0,
+        description="Lifetime of a cached embedding since its last use, in seconds.",
+    )
+    max_image_bytes: int = Field(
+        default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
+    )
+    slow_s: float = Field(
+        default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="(?i)^(debug|info|warning|error)$",
+        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
+    )
+    otlp_endpoint: Endpoint = Field(
+        default="",
+        description=(
+            "OTLP endpoint for OpenTelemetry traces over gRPC, such as `http://collector:4317`. "
+            "Empty means no traces; needs the extra `samserve[tracing]`."
+        ),
+    )
 
 
-class EmbeddingSettings(_Settings):
-    """The embedding service's."""
+class EmbeddingSettings(CommonSettings):
+    """The settings of the embedding service."""
 
-    host: str = "127.0.0.1"
-    embedding_port: Port = 8500
-    http_port: Port = 8502  # Ray Serve's own HTTP proxy: health only
-    triton_url: str = Field("127.0.0.1:8001", validation_alias=_env("TRITON_URL"))
-    encode_timeout_s: float = Field(30, gt=0)
-    replicas: int = Field(1, gt=0)
-    replica_cpus: float = Field(0.2, ge=0)
-    image_threads: int = Field(2, gt=0)
+    embedding_port: Port = Field(default=EMBEDDING_PORT, description="Port of the gRPC service.")
+    http_port: Port = Field(
+        default=HTTP_PORT,
+        description="Port of Ray Serve's HTTP proxy, which answers health checks only.",
+    )
+    triton_url: str = Field(
+        default="127.0.0.1:8001",
+        validation_alias=_env("TRITON_URL"),
+        description="Address of Triton's gRPC port, as `host:port`.",
+    )
+    encode_timeout_s: float = Field(
+        default=30, gt=0, description="Time limit for Triton to encode one image, in seconds."
+    )
+    replicas: int = Field(default=1, gt=0, description="Replicas of the service.")
+    replica_cpus: float = Field(
+        default=0.2, ge=0, description="CPU cores that Ray reserves for each replica."
+    )
+    image_threads: int = Field(
+        default=2, gt=0, description="Threads of a replica that decode and resize images."
+    )
     embed_slots: int = Field(
-        24, gt=0
-    )  # images under way at once in a replica: a few of Triton's batches
-    embed_queue: int = Field(64, ge=0)  # that wait besides
-    many_in_flight: int = Field(16, gt=0)  # of one EmbedMany stream
+        default=24,
+        gt=0,
+        description="Images that a replica encodes at once; a few of Triton's batches.",
+    )
+    embed_queue: int = Field(
+        default=64,
+        ge=0,
+        description="Images that may wait for a slot; more are refused as overload.",
+    )
+    many_in_flight: int = Field(
+        default=16, gt=0, description="Images of one `EmbedMany` stream that are in flight at once."
+    )
+    max_image_pixels: int = Field(
+        default=100_000_000, gt=0, description="Size limit of a decoded image, in pixels."
+    )
+    max_image_aspect: float = Field(
+        default=64, ge=1, description="Limit of an image's long side divided by its short side."
+    )
+    cache_coding: Coding = Field(
+        default="small",
+        description=(
+            "Coding of cached embeddings. `small` is lossy; "
+            "`exact` stores plain fp16, three times as large, and changes no mask."
+        ),
+    )
+
+    @property
+    def image_limits(self) -> Limits:
+        """The limits on input images."""
+        return Limits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect)
 
 
-class DecoderSettings(_Settings):
-    """The decoder's."""
+class DecoderSettings(CommonSettings, BundleSettings):
+    """The settings of the decoder."""
 
-    host: str = "127.0.0.1"
-    decoder_port: Port = 8501
-    embedding_url: str = Field("127.0.0.1:8500", validation_alias=_env("EMBEDDING_URL"))
-    embed_timeout_s: float = Field(60, gt=0)
-    bundles: Path = STORE  # the user's bundles
-    decode_threads: int = Field(2, gt=0)
-    decode_queue: int = Field(24, ge=0)  # prompts that wait besides: docs/decisions/0019
-    resident_bytes: int = Field(512 * 2**20, ge=0)
-    drain_s: float = Field(10, ge=0)
+    decoder_port: Port = Field(default=DECODER_PORT, description="Port of the gRPC service.")
+    embedding_url: str = Field(
+        default=EMBEDDING_ADDRESS,
+        validation_alias=_env("EMBEDDING_URL"),
+        description="Address of the embedding service, for calls that bring an image's bytes.",
+    )
+    embed_timeout_s: float = Field(
+        default=60, gt=0, description="Time limit for the embedding service to answer, in seconds."
+    )
+    decode_threads: int = Field(default=2, gt=0, description="Threads that decode prompts.")
+    decode_queue: int = Field(
+        default=24,
+        ge=0,
+        description="Prompts that may wait for a thread; more are refused as overload.",
+    )
+    resident_bytes: int = Field(
+        default=512 * MIB,
+        ge=0,
+        description=(
+            "Memory for prepared images in this process, in bytes; "
+            "an image takes 19 MiB, with SAM 2 31 MiB."
+        ),
+    )
+    drain_s: float = Field(
+        default=10, ge=0, description="Time for calls in flight to finish at shutdown, in seconds."
+    )
     max_connection_age_s: float = Field(
-        300, gt=0
-    )  # clients look for new pods when their connection ends
+        default=300,
+        gt=0,
+        description=(
+            "Age at which a connection takes no new calls, in seconds. "
+            "Clients then reconnect and find new pods."
+        ),
+    )
     max_stream_s: float = Field(
-        600, gt=0
-    )  # of one image's clicks; its connection lives on for as long
+        default=600, gt=0, description="Lifetime of an `Interact` stream, in seconds."
+    )
 
 
-S = TypeVar("S", bound=BaseSettings)
+Settings = TypeVar("Settings", bound=EnvironmentSettings)
 
 
-def load_settings(settings: type[S]) -> S:
-    """The settings, or a sentence for each wrong variable on stderr and exit 2."""
+def load_settings(kind: type[Settings]) -> Settings:
+    """Read the settings from the environment.
+
+    An invalid variable ends the program with status 2 and one line on stderr for each. An unknown
+    one that begins with SAMSERVE_ is warned of on stderr.
+    """
+    for warning in unknown_variables(os.environ):
+        sys.stderr.write(f"{warning}\n")
+
     try:
-        return settings()
-    except ValidationError as wrong:
-        for problem in wrong.errors():
+        return kind()
+    except ValidationError as error:
+        for problem in error.errors():
             name = str(problem["loc"][0])
-            variable = name if name.isupper() else f"SAMSERVE_{name.upper()}"
+            variable = name if name.isupper() else PREFIX + name.upper()
             sys.stderr.write(f"{variable}={problem['input']!r}: {problem['msg']}\n")
         raise SystemExit(2) from None
+
+
+def variable_of(name: str, field: FieldInfo) -> str:
+    """Return the environment variable that a field of the settings is read from."""
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else PREFIX + name.upper()
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable that begins with SAMSERVE_ and that no program reads.
+
+    The variables of all programs are known to each, since they often share one environment.
+    """
+    known = OTHER_VARIABLES | {
+        variable_of(name, field)
+        for kind in (EmbeddingSettings, DecoderSettings)
+        for name, field in kind.model_fields.items()
+    }
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+
+    warnings = []
+    for name in unknown:
+        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        warnings.append(f"unknown variable {name} is ignored{hint}")
+    return warnings

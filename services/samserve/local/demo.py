@@ -1,4 +1,7 @@
-"""The demo: start the stack, click on a coin, write what came of it, stop. `python -m samserve.local.demo`."""
+"""The demo: start the stack, segment a coin, write the result, stop.
+
+python -m samserve.local.demo
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from samserve.local.overlay import overlay
 from samserve.local.process import StartFailed
 from samserve.local.stack import StackOptions, running
 
-PHOTO = Path("examples/coins.png")
+IMAGE = Path("examples/coins.png")
 CLICK = Click(213, 193)  # the middle of a coin in the third row
 OUT = Path("build/demo")
 
@@ -21,23 +24,28 @@ console = Console(stderr=True, highlight=False)
 
 
 def demo() -> None:
-    """Segment the sample photo twice; the second time its embedding is in the cache."""
-    if not PHOTO.is_file():
-        raise StartFailed(f"there is no {PHOTO}: run the demo from the project's root")
+    """Segment the sample image twice: a cache miss, then a cache hit."""
+    if not IMAGE.is_file():
+        raise StartFailed(f"{IMAGE} not found; run the demo from the project's root")
+
     with (
         running(StackOptions(), lambda part: console.print(f"starting {part}")) as stack,
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,
     ):
-        first = client.segment(PHOTO, [CLICK])
-        again = client.segment(PHOTO, [CLICK])
+        first = client.segment(IMAGE, [CLICK])
+        again = client.segment(IMAGE, [CLICK])
+
     if (first.cache, again.cache) != ("MISS", "HIT"):
-        raise StartFailed(f"expected a MISS, then a HIT, but got {first.cache}, then {again.cache}")
+        raise StartFailed(f"expected MISS, then HIT; got {first.cache}, then {again.cache}")
+
     OUT.mkdir(parents=True, exist_ok=True)
-    overlay(PHOTO, first.masks[0].array(), [CLICK], None, OUT / "overlay.png")
+    overlay(IMAGE, first.masks[0].array(), [CLICK], None, OUT / "overlay.png")
     (OUT / "result.json").write_text(json.dumps(first.as_json(), indent=1) + "\n")
-    for name, answer in (("first click", first), ("the same again", again)):
+
+    for name, answer in (("first click", first), ("the same click again", again)):
         total = sum(ms for stage, ms in answer.timings_ms.items() if "." not in stage)
         console.print(f"{name}: {answer.cache}, {total:.0f} ms in the server", style="green")
+
     best = first.masks[0]
     console.print(f"best mask: {best.area:,} pixels, predicted IoU {best.predicted_iou:.2f}")
     console.print(f"see {OUT / 'overlay.png'} and {OUT / 'result.json'}")

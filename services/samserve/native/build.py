@@ -33,21 +33,33 @@ def kernel_folders() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("kernel") if any(path.glob("*.c")))
 
 
-def build() -> None:
-    """Write kernel-LEVEL.so into each kernel folder, with this machine's compiler or else ziglang's."""
+def build(*, force: bool = False) -> None:
+    """Write kernel-LEVEL.so into each kernel folder, with this machine's compiler or else ziglang's.
+
+    Args:
+        force: Compile libraries too that are newer than their sources.
+    """
     here = compiler_here()
     command = here or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
+
     for folder in kernel_folders():
         sources = sorted(map(str, folder.glob("*.c")))
+
         for level in LEVELS:
-            machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
             library = folder / f"kernel-{level}.so"
+            if not force and _is_current(library):
+                continue
+
+            machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
             part = library.with_suffix(".so.part")
-            subprocess.run(
-                [*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True
-            )
+            subprocess.run([*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True)
             part.replace(library)
 
 
+def _is_current(library: Path) -> bool:
+    inputs = [Path(__file__), *library.parent.glob("*.[ch]")]
+    return library.exists() and library.stat().st_mtime >= max(f.stat().st_mtime for f in inputs)
+
+
 if __name__ == "__main__":
-    build()
+    build(force=True)

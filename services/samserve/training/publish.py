@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from samserve.bundles.bundle import DECODER, ENCODER, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import LONGEST
 from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder, round_to_half
 from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH
@@ -52,7 +52,7 @@ def publish(run: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("build/training"))
-    parser.add_argument("--out", type=Path, default=BUNDLES / "nano")
+    parser.add_argument("--out", type=Path, default=SHIPPED / "nano")
     options = parser.parse_args()
     publish(options.run, options.out)
     size = sum(file.stat().st_size for file in options.out.iterdir()) / 2**20

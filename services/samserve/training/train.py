@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.training import prompts
 from samserve.training.batches import Sampler
 from samserve.training.coins import coins
@@ -99,7 +99,7 @@ class Trainer:
         self.model, self.mean, self.features = Nano(), Nano(), PixelFeatures()
         load_imagenet(self.model.vision_encoder.backbone, imagenet_checkpoint())
         self.model.vision_encoder.backbone.freeze_early()
-        self.model.load(bundle_weights(BUNDLES / "nano"), parts=DECODER_PARTS)
+        self.model.load(bundle_weights(SHIPPED / "nano"), parts=DECODER_PARTS)
         self.mean.load_state_dict(self.model.state_dict())
         self.model.vision_encoder.to(memory_format=torch.channels_last)
         self.progress = Progress()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from samserve.bundles.bundle import DECODER, ENCODER, find_bundles, load_bundle, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import BrokenBundle
 
-NANO = BUNDLES / "nano"
+NANO = SHIPPED / "nano"
 MOST = 16 * 2**20
 
 
@@ -21,7 +21,7 @@ def test_the_shipped_model_is_whole_and_small() -> None:
     assert nano.name == "nano"
     assert nano.embedding == {"embedding": (256, 64, 64)}
     assert sum(file.stat().st_size for file in NANO.iterdir()) <= MOST
-    assert NANO in find_bundles(BUNDLES)
+    assert NANO in find_bundles(SHIPPED)
 
 
 def test_a_damaged_file_is_named(copy: Path) -> None:

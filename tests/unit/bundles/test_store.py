@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store, UnknownModel
 from samserve.bundles.variant import ONNXRUNTIME, TENSORRT, VARIANTS, BrokenBundle, write_variant
 from samserve.cli.models import app
@@ -48,7 +48,7 @@ def add_engine(store: Store, name: str, target: str) -> None:
 def test_a_shipped_bundle_that_is_to_be_added_to_is_copied(store: Store) -> None:
     mine = store.own("nano")
     assert mine.path == store.folder / "nano"
-    assert mine.model_version == Store(BUNDLES).load("nano").model_version
+    assert mine.model_version == Store(SHIPPED).load("nano").model_version
     assert store.own("nano").path == mine.path
     assert store.load("nano").path == mine.path
 
@@ -83,7 +83,7 @@ def test_the_repository_command_writes_what_triton_serves(
     store: Store, l4: None, tmp_path: Path
 ) -> None:
     add_engine(store, "fp16-l4-sm89", "l4-sm89")
-    shutil.copytree(BUNDLES / "nano", store.folder / "twin")
+    shutil.copytree(SHIPPED / "nano", store.folder / "twin")
     facts = json.loads((store.folder / "twin" / "model.json").read_text())
     (store.folder / "twin" / "model.json").write_text(json.dumps({**facts, "name": "twin"}))
     out = tmp_path / "repository"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.triton_repository import TritonOptions, UnprovenVariant, write_repository
 from samserve.bundles.variant import TENSORRT, Variant
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
@@ -18,7 +18,7 @@ PASSED = {"passed": True, "reasons": []}
 
 @pytest.fixture(scope="module")
 def nano() -> Bundle:
-    return load_bundle(BUNDLES / "nano")
+    return load_bundle(SHIPPED / "nano")
 
 
 def compiled(nano: Bundle, folder: Path, **facts: object) -> Bundle:

@@ -32,7 +32,7 @@ def test_what_runs_tell_is_what_the_pixels_tell(mask: np.ndarray) -> None:
 @pytest.mark.parametrize("value", [False, True])
 def test_a_mask_of_one_value_has_one_turn_or_none(shape: tuple[int, int], value: bool) -> None:
     runs = runs_of(np.full(shape, value))
-    assert runs.turns.tolist() == [0] * value
+    assert runs.changes.tolist() == [0] * value
     assert counts(runs).tolist() == [0] * value + [shape[0] * shape[1]]
     assert np.array_equal(dense(runs), np.full(shape, value))
 

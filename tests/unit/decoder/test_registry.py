@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from samserve.bundles.bundle import Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import FACTS, VARIANTS
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
@@ -54,7 +54,7 @@ class Finder:
 
 @pytest.fixture(scope="module")
 def models() -> ModelRegistry:
-    nano = load_bundle(BUNDLES / "nano")
+    nano = load_bundle(SHIPPED / "nano")
     fast = replace(nano.variant, model_version="nano-int8")
     nano = replace(nano, variant=fast, versions=frozenset({"nano-fp32", "nano-int8"}))
     coarse = replace(nano.variant, model_version="twin-fp32")
@@ -120,7 +120,7 @@ async def test_a_variant_that_comes_later_is_taken_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "nano"
-    shutil.copytree(BUNDLES / "nano", place)
+    shutil.copytree(SHIPPED / "nano", place)
     models = ModelRegistry([Decoder(load_bundle(place))])
     with ThreadPoolExecutor(1) as pool:
         segmenter = Segmenter(Finder(), models, pool, DecodeQueue(2, 8))

@@ -60,7 +60,13 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
     turns, admission = SingleFlight(cache, patience=5), EncodeSlots(slots=2, queue=2)
     return Embedder(
-        cache, turns, admission, encoder, Limits(max_bytes=10_000), ThreadPoolExecutor(1), coding
+        cache,
+        turns,
+        admission,
+        encoder,
+        Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64),
+        ThreadPoolExecutor(1),
+        coding,
     )
 
 

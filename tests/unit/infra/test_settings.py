@@ -1,6 +1,16 @@
+from pathlib import Path
+
 import pytest
 from samserve.bundles.names import model_name
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings, load_settings
+from samserve.infra.settings import (
+    BundleSettings,
+    DecoderSettings,
+    EmbeddingSettings,
+    load_settings,
+    unknown_variables,
+    variable_of,
+)
+from samserve.infra.settings import __file__ as settings_file
 
 
 def test_known_variables_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +47,8 @@ def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MODELS", "", "give the models' names"),
-        ("MODELS", "nano,,huge", "give the models' names"),
+        ("MODELS", "", "give model names"),
+        ("MODELS", "nano,,huge", "give model names"),
         ("MODELS", "nano,nano:int8", "each model once"),
         ("CACHE_CODING", "tiny", "'small' or 'exact'"),
     ],
@@ -52,7 +62,61 @@ def test_a_wrong_list_of_models_or_coding_is_refused(
 ) -> None:
     monkeypatch.setenv(f"SAMSERVE_{name}", value)
     with pytest.raises(SystemExit):
-        load_settings(DecoderSettings)
+        load_settings(EmbeddingSettings)
     said = capsys.readouterr().err
     assert f"SAMSERVE_{name}={value!r}" in said
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("SAMSERVE_RESIDENT_BYTE", "; did you mean SAMSERVE_RESIDENT_BYTES?"),
+        ("SAMSERVE_XYZ", ""),
+    ],
+)
+def test_an_unknown_variable_is_warned_of_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    load_settings(EmbeddingSettings)
+    assert capsys.readouterr().err == f"unknown variable {name} is ignored{hint}\n"
+
+
+def test_the_variables_of_every_program_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {
+        variable_of(name, field)
+        for kind in (EmbeddingSettings, DecoderSettings, BundleSettings)
+        for name, field in kind.model_fields.items()
+    }
+    assert {"SAMSERVE_BUNDLES", "SAMSERVE_REPLICAS", "SAMSERVE_DECODE_QUEUE"} < known
+    assert unknown_variables(dict.fromkeys([*known, "SAMSERVE_LARGE", "HOME"], "")) == []
+
+
+def test_a_service_has_only_settings_that_it_reads() -> None:
+    """Each field is named somewhere in the service's package, or in a method of the settings."""
+    services = Path(settings_file).parents[1]
+    methods = Path(settings_file).read_text()
+    for kind, package in ((EmbeddingSettings, "embedding"), (DecoderSettings, "decoder")):
+        code = "".join(path.read_text() for path in (services / package).rglob("*.py"))
+        for name in kind.model_fields:
+            assert f"settings.{name}" in code or f"self.{name}" in methods, (package, name)
+
+
+def test_every_setting_is_described_in_a_sentence() -> None:
+    for kind in (EmbeddingSettings, DecoderSettings):
+        for name, field in kind.model_fields.items():
+            assert field.description, name
+            assert field.description.endswith("."), name
+
+
+def test_the_users_folder_is_looked_up_when_the_settings_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    own = tmp_path / "samserve" / "bundles"
+    assert load_settings(BundleSettings).bundles == load_settings(DecoderSettings).bundles == own
+    monkeypatch.setenv("SAMSERVE_BUNDLES", "")
+    assert load_settings(BundleSettings).bundles == own
+    monkeypatch.setenv("SAMSERVE_BUNDLES", str(tmp_path / "mine"))
+    assert load_settings(DecoderSettings).bundles == tmp_path / "mine"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.variants.compiler import RTX, STANDARD, EngineRefused, Layer, check_types
 from samserve.variants.engine import ENGINES, Engine, Profile, publish
 
@@ -35,7 +35,7 @@ def engine(bundle: Path, compiler: str, plan: bytes = b"a plan") -> Engine:
 
 @pytest.fixture
 def nano(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(BUNDLES / "nano", tmp_path / "nano"))
+    return Path(shutil.copytree(SHIPPED / "nano", tmp_path / "nano"))
 
 
 def test_an_engine_that_passed_the_gate_becomes_a_variant(nano: Path) -> None:

@@ -8,7 +8,7 @@ import skimage.data
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.variants.precision import Half, mixed
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -227,13 +227,13 @@ def test_a_graph_with_branches_is_refused() -> None:
 
 
 def test_nano_in_bf16_is_sound_onnx() -> None:
-    low = mixed(onnx.load(BUNDLES / "nano" / "encoder.onnx"), "bf16")
+    low = mixed(onnx.load(SHIPPED / "nano" / "encoder.onnx"), "bf16")
     assert taken(low, "LayerNormalization") == {FLOAT}
     assert taken(low, "Conv") == {BFLOAT16}
 
 
 def test_nano_in_fp16_embeds_a_photo_as_in_fp32() -> None:
-    whole = onnx.load(BUNDLES / "nano" / "encoder.onnx")
+    whole = onnx.load(SHIPPED / "nano" / "encoder.onnx")
     low = mixed(whole, "fp16")
     assert taken(low, "LayerNormalization") == {FLOAT}
     assert taken(low, "Conv") == {FLOAT16}

@@ -6,11 +6,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from samserve.bundles.bundle import ENCODER, load_bundle, write_facts
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import load_variant
 from samserve.variants.quantise import NothingToQuantise, write
 
-NANO = load_bundle(BUNDLES / "nano")
+NANO = load_bundle(SHIPPED / "nano")
 
 
 def test_int8_weights_are_a_quarter_and_products_nearly_the_same(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from samserve.core.geometry import Frame
-from samserve.core.image import FORMATS, FramedImage, Limits, frame_image
+from samserve.core.image import FORMATS, FramedImage, frame_image
+from samserve.infra.settings import EmbeddingSettings
 
 SIZES = (
     (640, 480),
@@ -71,7 +72,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def _framed(name: str, data: bytes, frame: Frame) -> Picture:
-    return Picture(name, frame_image(data, frame, Limits()))
+    return Picture(name, frame_image(data, frame, EmbeddingSettings().image_limits))
 
 
 def _surface(rng: np.random.Generator, width: int, height: int) -> Image.Image:

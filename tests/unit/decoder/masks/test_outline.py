@@ -50,8 +50,8 @@ def check(logits: np.ndarray, size: Size) -> None:
     got = dense(runs)
     assert got.shape == (size.height, size.width)
     assert not ((got != (wanted > 0)) & (np.abs(wanted) > NEAR)).any()
-    assert (np.diff(runs.turns, prepend=-1) > 0).all()
-    assert np.array_equal(runs.turns, runs_of(got).turns)
+    assert (np.diff(runs.changes, prepend=-1) > 0).all()
+    assert np.array_equal(runs.changes, runs_of(got).changes)
     assert np.array_equal(coco.decode({"size": list(got.shape), "counts": encode_rle(runs)}), got)
 
 
@@ -100,7 +100,7 @@ def test_a_small_mask_anywhere_is_found(size: Size, at: tuple[float, float], rad
 def test_logits_that_are_all_alike_give_all_or_nothing(size: Size, value: float) -> None:
     runs = masks.outline(np.full((256, 256), value, np.float32), size, FRAME)
     assert area(runs) in ([size.pixels] if value == 3 else [0, size.pixels] if value > 0 else [0])
-    assert len(runs.turns) <= 1
+    assert len(runs.changes) <= 1
 
 
 def test_logits_that_are_zero_are_background_even_between_others() -> None:
@@ -114,7 +114,7 @@ def test_logits_that_are_zero_are_background_even_between_others() -> None:
 def test_logits_beyond_reason_still_make_a_mask(value: float) -> None:
     logits = np.where(disc(90, 80, 30) > 0, value, -value).astype(np.float32)
     runs = masks.outline(logits, Size(1400, 900), FRAME)
-    assert (np.diff(runs.turns, prepend=-1, append=runs.height * runs.width) > 0).all()
+    assert (np.diff(runs.changes, prepend=-1, append=runs.height * runs.width) > 0).all()
 
 
 def test_many_masks_of_twelve_megapixels_take_little_memory() -> None:

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from samserve.bundles.bundle import DECODER, WEIGHTS, Bundle, load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.decoder.prompt import Prompt
@@ -19,7 +19,7 @@ from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.support import rename_sam2_weights, supports
 from samserve.decoder.sam.threads import Threads
 
-NANO = load_bundle(BUNDLES / "nano")
+NANO = load_bundle(SHIPPED / "nano")
 HQ = {
     "embedding": np.full((256, 64, 64), 2, np.float16),
     "hq": np.full((1, 256, 256), 3, np.float16),

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import BrokenBundle
 from samserve.decoder.sam.family import SingleMask, family_of, single_mask
 
@@ -35,13 +35,13 @@ def test_the_single_mask_stands_if_it_is_stable(first: np.ndarray, chosen: int) 
 
 
 def test_a_bundle_may_have_its_own_numbers() -> None:
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
     assert single_mask(bundle) == SingleMask(0.05, 0.98)
     tuned = replace(bundle, facts=bundle.facts | {"single_mask": {"delta": 0.1, "threshold": 0}})
     assert single_mask(tuned).choose(four(graded(0, 5)), IOUS) == 0
 
 
 def test_an_unknown_family_is_refused_with_those_known() -> None:
-    bundle = replace(load_bundle(BUNDLES / "nano"), family="sam9")
+    bundle = replace(load_bundle(SHIPPED / "nano"), family="sam9")
     with pytest.raises(BrokenBundle, match=r"'sam9'.*sam, sam2, sam_hq"):
         family_of(bundle)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt
@@ -22,7 +22,7 @@ def fresh_library() -> Iterator[None]:
 
 
 def decoded() -> Candidates:
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
     decoder = MaskDecoder(bundle, Threads(1))
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     image = decoder.prepare(Embedding(bundle.model_version, Size(640, 480), {"embedding": noise}))

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
 from samserve.decoder.sam.mask_decoder import MaskDecoder
@@ -39,7 +39,7 @@ def encoder_of(model: onnx.ModelProto) -> Encoder:
 
 @pytest.fixture(scope="module")
 def decoder() -> MaskDecoder:
-    return MaskDecoder(load_bundle(BUNDLES / "nano"), Threads(2))
+    return MaskDecoder(load_bundle(SHIPPED / "nano"), Threads(2))
 
 
 @pytest.fixture(scope="module")

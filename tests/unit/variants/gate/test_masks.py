@@ -1,6 +1,6 @@
 import numpy as np
 from samserve.bundles.bundle import load_bundle
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt, check_prompts
 from samserve.decoder.sam.mask_decoder import Candidates, ReadyImage
@@ -13,7 +13,7 @@ NONE: dict[str, np.ndarray] = {}
 class FixedDecoder:
     """Answers every prompt with the same squares, given by their sides in cells, of two images in turn."""
 
-    bundle = load_bundle(BUNDLES / "nano")
+    bundle = load_bundle(SHIPPED / "nano")
 
     def __init__(self, first: list[int], second: list[int]) -> None:
         self._images = iter([first, second])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from samserve.bundles.bundle import Bundle, load_bundle, variant_names
-from samserve.bundles.names import BUNDLES
+from samserve.bundles.names import SHIPPED
 from samserve.variants.gate.judge import Report, Thresholds
 from samserve.variants.gate.trial import Reference, Trial, publish
 from samserve.variants.quantise import write
@@ -20,7 +20,7 @@ REFUSED = replace(
 def bundle(tmp_path: Path) -> Bundle:
     folder = tmp_path / "nano"
     folder.mkdir()
-    for file in (BUNDLES / "nano").iterdir():
+    for file in (SHIPPED / "nano").iterdir():
         if file.is_file():
             (folder / file.name).symlink_to(file)
     return load_bundle(folder)

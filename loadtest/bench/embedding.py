@@ -1,0 +1,235 @@
+"""What the embedding service costs, stage by stage, against its parts alone: `make bench`.
+
+In one run, through the real stack: hits by id and by bytes, misses, concurrent misses and what Triton makes of them.
+The peers: an empty call through Ray Serve's default gRPC proxy, and Triton asked directly with the photo decoded and
+resized by the caller. Writes build/bench/embedding.json.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import grpc
+import numpy as np
+import skimage.data
+from PIL import Image
+from rich.console import Console
+from samserve.bundles.bundle import load_bundle
+from samserve.bundles.names import SHIPPED
+from samserve.core.image import frame_image
+from samserve.core.image_id import image_id
+from samserve.infra.settings import EmbeddingSettings
+from samserve.local.process import Program, accepts_connections, free_port
+from samserve.local.stack import Stack, StackOptions, running
+from samserve.v1 import embedding_pb2 as pb
+from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.metadata import message_limits
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+
+from loadtest.bench.report import IDLE, Row, medians, report, throughput
+
+ROUNDS = 21
+MISSES = 15
+AT_ONCE, BATCHES = 8, 6
+IN_FLIGHT = 32
+DEFAULT_PROXY = "an empty call, Ray Serve's default proxy"
+BARE = "decode, resize and Triton alone"
+_numbers = count()
+
+
+def photo(megapixels: float = 1.0, least_bytes: int = 0) -> bytes:
+    """A JPEG that no one has sent before; bytes beyond its end fill it up to `least_bytes`."""
+    side = round((megapixels * 1e6 * 4 / 3) ** 0.5), round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    pixels = np.array(Image.fromarray(skimage.data.chelsea()).resize(side))
+    pixels[:8, :8] = np.random.default_rng([os.getpid(), next(_numbers)]).integers(
+        0, 256, (8, 8, 3)
+    )
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG")
+    return out.getvalue().ljust(least_bytes, b"\0")
+
+
+class Service:
+    """The embedding service's own RPC, without the client library's retries."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=message_limits(32 * 2**20))
+        self._embed = rpc.EmbeddingServiceStub(self._channel).Embed
+
+    def by_id(self, name: str) -> pb.EmbedResponse:
+        return self._embed(pb.EmbedRequest(image_id=name), timeout=60)
+
+    def by_bytes(self, data: bytes) -> pb.EmbedResponse:
+        return self._embed(pb.EmbedRequest(data=data), timeout=60)
+
+
+class Bare:
+    """The work of a miss and nothing else: decode and resize here, then Triton."""
+
+    def __init__(self, address: str) -> None:
+        self._triton = InferenceServerClient(address)
+        self._bundle = load_bundle(SHIPPED / "nano")
+
+    def miss(self, data: bytes) -> None:
+        image = frame_image(data, self._bundle.frame, EmbeddingSettings().image_limits)
+        pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
+        pixels.set_data_from_numpy(image.pixels[None])
+        valid = InferInput("valid", [1, 2], "INT32")
+        valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
+        names = list(self._bundle.embedding)
+        answer = self._triton.infer(
+            "nano", [pixels, valid], outputs=[InferRequestedOutput(n) for n in names]
+        )
+        for name in names:
+            answer.as_numpy(name)
+
+
+@contextmanager
+def empty_service(folder: Path) -> Iterator[Service]:
+    port = free_port()
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "loadtest.bench.empty_service",
+        str(port),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")
+    }
+    program = Program("empty service", command, environment, folder / "empty.log")
+
+    def ready() -> bool:
+        try:
+            Service(f"127.0.0.1:{port}").by_id("")
+        except grpc.RpcError:
+            return False
+        return True
+
+    try:
+        program.wait_ready(lambda: accepts_connections(port) and ready(), 120)
+        yield Service(f"127.0.0.1:{port}")
+    finally:
+        program.stop()
+
+
+def bench_hits(service: Service, empty: Service) -> list[Row]:
+    known = photo()
+    service.by_bytes(known)
+    taken = medians(
+        {"hit": partial(service.by_id, image_id(known)), "empty": partial(empty.by_id, "")}, ROUNDS
+    )
+    rows = [Row("hit by id", taken["hit"], "ms", DEFAULT_PROXY, taken["empty"], "<= 0.5")]
+    for megabytes in (0.2, 1, 5):
+        data = photo(least_bytes=int(megabytes * 2**20))
+        service.by_bytes(data)
+        works = {"hit": partial(service.by_bytes, data), "empty": partial(empty.by_bytes, data)}
+        taken = medians(works, ROUNDS)
+        rows.append(
+            Row(
+                f"hit by bytes, {megabytes} MB",
+                taken["hit"],
+                "ms",
+                f"{DEFAULT_PROXY}, as many bytes",
+                taken["empty"],
+            )
+        )
+    ours = throughput([partial(service.by_id, image_id(known))] * IN_FLIGHT)
+    peer = throughput([partial(empty.by_id, "")] * IN_FLIGHT)
+    return [*rows, Row(f"hits by id, {IN_FLIGHT} in flight", ours, "calls/s", DEFAULT_PROXY, peer)]
+
+
+def bench_miss(service: Service, bare: Bare) -> list[Row]:
+    """Misses and their stages; the photos are of one megapixel, each sent once."""
+    stages: dict[str, list[float]] = defaultdict(list)
+    whole: dict[str, list[float]] = {"miss": [], "bare": []}
+    bare.miss(photo())
+    for _ in range(MISSES):
+        for name in whole:
+            data = photo()
+            time.sleep(IDLE)
+            started = time.perf_counter()
+            answer = service.by_bytes(data) if name == "miss" else bare.miss(data)
+            whole[name].append(1000 * (time.perf_counter() - started))
+            for stage in answer.timings if answer else ():
+                stages[stage.stage].append(stage.milliseconds)
+    miss, alone = (statistics.median(whole[name]) for name in ("miss", "bare"))
+    rows = [Row("miss, 1 MP", miss, "ms", BARE, alone, "<= 1.15")]
+    return rows + [
+        Row(f"  its stage {s}", statistics.median(ms), "ms", "the miss", miss)
+        for s, ms in stages.items()
+    ]
+
+
+def bench_batches(stack: Stack, service: Service) -> list[Row]:
+    """New images that arrive together, by Triton's own counters."""
+    before = counters(stack)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in range(BATCHES):
+            list(pool.map(service.by_bytes, [photo() for _ in range(AT_ONCE)]))
+    after = counters(stack)
+    images, runs, queue, compute = (b - a for a, b in zip(before, after, strict=True))
+    return [
+        Row(
+            f"images a run of the encoder, {AT_ONCE} new at once",
+            images / runs,
+            "images",
+            "one",
+            1,
+            ">= 4",
+        ),
+        Row("  queue, each", queue / images / 1e6, "ms", "compute, each", compute / images / 1e6),
+    ]
+
+
+def counters(stack: Stack) -> tuple[int, int, int, int]:
+    """Images, runs, and the images' nanoseconds in the queue and in runs they shared."""
+    with urllib.request.urlopen(
+        f"http://{stack.addresses.triton_http}/v2/models/nano/stats", timeout=5
+    ) as page:
+        (stats,) = json.load(page)["model_stats"]
+    times = stats["inference_stats"]
+    return (
+        int(stats["inference_count"]),
+        int(stats["execution_count"]),
+        int(times["queue"]["ns"]),
+        int(times["compute_infer"]["ns"]),
+    )
+
+
+def main() -> None:
+    console = Console(stderr=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        empty_service(Path(folder)) as empty,
+        running(StackOptions()) as stack,
+    ):
+        service = Service(stack.addresses.embedding)
+        rows = []
+        for title, part in {
+            "hits": lambda: bench_hits(service, empty),
+            "misses": lambda: bench_miss(service, Bare(stack.addresses.triton)),
+            "batches": lambda: bench_batches(stack, service),
+        }.items():
+            console.print(f"measuring {title}")
+            rows += part()
+    report("embedding", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Capacity: measured, simulated and planned."""

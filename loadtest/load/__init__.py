@@ -1,0 +1,1 @@
+"""Load tests: annotators and batch jobs against a running samserve."""
