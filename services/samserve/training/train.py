@@ -37,7 +37,8 @@ FALLS = 0.5  # share of the run from which the learning rate falls, in a straigh
 PRETRAINED = {"vision_encoder.backbone": 0.3, "mask_decoder": 0.5, "prompt_encoder": 0.5}
 WARM_UP = 150  # steps
 DECAY = 0.02
-REMEMBERED = 0.998  # share of the weights' running mean that a step keeps
+REMEMBERED = 0.998  # share of the weights' running mean that a step keeps, late in a run
+RECENT = 8  # early in a run, the mean spans the last RECENT-th of its steps
 SAVED_EVERY = 4.0  # minutes by the clock
 CORRECTED = 0.35  # share of steps with corrective clicks
 CHECKPOINT = "checkpoint.pt"
@@ -65,9 +66,9 @@ class Stage:
 TINY, SMALL, MIDDLE = View(256, 6, 4), View(384, 3, 5), View(512, 2, 5)
 LARGE, WHOLE = View(768, 1, 6), View(1024, 1, 5)
 STAGES = (
-    Stage(0.40, (TINY, SMALL), (0.7, 0.3), Weights(iou=0.5, pixels=0.3)),
-    Stage(0.70, (TINY, SMALL, MIDDLE, WHOLE), (0.2, 0.4, 0.3, 0.1), Weights(iou=1.0, pixels=0.0)),
-    Stage(1.01, (MIDDLE, LARGE, WHOLE), (0.4, 0.25, 0.35), Weights(iou=3.0, pixels=0.0)),
+    Stage(0.60, (TINY, SMALL), (0.7, 0.3), Weights(iou=0.5, pixels=0.3)),
+    Stage(0.80, (TINY, SMALL, MIDDLE, WHOLE), (0.3, 0.4, 0.2, 0.1), Weights(iou=1.0, pixels=0.0)),
+    Stage(1.01, (SMALL, MIDDLE, LARGE, WHOLE), (0.2, 0.4, 0.2, 0.2), Weights(iou=3.0, pixels=0.0)),
 )
 
 
@@ -123,7 +124,7 @@ class Trainer:
         self.optimizer.step()
 
         self.progress.step += 1
-        moved = max(1 - REMEMBERED, 1 / self.progress.step)
+        moved = max(1 - REMEMBERED, RECENT / (self.progress.step + RECENT))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.mean.parameters()), list(self.model.parameters()), moved)
 
