@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest helm/boards protos/build.py hatch_build.py
+CODE := services tests loadtest docs helm/boards protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults nano quality wheel clean
+.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults nano quality wheel docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -46,6 +46,7 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	$(BIN)/mypy
 	PYTHONPATH=services $(BIN)/lint-imports pyproject.toml
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
 
 format: $(VENV)/.dev  ## format the code
@@ -92,6 +93,13 @@ quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); w
 
 wheel: $(VENV)/.local  ## build the wheel; writes dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## build the documentation as a site and check its links; writes build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove build results
 	rm -rf build dist

@@ -18,7 +18,7 @@ class BuildHook(BuildHookInterface):
 
     def dependencies(self) -> list[str]:
         """A C compiler, on a machine without one."""
-        return [] if KERNEL["compiler_here"]() else ["ziglang==0.17.1"]
+        return [] if KERNEL["local_compiler"]() else ["ziglang==0.17.1"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         del version

@@ -1,4 +1,4 @@
-"""nano's encoder with the mistakes that are made when encoders are converted, by surgery on the real graph."""
+"""nano's encoder with typical conversion mistakes, made by editing the real graph."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def whole() -> onnx.ModelProto:
 
 
 def norm_in_fp16(scale: float = 1, shift: float = 0) -> onnx.ModelProto:
-    """The last LayerNorm from primitives in fp16, as a careless cast leaves it, on scaled and shifted features.
+    """Compute the last LayerNorm in fp16, as a careless cast does, on scaled and shifted features.
 
-    LayerNorm undoes scale and shift, so that in fp32 nothing would change.
+    LayerNorm undoes scale and shift, so in fp32 nothing would change.
     """
     model = whole()
     norm = next(node for node in reversed(model.graph.node) if node.op_type == "LayerNormalization")
@@ -31,7 +31,7 @@ def norm_in_fp16(scale: float = 1, shift: float = 0) -> onnx.ModelProto:
         "same": np.zeros(4, np.int64),
     }
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(v), f"spoilt.{k}") for k, v in constants.items()
+        numpy_helper.from_array(np.asarray(v), f"broken.{k}") for k, v in constants.items()
     )
     nodes = [
         _node("Mul", [x, "scale"], "scaled"),
@@ -63,24 +63,27 @@ def other_mean(mean: tuple[float, float, float]) -> onnx.ModelProto:
 def takes_bgr() -> onnx.ModelProto:
     model = whole()
     first = next(node for node in model.graph.node if "image" in node.input)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "spoilt.reversed"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "broken.reversed"))
     swapped = _node("Gather", ["image", "reversed"], "swapped", axis=-1)
     moved = NodeProto()
     moved.CopyFrom(first)
-    moved.input[0] = "spoilt.swapped"
+    moved.input[0] = "broken.swapped"
     return _with(model, first, [swapped, moved])
 
 
 def without(parameter: str) -> onnx.ModelProto:
-    """A parameter lost: all zero."""
+    """Set a parameter to zero, as if it was lost."""
     model = whole()
-    (found,) = (one for one in model.graph.initializer if one.name == parameter)
-    _replace(model, parameter, np.zeros_like(numpy_helper.to_array(found)))
+    (initializer,) = (each for each in model.graph.initializer if each.name == parameter)
+    _replace(model, parameter, np.zeros_like(numpy_helper.to_array(initializer)))
     return model
 
 
 def _rounded(x: str, y: str) -> list[NodeProto]:
-    """To fp16 and back. ONNX Runtime would drop two casts that follow one another, so a reshape stands between."""
+    """Round to fp16 and back.
+
+    ONNX Runtime drops two casts in a row, so there is a reshape between them.
+    """
     return [
         _node("Cast", [x], f"{x}.half", to=TensorProto.FLOAT16),
         _node("Reshape", [f"{x}.half", "same"], f"{y}.half"),
@@ -89,11 +92,11 @@ def _rounded(x: str, y: str) -> list[NodeProto]:
 
 
 def _node(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
-    """Of names that are ours, but for those that the graph has."""
+    """Make a node; names that are not in the graph get a prefix."""
     graph = ("image", "vision_encoder", "permute", "layer_norm")
-    named = [name if name.startswith(graph) else f"spoilt.{name}" for name in inputs]
+    prefixed = [name if name.startswith(graph) else f"broken.{name}" for name in inputs]
     return helper.make_node(
-        kind, named, [output if output.startswith(graph) else f"spoilt.{output}"], **attributes
+        kind, prefixed, [output if output.startswith(graph) else f"broken.{output}"], **attributes
     )
 
 
@@ -110,5 +113,5 @@ def _with(model: onnx.ModelProto, old: NodeProto, new: list[NodeProto]) -> onnx.
 
 
 def _replace(model: onnx.ModelProto, name: str, values: NDArray[np.floating]) -> None:
-    (found,) = (one for one in model.graph.initializer if one.name == name)
-    found.CopyFrom(numpy_helper.from_array(values, name))
+    (initializer,) = (each for each in model.graph.initializer if each.name == name)
+    initializer.CopyFrom(numpy_helper.from_array(values, name))

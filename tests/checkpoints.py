@@ -1,7 +1,8 @@
-"""Checkpoints with random weights, in the names, shapes and files that the models' authors publish.
+"""Checkpoints with random weights, with the names, shapes and formats of the published ones.
 
-`meta_sam`, `meta_sam2` and `hf_folder` write one. Sizes: "mini" is for tests, all others are the published ones.
-The weights are drawn so that every part matters: norms and biases too, positional frequencies as SAM's authors do.
+`meta_sam`, `meta_sam2` and `hf_folder` write one. The size "mini" is for tests, all others are the
+published ones. The weights are drawn so that every part matters, norms and biases too. Positional
+frequencies are drawn as SAM's authors do.
 """
 
 import json
@@ -22,14 +23,15 @@ from transformers import (
 
 Shapes = dict[str, tuple[int, ...]]
 
-# width, depth, heads, MLP, frame, window, blocks that see the whole image
+# width, depth, heads, MLP, frame, window, blocks with global attention
 SAM_SIZES = {
     "mini": (64, 2, 2, 160, 256, 5, [1]),
     "b": (768, 12, 12, 3072, 1024, 14, [2, 5, 8, 11]),
     "l": (1024, 24, 16, 4096, 1024, 14, [5, 11, 17, 23]),
     "h": (1280, 32, 16, 5120, 1024, 14, [7, 15, 23, 31]),
 }
-# width, blocks per stage, heads, blocks that see the whole image, windows, background of the positions, frame
+# width, blocks per stage, heads, blocks with global attention, windows, background of the
+# positions, frame
 SAM2_SIZES = {
     "mini": (16, [1, 1, 3, 1], 1, [3], [8, 4, 7, 7], 7, 256),
     "tiny": (96, [1, 2, 7, 2], 1, [5, 7, 9], [8, 4, 14, 7], 7, 1024),
@@ -40,13 +42,13 @@ SAM2_SIZES = {
 
 
 def meta_sam(path: Path, size: str = "mini", hq: bool = False) -> Path:
-    """A file such as segment-anything's sam_vit_b_01ec64.pth, or sam-hq's."""
+    """Write a file such as segment-anything's sam_vit_b_01ec64.pth, or sam-hq's."""
     torch.save(drawn(sam_shapes(size, hq)), path)
     return path
 
 
 def meta_sam2(path: Path, size: str = "tiny") -> Path:
-    """A file such as sam2's sam2.1_hiera_tiny.pt, with a few of the weights that only videos need."""
+    """Write a file such as sam2's sam2.1_hiera_tiny.pt, with a few weights for videos."""
     video = {
         "maskmem_tpos_enc": (7, 1, 1, 64),
         "no_mem_pos_enc": (1, 1, 256),
@@ -63,16 +65,21 @@ def meta_sam2(path: Path, size: str = "tiny") -> Path:
 
 
 def hf_folder(path: Path, model_type: str, size: str, half: bool = False) -> Path:
-    """A folder as transformers writes it; model_type: sam, sam2, sam2_video or sam_hq; half: weights as fp16."""
+    """Write a folder as transformers does.
+
+    Args:
+        path: The folder.
+        model_type: sam, sam2, sam2_video or sam_hq.
+        size: One of SAM_SIZES or SAM2_SIZES.
+        half: Whether the weights are fp16.
+    """
     models = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model, "sam_hq": SamHQModel}
     model = models[model_type](hf_config(model_type, size))
     weights = model.state_dict()
-    fresh = drawn({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    frequencies = "positional_embedding"
-    fresh[f"prompt_encoder.shared_embedding.{frequencies}"] = fresh[
-        f"shared_image_embedding.{frequencies}"
-    ]
-    model.load_state_dict(fresh)
+    state = drawn({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    frequencies = state["shared_image_embedding.positional_embedding"]
+    state["prompt_encoder.shared_embedding.positional_embedding"] = frequencies
+    model.load_state_dict(state)
     (model.half() if half else model).save_pretrained(path)
     if model_type == "sam2_video":
         config = json.loads((path / "config.json").read_text())
@@ -83,7 +90,7 @@ def hf_folder(path: Path, model_type: str, size: str, half: bool = False) -> Pat
 def hf_config(model_type: str, size: str) -> PretrainedConfig:
     if model_type.startswith("sam2"):
         return _sam2_config(size)
-    width, depth, heads, mlp, frame, window, whole = SAM_SIZES[size]
+    width, depth, heads, mlp, frame, window, global_blocks = SAM_SIZES[size]
     vision = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -91,7 +98,7 @@ def hf_config(model_type: str, size: str) -> PretrainedConfig:
         "mlp_dim": mlp,
         "image_size": frame,
         "window_size": window,
-        "global_attn_indexes": whole,
+        "global_attn_indexes": global_blocks,
         "num_pos_feats": 128,
     }
     prompt = {"image_size": frame}
@@ -105,7 +112,7 @@ def hf_config(model_type: str, size: str) -> PretrainedConfig:
 
 
 def _sam2_config(size: str) -> Sam2Config:
-    width, blocks, heads, whole, windows, background, frame = SAM2_SIZES[size]
+    width, blocks, heads, global_blocks, windows, background, frame = SAM2_SIZES[size]
     backbone = {
         "model_type": "sam2_hiera_det_model",
         "hidden_size": width,
@@ -115,7 +122,7 @@ def _sam2_config(size: str) -> Sam2Config:
         "embed_dim_per_stage": [width * 2**k for k in range(4)],
         "num_attention_heads_per_stage": [heads * 2**k for k in range(4)],
         "window_size_per_stage": windows,
-        "global_attention_blocks": whole,
+        "global_attention_blocks": global_blocks,
         "window_positional_embedding_background_size": [background, background],
     }
     vision = {
@@ -127,8 +134,8 @@ def _sam2_config(size: str) -> Sam2Config:
 
 
 def drawn(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    dice = torch.Generator().manual_seed(seed)
-    return {name: _draw(name, shape, dice) for name, shape in shapes.items()}
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _draw(name, shape, generator) for name, shape in shapes.items()}
 
 
 TRANSPOSED = (
@@ -140,8 +147,8 @@ TRANSPOSED = (
 TABLES = re.compile(r"(embed\w*|tokens?|rel_pos_\w+|point_embed\w*\.\d)(\.weight)?$")
 
 
-def _draw(name: str, shape: tuple[int, ...], dice: torch.Generator) -> Tensor:
-    noise = torch.randn(shape, generator=dice)
+def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=generator)
     if name.endswith(("positional_encoding_gaussian_matrix", "positional_embedding")):
         return noise
     if name.endswith("bias"):
@@ -160,12 +167,12 @@ def _draw(name: str, shape: tuple[int, ...], dice: torch.Generator) -> Tensor:
 
 def sam_shapes(size: str, hq: bool = False) -> Shapes:
     """Names and shapes of segment-anything's Sam, or of sam-hq's."""
-    width, depth, heads, mlp, frame, window, whole = SAM_SIZES[size]
+    width, depth, heads, mlp, frame, window, global_blocks = SAM_SIZES[size]
     shapes: Shapes = {"image_encoder.pos_embed": (1, frame // 16, frame // 16, width)}
     shapes |= layer("image_encoder.patch_embed.proj", width, 3, 16, 16)
     for k in range(depth):
         block = f"image_encoder.blocks.{k}"
-        reach = 2 * (frame // 16 if k in whole else window) - 1
+        reach = 2 * (frame // 16 if k in global_blocks else window) - 1
         shapes |= norm(f"{block}.norm1", width) | norm(f"{block}.norm2", width)
         shapes |= {f"{block}.attn.rel_pos_{axis}": (reach, width // heads) for axis in "hw"}
         shapes |= layer(f"{block}.attn.qkv", 3 * width, width) | layer(
@@ -184,7 +191,7 @@ def sam_shapes(size: str, hq: bool = False) -> Shapes:
 
 
 def sam2_shapes(size: str) -> Shapes:
-    """Names and shapes of sam2's SAM2Base, for pictures."""
+    """Names and shapes of sam2's SAM2Base, without the weights for videos."""
     width, blocks, _, _, windows, background, _ = SAM2_SIZES[size]
     trunk = "image_encoder.trunk"
     shapes: Shapes = {

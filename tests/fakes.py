@@ -1,4 +1,4 @@
-"""Small stand-ins, behind the services' own protocols."""
+"""Fakes of the services' parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
-from samserve.decoder.image_source import Found
+from samserve.decoder.image_source import SourcedImage
 from samserve.decoder.prompt import Prompt
+from samserve.decoder.registry import ServedModel
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import EncoderSpec
@@ -20,7 +21,7 @@ from samserve.infra.cache import CacheKey, Claim
 
 
 class FakeCache:
-    """A dictionary; `down` makes it as forgetful as a Redis that is away. Its claims expire only if told to."""
+    """A dictionary. With `down` it stores nothing, as an unreachable Redis. Claims never expire."""
 
     def __init__(self) -> None:
         self.entries: dict[CacheKey, Embedding] = {}
@@ -29,8 +30,10 @@ class FakeCache:
         self.down = False
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None:
-        found = await self.get(key)
-        return None if found is None else EmbeddingHeader(found.model_version, found.size)
+        embedding = await self.get(key)
+        if embedding is None:
+            return None
+        return EmbeddingHeader(embedding.model_version, embedding.size)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         return None if self.down else self.entries.get(key)
@@ -57,7 +60,7 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as shades of its mean colour; counts how often, and can be made to wait, and to fail."""
+    """Embeds an image as shades of its mean colour. Counts its runs; a test can hold or fail them."""
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -87,7 +90,7 @@ class FakeEncoder:
 
 
 class HeldDecoder:
-    """A real decoder that can be made to wait before it decodes; remembers the prompts it decoded."""
+    """A real decoder that a test can hold. Remembers the prompts that it decoded."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle
@@ -98,30 +101,30 @@ class HeldDecoder:
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         self.decoded += prompts
         self.busy.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return self._decoder.decode(image, prompts)
 
 
 class FakeEmbeddings:
-    """Knows one image by any id in `known`; makes any other from bytes."""
+    """Has one image under every id in `known`, and under others once their bytes are sent."""
 
     def __init__(self, image: ReadyImage) -> None:
         self.image = image
         self.known: set[str] = set()
         self.failure: Exception | None = None
+        self.looked_for = 0
 
-    def version_served(self, model: str, expected: str) -> str:
-        return expected
+    def version_served(self, model: ServedModel) -> str:
+        return model.model_version
 
-    async def find(
-        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
-    ) -> Found:
+    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage:
+        self.looked_for += 1
         if self.failure is not None:
             raise self.failure
         hit = key.image_id in self.known
         if not hit and data is None:
             raise EmbeddingNotCached(key.image_id)
         self.known.add(key.image_id)
-        return Found(
+        return SourcedImage(
             self.image, CacheStatus.HIT if hit else CacheStatus.MISS, {} if hit else {"encode": 1.0}
         )

@@ -20,7 +20,7 @@ class Encoded:
 
 def encoded(stack: Stack, model: str) -> Encoded:
     with urllib.request.urlopen(
-        f"http://{stack.addresses.triton_http}/v2/models/{model}/stats", timeout=5
+        f"http://{stack.addresses.triton_http}/v2/models/{model}/stats", timeout=60
     ) as answer:
         (stats,) = json.load(answer)["model_stats"]
     return Encoded(int(stats["inference_count"]), int(stats["execution_count"]))

@@ -1,10 +1,10 @@
 # The decoder: gRPC on 8501, metrics on 9464. From the repository's root:
 #   docker build --file deploy/docker/decoder.Dockerfile --tag samserve-decoder:0.3.0 .
 
-# Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.
+# A digest pins a base image to the bytes that you have tested: @sha256:... of the tag below, from your registry.
 ARG PYTHON_DIGEST=
 
-# The same in all our images, so it is built once.
+# This stage is the same in all images, so it is built once.
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST} AS wheel
 WORKDIR /src
 COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
@@ -18,7 +18,7 @@ RUN python -m venv --without-pip /opt/samserve \
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
-# The root file system may be read-only: what is written at all goes to /tmp.
+# The root file system may be read-only. All writes go to /tmp.
 ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve
 USER 10001:10001

@@ -1,11 +1,11 @@
 # The embedding service on Ray Serve: gRPC on 8500, health on 8502, metrics on 9464. From the repository's root:
 #   docker build --file deploy/docker/embedding.Dockerfile --tag samserve-embedding:0.3.0 .
-# By itself it runs Ray on its own machine; KubeRay gives it another command.
+# Alone, it runs Ray on its own machine. KubeRay sets another command.
 
-# Digests pin a base to the very bytes that you have tried: @sha256:... of the tag below, as your registry tells it.
+# A digest pins a base image to the bytes that you have tested: @sha256:... of the tag below, from your registry.
 ARG PYTHON_DIGEST=
 
-# The same in all our images, so it is built once.
+# This stage is the same in all images, so it is built once.
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST} AS wheel
 WORKDIR /src
 COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
@@ -19,9 +19,9 @@ RUN python -m venv --without-pip /opt/samserve \
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
-# The root file system may be read-only: what is written at all goes to /tmp, and to /dev/shm.
+# The root file system may be read-only. All writes go to /tmp and /dev/shm.
 ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-# KubeRay starts Ray in a login shell, which sets the path anew.
+# KubeRay starts Ray in a login shell, which resets the path.
 RUN echo 'PATH=/opt/samserve/bin:$PATH' > /etc/profile.d/samserve.sh \
  && useradd --uid 10001 --home-dir /tmp --no-create-home --shell /bin/bash samserve
 USER 10001:10001

@@ -1,4 +1,4 @@
-"""Writes the Grafana dashboards of the chart, one for each half: `python helm/boards [FOLDER]`."""
+"""Writes the chart's two Grafana dashboards: `python helm/boards [FOLDER]`."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ def decoder() -> Rows:
             *calls(DECODER),
             Panel(
                 "Prompts decoded",
-                "Prompts a second, by model; a call may bring several.",
+                "Prompts per second, by model. A call may contain several.",
                 "ops",
                 {"{{model}}": total("model", rate("samserve_decoded_total", DECODER))},
             ),
             Panel(
                 "Waiting to be decoded",
-                "Prompts that wait for a core, by pod; when they last, decoders are too few.",
+                "Prompts in the queue, by pod. If they persist, add decoders.",
                 "short",
                 {"{{pod}}": f"samserve_decode_waiting{{{DECODER}}}"},
             ),
@@ -30,61 +30,62 @@ def decoder() -> Rows:
         "Stages": [
             Panel(
                 "Stages, p95",
-                "embedding: until the image is at hand; decode: the prompts; masks: their upscaling and encoding.",
+                "embedding: finding the image. decode: the prompts. masks: upscaling and encoding.",
                 "s",
                 quantiles("samserve_stage_seconds", DECODER, "stage", 0.95),
             ),
             heatmap(
                 "Decode",
-                "How long it takes to decode a call's prompts.",
+                "Time to decode the prompts of a call.",
                 f'{DECODER},stage="decode"',
             ),
             heatmap(
                 "Embedding",
-                "How long calls wait for their image's embedding.",
+                "Time that calls wait for the embedding.",
                 f'{DECODER},stage="embedding"',
             ),
         ],
         "Images": [
             Panel(
                 "Resident bytes",
-                "Bytes of images that each pod keeps ready; at most SAMSERVE_RESIDENT_BYTES.",
+                "Bytes of prepared images in each pod, at most SAMSERVE_RESIDENT_BYTES.",
                 "bytes",
                 {"{{pod}}": f"samserve_resident_bytes{{{DECODER}}}"},
             ),
             Panel(
                 "Resident hits",
-                "Share of calls whose image was ready in the pod that they came to.",
+                "Share of calls whose pod had the image prepared.",
                 "percentunit",
                 {"{{pod}}": share(total("pod", hits), total("pod", lookups))},
             ),
             Panel(
                 "Resident evictions",
-                "Images a second that made room for others, by pod.",
+                "Images evicted per second, by pod.",
                 "ops",
                 {"{{pod}}": rate("samserve_resident_evictions_total", DECODER)},
             ),
             *cache(DECODER),
             models(
-                DECODER, "Versions whose embeddings are taken, and how many decoders take them."
+                DECODER,
+                "Accepted versions of embeddings, and the number of decoders that accept them.",
             ),
         ],
         "Processes": [
             Panel(
                 "Processor",
-                "Cores used by each pod's process.",
+                "CPU cores used by each pod.",
                 "short",
                 {"{{pod}}": rate("process_cpu_seconds_total", DECODER)},
             ),
             Panel(
                 "Memory",
-                "Resident memory of each pod's process.",
+                "Resident memory of each pod.",
                 "bytes",
                 {"{{pod}}": f"process_resident_memory_bytes{{{DECODER}}}"},
             ),
             Panel(
                 "Pods with metrics",
-                "Decoders that Prometheus reaches.",
+                "Number of decoders that Prometheus reaches.",
                 "short",
                 {"pods": f"sum(up{{{DECODER}}})"},
             ),

@@ -1,4 +1,4 @@
-"""The embedding service's dashboard, Triton's and Ray Serve's panels among it."""
+"""The embedding service's dashboard, including Triton and Ray Serve."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def triton() -> list[Panel]:
     return [
         Panel(
             "Batch size",
-            "Images in a run of the encoder, on average, by model.",
+            "Mean number of images per encoder run, by model.",
             "short",
             {"{{model}}": share(of("nv_inference_count"), of("nv_inference_exec_count"))},
         ),
         Panel(
             "Queue age",
-            "How long images waited in Triton's queue, on average, by model.",
+            "Mean wait of images in Triton's queue, by model.",
             "µs",
             {"{{model}}": share(queued, answered)},
         ),
         Panel(
             "Time in the encoder",
-            "How long the run took that an image was in, on average, by model.",
+            "Mean time of an image's encoder run, by model.",
             "µs",
             {"{{model}}": share(computed, answered)},
         ),
         Panel(
             "Queue to compute",
-            "Time in the queue over time in the encoder: what Triton's autoscaler aims at.",
+            "Time in the queue over time in the encoder. Triton's autoscaler targets this ratio.",
             "none",
             {"{{model}}": share(queued, computed)},
         ),
         Panel(
             "Triton's failures",
-            "Requests a second that Triton did not answer, by model and reason.",
+            "Failed Triton requests per second, by model and reason.",
             "reqps",
             {
                 "{{model}} {{reason}}": total(
@@ -56,7 +56,7 @@ def triton() -> list[Panel]:
         ),
         Panel(
             "GPU",
-            "How busy each GPU is; nothing where encoders run on CPUs.",
+            "Utilization of each GPU. Empty if encoders run on CPUs.",
             "percentunit",
             {"{{pod}} {{gpu_uuid}}": f"nv_gpu_utilization{{{TRITON}}}"},
         ),
@@ -71,13 +71,13 @@ def embedding() -> Rows:
             *calls(EMBEDDING),
             Panel(
                 "Images",
-                "Images a second: found (hit), embedded (miss), or embedded once for several who asked (coalesced).",
+                "Images per second: hit, miss (embedded), coalesced (shared an encode).",
                 "ops",
                 {"{{model}} {{cache}}": total("model, cache", embedded)},
             ),
             Panel(
                 "Hit ratio",
-                "Share of images that were found in the cache, by model.",
+                "Share of images found in the cache, by model.",
                 "percentunit",
                 {"{{model}}": share(total("model", hits), total("model", embedded))},
             ),
@@ -85,18 +85,18 @@ def embedding() -> Rows:
         "Stages": [
             Panel(
                 "Stages, p95",
-                "queue: for a slot; turn: for who embeds the same image; decode: the file; encode: in Triton.",
+                "queue: a slot. turn: another encode. decode: the file. encode: in Triton.",
                 "s",
                 quantiles("samserve_stage_seconds", EMBEDDING, "stage", 0.95),
             ),
             heatmap(
                 "Encode",
-                "How long Triton takes for an image, its queue included.",
+                "Time that Triton takes for an image, including its queue.",
                 f'{EMBEDDING},stage="encode"',
             ),
             Panel(
                 "Waiting for a slot",
-                "Images that wait to be embedded, by priority; beyond SAMSERVE_EMBED_QUEUE a replica refuses.",
+                "Images in the queue, by priority. SAMSERVE_EMBED_QUEUE is the limit per replica.",
                 "short",
                 {"{{priority}}": total("priority", f"samserve_embed_waiting{{{EMBEDDING}}}")},
             ),
@@ -105,13 +105,14 @@ def embedding() -> Rows:
         "Cache and models": [
             *cache(EMBEDDING),
             models(
-                EMBEDDING, "What Triton has loaded, and on how many of Ray's pods replicas know it."
+                EMBEDDING,
+                "Versions that Triton has loaded, and the number of Ray pods that serve them.",
             ),
         ],
         "Ray Serve": [
             Panel(
                 "Replicas",
-                "Replicas that are healthy, and as many as Ray Serve's autoscaler wants.",
+                "Healthy replicas, and the number that Ray Serve's autoscaler wants.",
                 "short",
                 {
                     "healthy": f"sum(ray_serve_deployment_replica_healthy{{{EMBEDDING}}})",
@@ -120,7 +121,7 @@ def embedding() -> Rows:
             ),
             Panel(
                 "Requests in a replica",
-                "Calls that each replica is answering; Ray Serve scales by them.",
+                "Calls in progress per replica. Ray Serve scales by them.",
                 "short",
                 {
                     "{{replica}}": total(
@@ -130,7 +131,7 @@ def embedding() -> Rows:
             ),
             Panel(
                 "Processor",
-                "How busy the replicas of each pod are; 100 is one core.",
+                "CPU use of the replicas of each pod. 100 is one core.",
                 "percent",
                 {"{{pod}}": total("pod", f"ray_component_cpu_percentage{{{EMBEDDING},{REPLICA}}}")},
             ),

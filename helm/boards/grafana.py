@@ -1,4 +1,4 @@
-"""Dashboards as Grafana has them."""
+"""The JSON model of Grafana dashboards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ WIDE, WIDTH, HEIGHT = 24, 8, 8  # of the grid; of a panel
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """queries: legend and PromQL of each; unit: Grafana's name; kind: of Grafana's panels."""
+    """One panel.
+
+    Attributes:
+        title: The heading.
+        description: The help text.
+        unit: Grafana's name of the unit.
+        queries: PromQL by legend.
+        kind: Grafana's type of panel.
+    """
 
     title: str
     description: str
@@ -24,7 +32,7 @@ Rows = dict[str, list[Panel]]  # panels by the title of their row
 
 
 def drawn(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
-    """A panel as Grafana has it."""
+    """Return the panel's JSON model."""
     table, heat = panel.kind == "table", panel.kind == "heatmap"
     how = {"instant": True, "format": "table"} if table else {"format": "heatmap"} if heat else {}
     return {
@@ -77,7 +85,7 @@ def variable(name: str, query: str, regex: str = "") -> dict[str, Any]:
 
 
 def board(half: str, rows: Rows) -> dict[str, Any]:
-    """A dashboard; the release is what stands before the half's name in Prometheus' jobs."""
+    """Return a dashboard. The release is the prefix of the job names in Prometheus."""
     known = 'label_values(samserve_model_info{namespace="$namespace"}, job)'
     return {
         "uid": f"samserve-{half}",

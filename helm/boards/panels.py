@@ -1,6 +1,6 @@
-"""What panels are made of, and those that both dashboards have.
+"""Building blocks of panels, and the panels that both dashboards share.
 
-Of labels they use those that the Prometheus operator gives to what the chart's monitors find: namespace, job, pod.
+They use the labels that the Prometheus operator sets for the chart's monitors: namespace, job, pod.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def share(part: str, whole: str) -> str:
 
 
 def share_of_calls(some: str, every: str) -> str:
-    """Of each RPC; 0 where there has never been one of them."""
+    """Return one share per RPC; 0 for RPCs of which `some` has no sample."""
     part, whole = total("method", some), total("method", every)
     return share(f"({part} or 0 * {whole})", whole)
 
@@ -50,13 +50,13 @@ def calls(labels: str) -> list[Panel]:
     return [
         Panel(
             "Calls answered",
-            "Calls a second, by RPC and gRPC code; a stream counts once, when it ends.",
+            "Calls per second, by RPC and gRPC code. A stream counts once, when it ends.",
             "reqps",
             {"{{method}} {{code}}": total("method, code", answered)},
         ),
         Panel(
             "Failed and refused",
-            "Share of calls that failed for reasons of ours, and of those sent away because too many waited.",
+            "Share of calls that failed in the service, or were refused by a full queue.",
             "percentunit",
             {
                 "{{method}} failed": share_of_calls(failed, answered),
@@ -65,13 +65,13 @@ def calls(labels: str) -> list[Panel]:
         ),
         Panel(
             "Time to answer",
-            "From the call's begin to its end, by RPC; for streams how long they were open.",
+            "Time from start to end of a call, by RPC. For streams, the time they were open.",
             "s",
             quantiles("samserve_request_seconds", labels, "method", 0.5, 0.95, 0.99),
         ),
         Panel(
             "In progress",
-            "Calls that are being answered, open streams among them: what the decoder's autoscaler can count.",
+            "Calls in progress, including open streams. The decoder's autoscaler can use them.",
             "short",
             {"{{method}}": total("method", f"samserve_requests_in_progress{{{labels}}}")},
         ),
@@ -82,13 +82,13 @@ def cache(labels: str) -> list[Panel]:
     return [
         Panel(
             "Redis outcomes",
-            "Operations a second by how they ended; bypassed: the breaker is open and Redis is not asked.",
+            "Operations per second, by outcome. bypassed: the circuit breaker is open.",
             "ops",
             {"{{outcome}}": total("outcome", rate("samserve_cache_outcomes_total", labels))},
         ),
         Panel(
             "Redis bytes",
-            "Bytes of embeddings a second that were read from Redis and written to it.",
+            "Bytes of embeddings per second, read from Redis and written to it.",
             "Bps",
             {"{{way}}": total("way", rate("samserve_cache_bytes_total", labels))},
         ),

@@ -14,11 +14,13 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage
 from samserve.core.runs import dense
-from samserve.decoder.masks.outline import outline, stability_score
+from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt, tokens
+from samserve.decoder.sam.backend import DecodeRequest
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
-from samserve.decoder.sam.threads import Cores
+from samserve.decoder.sam.stability import stability_score
+from samserve.decoder.sam.threads import ThreadShare
 from samserve.training.prompts import FOREGROUND
 from samserve.training.prompts import prompt as object_prompt
 
@@ -110,16 +112,17 @@ def answers(
     transformer: KernelDecoder, size: Size, embedding: NDArray[np.floating], prompts: list[Prompt]
 ) -> list[tuple[Floats, Floats]]:
     """Of each prompt low-res logits and predicted IoUs, in the model's order: a change of rank is no change of mask."""
-    cores = Cores(SIDE**2)
+    threads = ThreadShare(SIDE**2)
     embedded = Embedding(
         "agreement", size, {"embedding": np.ascontiguousarray(embedding, np.float32)}
     )
-    image = ReadyImage(embedded, transformer.prepare(embedded, cores))
+    image = ReadyImage(embedded, transformer.prepare(embedded, threads))
     given = []
     for prompt in prompts:
         points, labels = tokens(prompt, size, FRAME)
         wanted = [1, 2, 3] if prompt.multimask else [0]
-        logits, ious = transformer.decode(image, points, labels, None, wanted, cores)
+        request = DecodeRequest(points, labels, None, wanted)
+        logits, ious = transformer.decode(image, request, threads)
         given.append((logits, ious[wanted]))
     return given
 

@@ -39,12 +39,12 @@ def main() -> None:
         ThreadPoolExecutor(IN_FLIGHT) as pool,
     ):
         known = photos(KNOWN, rng)
-        for done in client.embed_many(known, IN_FLIGHT):
+        for done in client.embed_many(known, in_flight=IN_FLIGHT):
             if done.error is not None:
                 raise done.error
         images = known * (LOOK_UPS // KNOWN)
         works = {
-            "known, stream": lambda: list(client.embed_many(images, IN_FLIGHT)),
+            "known, stream": lambda: list(client.embed_many(images, in_flight=IN_FLIGHT)),
             "known, calls": lambda: list(pool.map(client.embed, images)),
             "tensors, GetEmbedding": lambda: client.embedding(known[0]),
             "tensors, hit": lambda: client.embed(known[0]),

@@ -25,11 +25,11 @@ from samserve.client import Prompt as Asked
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import FramedImage, frame_image
-from samserve.decoder.masks.outline import stability_score
+from samserve.decoder.masks.write import Output, write_mask
 from samserve.decoder.prompt import Prompt, tokens
 from samserve.decoder.sam.mask_decoder import MaskDecoder
+from samserve.decoder.sam.stability import stability_score
 from samserve.decoder.sam.threads import Threads
-from samserve.decoder.segmenter import Output, write_mask
 from samserve.infra.settings import EmbeddingSettings
 from samserve.local.stack import StackOptions, running
 from samserve.training.network import graph_weights

@@ -37,7 +37,7 @@ from samserve.local.process import Program, accepts_connections, free_port
 from samserve.local.stack import Stack, StackOptions, running
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 from loadtest.bench.report import IDLE, Row, medians, report, throughput

@@ -28,10 +28,10 @@ from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
 from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
 from samserve.training.network import graph_weights
-from samserve.variants.gate.images import pictures
+from samserve.variants.gate.images import gate_images
 from samserve.variants.gate.judge import Encoder, cosine
-from samserve.variants.gate.triton import served
-from samserve.variants.quantise import RECIPES, NothingToQuantise, write
+from samserve.variants.gate.triton import start_encoder
+from samserve.variants.quantise import RECIPES, NothingToQuantise, write_cpu_variant
 from torch import nn
 from transformers import SamConfig, SamModel
 
@@ -136,12 +136,12 @@ def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str)
     for precision in RECIPES:
         folder = aside / f"{name}-{precision}"
         try:
-            write(bundle, precision, folder)
+            write_cpu_variant(bundle, precision, folder)
         except NothingToQuantise:
             continue
         variant = load_variant(folder)
         variants[f"{precision}, {variant.backend}"] = variant
-    image = pictures(bundle.frame)[0].image
+    image = gate_images(bundle.frame)[0].image
     torchs = in_torch(encoder)
     truth = torchs(image)["embedding"]
     rows, times = [], {}
@@ -154,7 +154,7 @@ def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str)
         times[label] = taken[OURS] / taken[TORCH]
         del run
     best = min(times, key=lambda label: times[label])
-    with served(replace(bundle, variant=variants[best])) as through:
+    with start_encoder(replace(bundle, variant=variants[best])) as through:
         taken = in_turn(torchs, through, image)
     return [
         *rows,

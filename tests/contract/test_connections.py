@@ -1,4 +1,4 @@
-"""Names that stand for many servers, and connections that end so that clients look for new ones."""
+"""Names with many servers, and connections that end so that clients find new servers."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 import numpy as np
 import pytest
-from contract.calls import FIRST, ID, Stream, prompt, refused, step, until
+from contract.calls import CAP, FIRST, ID, Stream, prompt, refused, step, until
 from contract.conftest import Service
 from fake_triton import FakeTriton
 from google.rpc import error_details_pb2 as details
@@ -16,7 +16,8 @@ from samserve.client import Client
 from samserve.codec.packed import pack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.decoder.image_source import RemoteEmbedder
+from samserve.core.image_request import ImageRequest
+from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.server import server_options
 from samserve.decoder.servicer import TimeLimits
 from samserve.embedding import encoder as encoder_module
@@ -27,12 +28,12 @@ from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
 
-ENDS = 20.0  # seconds within which what must happen has happened
+LIFE = 1234.5  # seconds: a stream's longest life, told apart from other timeouts by its value
 
 
 @dataclass
 class CountingService(rpc.EmbeddingServiceServicer):
-    """Answers every Embed with the same; remembers who asked."""
+    """Answers every Embed alike; remembers the callers."""
 
     peers: list[str] = field(default_factory=list)
 
@@ -50,7 +51,7 @@ class CountingService(rpc.EmbeddingServiceServicer):
 
 @dataclass
 class Pair:
-    """Two servers, and a name that stands for both as a headless Service's does."""
+    """Two servers under one name, as of a headless Service."""
 
     services: list[CountingService]
     tritons: list[FakeTriton]
@@ -71,10 +72,10 @@ async def pair() -> AsyncIterator[Pair]:
         await server.stop(None)
 
 
-async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
+async def test_the_client_calls_every_server_behind_a_name(pair: Pair) -> None:
     def use() -> None:
         with Client(pair.name, pair.name) as client:
-            end = time.monotonic() + ENDS
+            end = time.monotonic() + CAP
             while not all(service.peers for service in pair.services):
                 assert time.monotonic() < end
                 client.embed(b"photo")
@@ -82,24 +83,22 @@ async def test_the_client_asks_every_server_behind_a_name(pair: Pair) -> None:
     await asyncio.to_thread(use)
 
 
-async def test_the_decoder_asks_every_embedding_server_behind_a_name(pair: Pair) -> None:
-    embedder, end = RemoteEmbedder(pair.name, 5, 2**20), time.monotonic() + ENDS
+async def test_the_decoder_calls_every_embedding_server_behind_a_name(pair: Pair) -> None:
+    embedder, end = RemoteEmbedder(pair.name, 5, 2**20), time.monotonic() + CAP
     while not all(service.peers for service in pair.services):
         assert time.monotonic() < end
-        await embedder.embed("public", "", b"photo")
+        await embedder.embed(ImageRequest("public", "", b"photo"))
     await embedder.close()
 
 
-async def test_the_encoder_asks_every_triton_behind_a_name(
+async def test_the_encoder_calls_every_triton_behind_a_name(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder_module, "SPEC_AGE", -1.0)
     for triton in pair.tritons:
-        triton.ready = {
-            "nano": True,
-            "twin": True,
-        }  # each time three calls, so that the first is another's turn
-    encoder, end = TritonEncoder(pair.name, 5, "nano"), time.monotonic() + ENDS
+        # Three calls each time, an odd number: the first is the other server's turn.
+        triton.ready = {"nano": True, "twin": True}
+    encoder, end = TritonEncoder(pair.name, 5, "nano"), time.monotonic() + CAP
     while not all(triton.asked for triton in pair.tritons):
         assert time.monotonic() < end
         await encoder.spec("nano")
@@ -112,12 +111,12 @@ async def test_a_dns_name_is_an_address(service: Service) -> None:
             Client(f"dns:///localhost:{service.address.split(':')[1]}") as client,
             client.interact(b"photo") as photo,
         ):
-            return photo.image.cache
+            return photo.image.cache.name
 
     assert await asyncio.to_thread(use) == "MISS"
 
 
-async def test_a_connection_ends_with_age_and_no_call_with_it(
+async def test_an_old_connection_ends_without_breaking_a_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SAMSERVE_MAX_CONNECTION_AGE_S", "0.2")
@@ -126,7 +125,7 @@ async def test_a_connection_ends_with_age_and_no_call_with_it(
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:
-        stub, end = rpc.EmbeddingServiceStub(channel), time.monotonic() + ENDS
+        stub, end = rpc.EmbeddingServiceStub(channel), time.monotonic() + CAP
         while len(set(counting.peers)) < 4:
             assert time.monotonic() < end
             await stub.Embed(pb.EmbedRequest())
@@ -141,9 +140,26 @@ def test_a_connection_outlives_the_longest_stream_and_call() -> None:
 class TestAStream:
     @pytest.fixture
     def patience(self) -> TimeLimits:
-        return TimeLimits(slow=60, stream=1)
+        return TimeLimits(slow=60, stream=LIFE)
 
-    async def test_of_its_longest_life_ends_between_two_steps(self, service: Service) -> None:
+    @pytest.fixture
+    def lives(self, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Timeout]:
+        """The lives of the streams: they end when the test says so."""
+        lives: list[asyncio.Timeout] = []
+        timeout = asyncio.timeout
+
+        def begin(seconds: float | None) -> asyncio.Timeout:
+            if seconds != LIFE:
+                return timeout(seconds)
+            lives.append(timeout(None))
+            return lives[-1]
+
+        monkeypatch.setattr(asyncio, "timeout", begin)
+        return lives
+
+    async def test_at_the_end_of_its_life_closes_between_two_steps(
+        self, service: Service, lives: list[asyncio.Timeout]
+    ) -> None:
         service.embeddings.known.add(ID)
         stream = Stream(service)
         await stream.open()
@@ -152,10 +168,11 @@ class TestAStream:
         await until(service.decoder.busy.is_set)
         idle = Stream(service)
         await idle.open()
+        await until(lambda: len(lives) == 2)
+        for life in lives:
+            life.reschedule(asyncio.get_running_loop().time())
         retry = details.RetryInfo()
-        assert (
-            await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE
-        )  # the other one is as old
+        assert await refused(idle.call, retry) is grpc.StatusCode.UNAVAILABLE
         service.decoder.go.set()
         assert len((await stream.call.read()).answer.masks) == 3
         assert await refused(stream.call, retry) is grpc.StatusCode.UNAVAILABLE

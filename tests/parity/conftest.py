@@ -1,4 +1,4 @@
-"""The reference: transformers' SamModel in PyTorch, with the weights read back from the shipped bundle by name."""
+"""The reference: transformers' SamModel in PyTorch, with the shipped bundle's weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SHARED = "shared_image_embedding.positional_embedding"
 
 @dataclass
 class Reference:
-    """transformers' model; its own image encoder is a stump that is never run."""
+    """transformers' model with nano's encoder; the model's own image encoder never runs."""
 
     model: SamModel
     encoder: NanoEncoder
 
     @torch.no_grad()
     def embed(self, pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
-        """uint8 [1024, 1024, 3] and its valid part -> [1, 256, 64, 64]."""
+        """uint8 [1024, 1024, 3] and the size of its valid part -> [1, 256, 64, 64]."""
         normal = (
             torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(PIXEL_MEAN)
         ) / torch.tensor(PIXEL_STD)
@@ -39,7 +39,7 @@ class Reference:
     def decode(
         self, embedding: torch.Tensor, **prompt: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Low-res logits [4, 256, 256] and predicted IoU [4] of one prompt: the single mask, then the three."""
+        """Return low-res logits [4, 256, 256] and predicted IoUs [4], the single mask first."""
         parts = [
             self.model(image_embeddings=embedding, multimask_output=m, **prompt)
             for m in (False, True)

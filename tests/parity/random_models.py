@@ -1,7 +1,7 @@
 """transformers' models with random weights, and bundles of their decoders.
 
-The weights are drawn so that no part of a model is idle: attention is neither flat nor a choice of one cell, and the
-norms' weights and biases take part. They are fp32 numbers that fp16 does not hold.
+The weights are drawn so that every part of a model matters: attention is neither flat nor limited
+to one cell, and the norms have weights and biases. fp16 cannot hold them exactly.
 """
 
 from dataclasses import replace
@@ -68,7 +68,7 @@ def _drawn(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def bundle_of(model: torch.nn.Module, family: str, path: Path) -> Bundle:
-    """A bundle that a MaskDecoder can be made of; it has no graphs."""
+    """Return a bundle that is enough for a MaskDecoder; it has no graphs."""
     tensors = {
         f"{part}.{name}": weight.numpy()
         for part in ("prompt_encoder", "mask_decoder")
@@ -85,7 +85,7 @@ def bundle_of(model: torch.nn.Module, family: str, path: Path) -> Bundle:
 
 
 def image_of(family: str, seed: int) -> dict[str, np.ndarray]:
-    """Random maps of the shapes that the family's encoders make, fp16."""
+    """Return random maps in the shapes of the family's embeddings, fp16."""
     random = np.random.default_rng(seed)
     tensors = {
         "embedding": random.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)

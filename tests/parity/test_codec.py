@@ -1,4 +1,4 @@
-"""Masks from packed embeddings against those from the encoder's own fp32; loadtest/bench/codec.py has more of them."""
+"""Masks from packed embeddings against those from fp32 ones; loadtest/bench/codec.py has more."""
 
 import io
 from itertools import chain
@@ -20,20 +20,20 @@ from samserve.training.scenes import VALIDATION_SEED
 from loadtest.bench.agreement import SIDE, PlainEncoder, overlaps, sample
 
 
-@pytest.mark.parametrize("picture", ["coins", "scene"])
-def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, picture: str) -> None:
+@pytest.mark.parametrize("source", ["coins", "scene"])
+def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, source: str) -> None:
     scene = scenes.draw(VALIDATION_SEED)
-    pixels, labels = coins() if picture == "coins" else (scene.image, scene.labels)
+    pixels, labels = coins() if source == "coins" else (scene.image, scene.labels)
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
     image = frame_image(photo.getvalue(), bundle.frame, EmbeddingSettings().image_limits)
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }
-    transformer = KernelDecoder(weights, SIDE)
-    wanted = sample(transformer, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
+    decoder = KernelDecoder(weights, SIDE)
+    wanted = sample(decoder, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
     packed = pack(Embedding("m", image.size, {"embedding": wanted.embedding.astype(np.float16)}))
-    ious = overlaps(transformer, wanted, unpack(packed).tensors["embedding"])
+    ious = overlaps(decoder, wanted, unpack(packed).tensors["embedding"])
     shown = [each[first] for each, first in zip(ious, wanted.first, strict=True)]
     assert len(packed) <= 0.75 * 2**20
     assert np.mean(list(chain.from_iterable(ious))) >= 0.995

@@ -1,4 +1,4 @@
-"""The decoder against transformers' SamModel in PyTorch, on real embeddings of photos of many sizes."""
+"""The decoder against transformers' SamModel in PyTorch, on embeddings of photos of many sizes."""
 
 import io
 import shutil
@@ -76,7 +76,7 @@ def prompts(size: Size, logits: np.ndarray) -> dict[str, Prompt]:
 
 
 def as_reference(prompt: Prompt, size: Size) -> dict[str, torch.Tensor]:
-    """The prompt as transformers wants it, scaled the way Meta's ResizeLongestSide.apply_coords scales."""
+    """Return the prompt for transformers, scaled as SAM's ResizeLongestSide.apply_coords does."""
     ratio = 1024 / max(size.width, size.height)
     new = torch.tensor([int(size.width * ratio + 0.5), int(size.height * ratio + 0.5)])
     scale = new / torch.tensor([size.width, size.height])
@@ -100,7 +100,7 @@ def reference_logits(low_res: torch.Tensor, size: Size) -> torch.Tensor:
 
 
 def matched(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each predicted IoU of ours the reference's mask that it belongs to."""
+    """Return for each predicted IoU the number of the reference's mask with the nearest IoU."""
     order = np.abs(got[:, None] - wanted).argmin(1)
     assert sorted(order) == list(range(len(wanted)))
     return order
@@ -166,8 +166,8 @@ def test_the_encoder_equals_pytorchs(
     assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.99999
 
 
-def random_prompt(rng: np.random.Generator, former: np.ndarray) -> Prompt:
-    """Any number of points, a box, a mask, in any mix that means something."""
+def random_prompt(rng: np.random.Generator, earlier_logits: np.ndarray) -> Prompt:
+    """Return any valid combination of points, a box and a mask."""
     count = int(rng.choice([0, 1, 1, 2, 3, 5, 9, 19, 30]))
     box = rng.random() < 0.4 or (not count and rng.random() < 0.5)
     mask = rng.random() < 0.3 or not (count or box)
@@ -176,21 +176,21 @@ def random_prompt(rng: np.random.Generator, former: np.ndarray) -> Prompt:
         points=rng.uniform(0, 1024, (count, 2)).astype(np.float32),
         labels=rng.integers(0, 2, count).astype(np.float32),
         box=corners if box else None,
-        mask_input=former * np.float32(rng.uniform(0.2, 3)) if mask else None,
+        mask_input=earlier_logits * np.float32(rng.uniform(0.2, 3)) if mask else None,
         multimask=bool(rng.random() < 0.7),
     )
 
 
 @pytest.fixture(scope="module")
-def unlearned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle whose decoder has SAM's shapes and random weights."""
+def random_weights(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle whose decoder has SAM's shapes and random weights."""
     torch.manual_seed(0)
     model = Nano().eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     round_to_half(model)
-    path = tmp_path_factory.mktemp("bundles") / "unlearned"
+    path = tmp_path_factory.mktemp("bundles") / "random"
     shutil.copytree(bundle.path, path)
     export_decoder(model.decoder, bundle.embedding, path / DECODER)
     write_facts(
@@ -205,37 +205,37 @@ def unlearned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 
 @pytest.mark.parametrize(
-    ("model", "rounds"), [("bundle", 5), ("unlearned", 1)], ids=["nano", "random weights"]
+    ("model", "rounds"), [("bundle", 5), ("random_weights", 1)], ids=["nano", "random weights"]
 )
-def test_a_hundred_random_prompts_a_round_equal_the_graph_as_written(
+def test_random_prompts_get_the_masks_of_the_onnx_graph(
     model: str, rounds: int, request: pytest.FixtureRequest
 ) -> None:
     bundle: Bundle = request.getfixturevalue(model)
     decoder = MaskDecoder(bundle, Threads(2))
     rng = np.random.default_rng(0)
-    written = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
-    former = cv2.resize(
+    graph = onnxruntime.InferenceSession(bundle.decoder, providers=["CPUExecutionProvider"])
+    earlier_logits = cv2.resize(
         rng.normal(0, 6, (12, 12)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC
     )
     overlaps = []
     for _ in range(rounds):
         tensor = rng.normal(size=(256, 16, 16)).repeat(4, 1).repeat(4, 2).astype(np.float16)
         embedding = Embedding(bundle.model_version, Size(1024, 1024), {"embedding": tensor})
-        asked = [random_prompt(rng, former) for _ in range(100)]
+        asked = [random_prompt(rng, earlier_logits) for _ in range(100)]
         for prompt, got in zip(
             asked, decoder.decode(decoder.prepare(embedding), asked), strict=True
         ):
             points, labels = tokens(prompt, embedding.size, bundle.frame)
             given = prompt.mask_input is not None
-            logits, ious = written.run(
+            logits, ious = graph.run(
                 None,
                 {
                     "embedding": embedding.tensors["embedding"][None].astype(np.float32),
                     "points": points[None],
                     "labels": labels[None],
-                    "mask_input": (former * 0 if prompt.mask_input is None else prompt.mask_input)[
-                        None, None
-                    ],
+                    "mask_input": (
+                        earlier_logits * 0 if prompt.mask_input is None else prompt.mask_input
+                    )[None, None],
                     "has_mask": np.array([given], np.float32),
                 },
             )

@@ -1,4 +1,4 @@
-"""Encoders compiled by the real TensorRT-RTX, which needs no GPU for that: its engines cannot be run here."""
+"""Encoders compiled by the real TensorRT-RTX, which needs no GPU to compile; none are run."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder
 from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
 from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
-from samserve.variants.engine import ENGINES, Engine, Recipe, build
+from samserve.variants.engine import ENGINES, Engine, EngineSpec, build
 from samserve.variants.precision import Half
 from transformers import SamConfig, SamModel
 from typer.testing import CliRunner
@@ -42,7 +42,7 @@ def nano(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with the encoder of a SAM ViT-B of random weights, exported as `samserve models export` does."""
+    """Return a bundle with a ViT-B encoder of random weights, exported as for `models export`."""
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(0)
     config = SamConfig()
@@ -56,7 +56,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def copy_with(nano: Bundle, node: onnx.NodeProto) -> Bundle:
-    """nano with one more node in front of the last, whole but for what the node does."""
+    """Return nano with one more node before the last one, and valid digests."""
     model = onnx.load(nano.encoder)
     last = model.graph.node[-1]
     node.input.append(last.input[0])
@@ -73,7 +73,7 @@ def copy_with(nano: Bundle, node: onnx.NodeProto) -> Bundle:
 def test_nano_compiles_with_its_products_in_halves_and_its_normalisations_in_fp32(
     nano: Bundle, compiler: Compiler, half: Half, kind: str
 ) -> None:
-    engine = build(nano, Recipe(ADA, half), compiler)
+    engine = build(nano, EngineSpec(ADA, half), compiler)
     assert engine.facts["layers"] == {f"CONVOLUTION {kind}": 37, "NORMALIZATION FLOAT": 11}
     assert engine.file.stat().st_size > 2 * 10**6  # nano's weights are 2.6 million halves
 
@@ -81,7 +81,7 @@ def test_nano_compiles_with_its_products_in_halves_and_its_normalisations_in_fp3
 def test_sams_vision_transformer_compiles_for_two_kinds_of_gpu(
     vit: Bundle, compiler: Compiler
 ) -> None:
-    engines = [build(vit, Recipe(target), compiler) for target in (ADA, AMPERE)]
+    engines = [build(vit, EngineSpec(target), compiler) for target in (ADA, AMPERE)]
     for engine in engines:
         assert engine.facts["layers"] == {
             "CONVOLUTION HALF": 3,
@@ -98,16 +98,16 @@ def test_sams_vision_transformer_compiles_for_two_kinds_of_gpu(
 
 
 def test_an_engine_that_is_there_is_not_compiled_again(nano: Bundle, compiler: Compiler) -> None:
-    first, again = (build(nano, Recipe(ADA), compiler) for _ in range(2))
+    first, again = (build(nano, EngineSpec(ADA), compiler) for _ in range(2))
     assert (first.built, again.built) == (True, False)
     assert again == Engine(first.file, first.facts, built=False)
-    assert build(nano, Recipe(AMPERE), compiler).built
+    assert build(nano, EngineSpec(AMPERE), compiler).built
 
 
 def test_what_a_killed_builder_left_is_no_engine(nano: Bundle, compiler: Compiler) -> None:
-    file = build(nano, Recipe(ADA), compiler).file
+    file = build(nano, EngineSpec(ADA), compiler).file
     file.rename(file.with_suffix(".part"))
-    assert build(nano, Recipe(ADA), compiler).built
+    assert build(nano, EngineSpec(ADA), compiler).built
 
 
 def test_of_two_builders_at_once_one_compiles(nano: Bundle) -> None:
@@ -137,22 +137,22 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_naming_the_node(
     nano: Bundle, compiler: Compiler
 ) -> None:
     broken = copy_with(nano, helper.make_node("Frobnicate", [], ["odd"], name="the odd node"))
-    with pytest.raises(EngineRefused, match=r"refuses the node 'the odd node' \(Frobnicate\): \S+"):
-        build(broken, Recipe(ADA), compiler)
+    with pytest.raises(EngineRefused, match=r"rejects node 'the odd node' \(Frobnicate\): \S+"):
+        build(broken, EngineSpec(ADA), compiler)
     assert not list((nano.path / ENGINES).glob("*.check"))
 
 
 def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Compiler) -> None:
     nano.encoder.write_bytes(b"\xff" * 100)
-    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not an encoder's graph"):
-        build(nano, Recipe(ADA), compiler)
+    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not a valid encoder graph"):
+        build(nano, EngineSpec(ADA), compiler)
 
 
 def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(
     nano: Bundle, compiler: Compiler
 ) -> None:
-    with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\), only for sm75, .*sm89"):
-        build(nano, Recipe(Gpu(90)), compiler)
+    with pytest.raises(NoCompiler, match=r"sm90 \(H100, H200\); supported: sm75, .*sm89"):
+        build(nano, EngineSpec(Gpu(90)), compiler)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_gpu_that_the_compiler_does_not_know_is_refused_with_those_it_knows(
         (
             ["--target", "sm42"],
             2,
-            "'sm42' is no GPU that engines are made for: name one of sm75 (T4)",
+            "unknown GPU 'sm42'; supported: sm75 (T4)",
         ),
-        (["--target", "sm89", "--batch", "8"], 2, "'8' is no batch"),
+        (["--target", "sm89", "--batch", "8"], 2, "invalid batch profile '8'"),
         (["--target", "sm90"], 1, "TensorRT-RTX does not compile for sm90"),
     ],
 )

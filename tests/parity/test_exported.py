@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, exported: the graphs answer as transformers' PyTorch models do."""
+"""Exported checkpoints with random weights, against transformers' PyTorch models."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.checkpoints.read import read_checkpoint
-from samserve.export.compare import differences, picture
+from samserve.export.compare import differences, sample_image
 from samserve.export.convert import convert, export
 from samserve.export.reference import Reference
 
@@ -85,7 +85,7 @@ def test_nothing_of_the_encoder_is_interpolated_or_looked_up_for_every_image(
         node.op_type for node in onnx.load(bundle.encoder, load_external_data=False).graph.node
     ]
     assert not {"Gather", "GatherND", "Range", "Einsum"} & set(kinds)
-    assert kinds.count("Resize") == (1 if checkpoint.family == "sam2" else 0)  # SAM 2's neck
+    assert kinds.count("Resize") == (1 if checkpoint.family.name == "sam2" else 0)  # SAM 2's neck
 
 
 def test_the_decoder_reads_its_weights_from_one_file(exported: tuple[Checkpoint, Bundle]) -> None:
@@ -133,7 +133,7 @@ def test_the_decoding_server_answers_as_pytorch_does(exported: tuple[Checkpoint,
     checkpoint, bundle = exported
     frame = checkpoint.frame
     reference = Reference(checkpoint)
-    tensors = reference.embed(picture(frame), (frame, frame))
+    tensors = reference.embed(sample_image(frame), (frame, frame))
     half = {name: tensor[0].astype(np.float16) for name, tensor in tensors.items()}
     decoder = MaskDecoder(bundle, Threads(1))
     ready = decoder.prepare(Embedding(bundle.model_version, Size(frame, frame), half))

@@ -10,11 +10,11 @@ import torch
 from parity import random_models
 from samserve.bundles.bundle import Bundle
 from samserve.core.embedding import Embedding
+from samserve.core.family import FAMILIES, SAM2
 from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam import kernel
-from samserve.decoder.sam.family import FAMILIES
-from samserve.decoder.sam.kernel_decoder import LAST_EPSILON
+from samserve.decoder.sam.folding import LAST_EPSILON
 from samserve.decoder.sam.kernel_weights import EPSILON
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
@@ -53,7 +53,7 @@ def image(decoder: MaskDecoder, embedding: Embedding) -> ReadyImage:
 
 
 def random_prompt(random: np.random.Generator, kind: str, multimask: bool) -> Prompt:
-    """kind: the parts it has."""
+    """Return a random prompt; `kind` names its parts."""
     count = int(random.choice([1, 1, 2, 3, 7, 13])) if "points" in kind else 0
     corners = np.sort(random.uniform(0, 1, (2, 2)), 0)
     grain = random.normal(0, 6, (12, 12)).astype(np.float32)
@@ -70,7 +70,7 @@ def random_prompt(random: np.random.Generator, kind: str, multimask: bool) -> Pr
 
 @torch.no_grad()
 def reference(model: Sam2Model, image: Embedding, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [M, 256, 256] and predicted IoUs [M]; the prompt stretched to the frame as SAM 2's own transforms do."""
+    """Return logits [M, 256, 256] and predicted IoUs [M] for a prompt stretched to the frame."""
     scale = torch.tensor([1024 / SIZE.width, 1024 / SIZE.height])
     given = {}
     if len(prompt.points):
@@ -87,7 +87,7 @@ def reference(model: Sam2Model, image: Embedding, prompt: Prompt) -> tuple[np.nd
 
 
 def check(got: Candidates, logits: np.ndarray, ious: np.ndarray) -> float:
-    """The largest difference, as a share of the largest logit."""
+    """Return the largest difference as a share of the largest logit."""
     order = np.abs(got.predicted_iou[:, None] - ious).argmin(1)
     assert sorted(order) == list(range(len(ious)))
     assert np.allclose(got.predicted_iou, ious[order], atol=TOLERANCE)
@@ -135,7 +135,7 @@ def test_the_single_mask_is_sometimes_the_stable_one_and_sometimes_the_best(
 def test_the_norms_have_sam_2s_epsilons(model: Sam2Model) -> None:
     layers = model.mask_decoder.transformer.layers
     assert {norm.eps for layer in layers for norm in (layer.layer_norm1, layer.layer_norm4)} == {
-        FAMILIES["sam2"].epsilon
+        FAMILIES[SAM2].norm_epsilon
     }
     assert model.mask_decoder.transformer.layer_norm_final_attn.eps == LAST_EPSILON
     assert (
@@ -163,7 +163,7 @@ def test_every_instruction_set_answers_as_sam_2_does(
 ) -> None:
     flags = loader.LEVELS[level]
     if not flags <= loader.processor_flags():
-        pytest.skip(f"this processor has no {level}")
+        pytest.skip(f"requires {level}, which this CPU lacks")
     monkeypatch.setattr(loader, "LEVELS", {level: flags})
     decoder = MaskDecoder(bundle, Threads(1))
     prompt = random_prompt(np.random.default_rng(1), "points, mask", multimask=True)

@@ -14,7 +14,7 @@ def test_the_demo_leaves_a_picture_and_a_result(tmp_path: Path, coins: Path) -> 
     shutil.copy(coins, tmp_path / "examples")
     command = [sys.executable, "-m", "samserve.local.demo"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "HIT" in done.stderr

@@ -1,4 +1,4 @@
-"""Exported checkpoints with random weights in one stack: what a client is answered is what PyTorch answers."""
+"""Exported checkpoints with random weights in one stack: clients get the answers of PyTorch."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from checkpoints import hf_folder, meta_sam
 from PIL import Image
 from samserve.client import Box, Click, Client, Prompt
 from samserve.export.checkpoints.read import read_checkpoint
-from samserve.export.compare import picture
+from samserve.export.compare import sample_image
 from samserve.export.convert import convert
 from samserve.export.reference import Reference
 from samserve.local.stack import Stack, StackOptions
@@ -61,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: str) -> None:
     checkpoint = read_checkpoint(exported.checkpoints[model])
     reference, side = Reference(checkpoint), checkpoint.frame
-    pixels = picture(side)
+    pixels = sample_image(side)
     reference.embed(pixels, (side, side))
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")
@@ -75,9 +75,9 @@ def test_masks_through_the_whole_stack_are_pytorchs(exported: Exported, model: s
     boxes = {"input_boxes": torch.tensor([[box]])}
     beside = {**points, "input_labels": torch.tensor([[[0]]])}
     at = exported.stack.addresses
-    with Client(at.decoder, at.embedding, model, timeout=120) as client:
+    with Client(at.decoder, at.embedding, model=model, timeout=120) as client:
         answer = client.predict(photo.getvalue(), prompts, low_res_logits=True)
-    assert answer.cache == "MISS"
+    assert answer.cache.name == "MISS"
     for got, given in zip(answer.results, (points, boxes, boxes | beside), strict=True):
         logits, ious = reference.decode(**given)
         order = np.argsort([-mask.predicted_iou for mask in got])

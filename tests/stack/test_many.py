@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,12 +22,10 @@ from samserve.local.stack import Stack
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 from samserve.wire.status import DETAILS_KEY, error_in
-from triton_api import Encoded
+from stacks import CAP, Encodes, Photos, replicas
 
-Photos = Callable[..., bytes]
-Counter = Callable[[], Encoded]
 Item = pb.EmbedManyRequest.Item
 
 
@@ -39,7 +36,7 @@ def stub(stack: Stack) -> Iterator[rpc.EmbeddingServiceStub]:
 
 
 def test_good_bad_and_known_images_are_answered_each_on_its_own(
-    client: Client, encoded: Counter, new_photo: Photos, tmp_path: Path
+    client: Client, encoded: Encodes, new_photo: Photos, tmp_path: Path
 ) -> None:
     known, new = [new_photo() for _ in range(3)], [new_photo() for _ in range(8)]
     for photo in known:
@@ -59,8 +56,10 @@ def test_good_bad_and_known_images_are_answered_each_on_its_own(
     assert len(answers) == len(images)
     assert {a.image for a in answers} == set(images)
     by_image = {a.image: a for a in answers}
-    assert {done.answer.cache for photo in known if (done := by_image[photo]).answer} == {"HIT"}
-    assert sum(a.answer is not None and a.answer.cache == "MISS" for a in answers) == 8
+    assert {done.answer.cache.name for photo in known if (done := by_image[photo]).answer} == {
+        "HIT"
+    }
+    assert sum(a.answer is not None and a.answer.cache.name == "MISS" for a in answers) == 8
     assert {type(a.error) for a in answers if a.error} == {FileNotFoundError, InvalidInput}
     assert sum(a.error is not None for a in answers) == 3
     done = encoded() - before
@@ -124,8 +123,11 @@ def test_streams_cancelled_in_the_middle_leave_the_service_fine(
         stream.cancel()
         requests.put(None)
     photo = new_photo()
-    assert client.embed(photo).cache == "MISS"
-    assert [a.answer.cache for a in client.embed_many([photo, photo]) if a.answer] == ["HIT", "HIT"]
+    assert client.embed(photo).cache.name == "MISS"
+    assert [a.answer.cache.name for a in client.embed_many([photo, photo]) if a.answer] == [
+        "HIT",
+        "HIT",
+    ]
 
 
 def test_several_data_sets_at_once_do_not_mix(client: Client, new_photo: Photos) -> None:
@@ -177,7 +179,7 @@ def test_tensors_that_are_not_there_are_refused_with_details(
     stub: rpc.EmbeddingServiceStub, request_: dict[str, object], code: grpc.StatusCode, reason: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        list(stub.GetEmbedding(pb.GetEmbeddingRequest(**request_), timeout=20))
+        list(stub.GetEmbedding(pb.GetEmbeddingRequest(**request_), timeout=CAP))
     assert caught.value.code() is code
     status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())[DETAILS_KEY])
     info = details.ErrorInfo()
@@ -203,25 +205,3 @@ def test_a_data_set_outlives_the_replica_that_embeds_it(
         os.kill(process, signal.SIGKILL)
     answers += run
     assert sorted(a.answer.image_id for a in answers if a.answer) == sorted(map(image_id, images))
-
-
-def replicas(stack: Stack) -> list[int]:
-    """The process ids of this stack's replicas, and of no other's."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    parents = {int(row[0]): int(row[1]) for row in rows}
-
-    def is_ours(process: int) -> bool:
-        while process in parents and process != stack.programs["embedding"].pid:
-            process = parents[process]
-        return process in parents
-
-    found = [
-        int(row[0])
-        for row in rows
-        if row[2].startswith("ray::ServeReplica") and is_ours(int(row[0]))
-    ]
-    assert found
-    return found

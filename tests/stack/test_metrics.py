@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from promql import Labels, metrics_asked
 from samserve.client import Click, Client
 from samserve.local.stack import Stack
+from stacks import CAP, metrics_of
 
 ELSEWHERE = {
     "up": "Prometheus itself",
@@ -18,7 +18,6 @@ ELSEWHERE = {
     "nv_gpu_utilization": "Triton on a machine with a GPU",
 }
 FROM_THE_OPERATOR = {"namespace", "job", "pod"}  # labels that Prometheus adds to what it reads
-RAYS_SECONDS = 40  # Ray collects its metrics every ten
 
 # Not prometheus_client's parser: it calls every counter _total, which Triton does not.
 SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? ", re.MULTILINE)
@@ -29,21 +28,15 @@ Exposition = dict[str, Labels]  # labels of all of a metric's samples, by its na
 
 def read(address: str) -> Exposition:
     metrics: Exposition = {}
-    for sample in SAMPLE.finditer(text(address)):
+    for sample in SAMPLE.finditer(metrics_of(address)):
         labels = metrics.setdefault(sample["name"], {})
         for label, value in LABEL.findall(sample["labels"] or ""):
             labels.setdefault(label, set()).add(value)
     return metrics
 
 
-def text(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        exposition: str = answer.read().decode()
-    return exposition
-
-
 def rays_address(stack: Stack) -> str:
-    """Where the Ray of this stack exports its metrics; its session is named for the process that started it."""
+    """Where this stack's Ray exports metrics. Its session is named after its first process."""
     folder = next(Path("/tmp/ray").glob(f"session_*_{stack.programs['embedding'].pid}"))  # noqa: S108
     (file,) = folder.glob("metrics_export_port_*")
     return f"127.0.0.1:{file.read_text()}"
@@ -51,7 +44,7 @@ def rays_address(stack: Stack) -> str:
 
 def rays(stack: Stack, wanted: set[str]) -> Exposition:
     """Ray's metrics, as soon as those wanted are among them."""
-    end = time.monotonic() + RAYS_SECONDS
+    end = time.monotonic() + CAP  # Ray collects its metrics every ten seconds
     while True:
         there = read(rays_address(stack))
         if wanted <= there.keys() or time.monotonic() > end:
@@ -107,6 +100,8 @@ def test_both_halves_tell_the_model_version(stack: Stack, client: Client, coins:
     version = client.embed(coins.read_bytes()).model_version
     for address in (stack.addresses.decoder_metrics, stack.addresses.embedding_metrics):
         told = [
-            line for line in text(address).splitlines() if line.startswith("samserve_model_info{")
+            line
+            for line in metrics_of(address).splitlines()
+            if line.startswith("samserve_model_info{")
         ]
         assert any(f'version="{version}"' in line and line.endswith(" 1.0") for line in told)

@@ -21,7 +21,7 @@ from samserve.bundles.bundle import ENCODER, FACTS, WEIGHTS, load_bundle, write_
 from samserve.bundles.names import SHIPPED
 from samserve.bundles.store import Store
 from samserve.client import Click, Client
-from samserve.codec.packed import HEAD
+from samserve.codec.packed import HEADER_BYTES
 from samserve.core.errors import ModelNotFound, Unavailable
 from samserve.core.image_id import image_id
 from samserve.decoder.prompt import Prompt
@@ -32,13 +32,16 @@ from samserve.local.state import save_state
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 
-Photos = Callable[..., bytes]
+Images = Callable[..., bytes]
 CLICK = [Click(100, 80)]
-SCALED = "mask_decoder.iou_prediction_head.proj_out.weight"  # of the decoder
+SCALED = "mask_decoder.iou_prediction_head.proj_out.weight"  # in the decoder
 
 
 def make_twin(folder: Path) -> None:
-    """nano under another name: the largest weights of its encoder, and the last of its decoder's scores, scaled."""
+    """Write nano under another name, with scaled weights.
+
+    These are the largest weights of its encoder, and the last ones of its decoder's scores.
+    """
     shutil.copytree(SHIPPED / "nano", folder)
     encoder = onnx.load(folder / ENCODER)
     weights = max(encoder.graph.initializer, key=lambda each: np.prod(each.dims))
@@ -70,11 +73,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def clients(stack: Stack) -> Iterator[dict[str, Client]]:
-    """A client for each way to name a model."""
+    """Clients by the model name they send."""
     at = stack.addresses
-    with ExitStack() as open_ones:
+    with ExitStack() as exit_stack:
         yield {
-            name: open_ones.enter_context(Client(at.decoder, at.embedding, model=name))
+            name: exit_stack.enter_context(Client(at.decoder, at.embedding, model=name))
             for name in ("", "nano", "twin", "sam9")
         }
 
@@ -86,13 +89,13 @@ def redis(stack: Stack) -> Iterator[Redis]:
 
 
 def test_each_request_is_answered_by_the_model_it_names(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos
+    stack: Stack, clients: dict[str, Client], new_photo: Images
 ) -> None:
-    photo = new_photo()
+    image = new_photo()
     before = {name: triton_api.encoded(stack, name) for name in ("nano", "twin")}
-    nano, twin = clients["nano"].segment(photo, CLICK), clients["twin"].segment(photo, CLICK)
-    default = clients[""].segment(photo, CLICK)
-    assert (nano.cache, twin.cache, default.cache) == ("MISS", "MISS", "HIT")
+    nano, twin = clients["nano"].segment(image, CLICK), clients["twin"].segment(image, CLICK)
+    default = clients[""].segment(image, CLICK)
+    assert (nano.cache.name, twin.cache.name, default.cache.name) == ("MISS", "MISS", "HIT")
     assert [(triton_api.encoded(stack, name) - count).images for name, count in before.items()] == [
         1,
         1,
@@ -103,17 +106,17 @@ def test_each_request_is_answered_by_the_model_it_names(
     assert twin.model_version == load_bundle(stack.options.bundles / "twin").model_version
     assert _seen(nano) == _seen(default)
     assert _seen(nano) != _seen(twin)
-    with clients["twin"].interact(photo) as shown:
-        assert (shown.image.cache, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
+    with clients["twin"].interact(image) as shown:
+        assert (shown.image.cache.name, _seen(shown.step(CLICK))) == ("HIT", _seen(twin))
 
 
 @pytest.mark.parametrize(("model", "other"), [("nano", "twin"), ("twin", "nano")])
 def test_a_model_s_embeddings_are_decoded_by_its_own_decoder(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos, model: str, other: str
+    stack: Stack, clients: dict[str, Client], new_photo: Images, model: str, other: str
 ) -> None:
-    photo = new_photo()
-    answer = clients[model].segment(photo, CLICK)
-    embedding = clients[model].embedding(photo)
+    image = new_photo()
+    answer = clients[model].segment(image, CLICK)
+    embedding = clients[model].embedding(image)
     click = Prompt(
         np.array([[100, 80]], np.float32), np.ones(1, np.float32), None, None, multimask=True
     )
@@ -125,42 +128,42 @@ def test_a_model_s_embeddings_are_decoded_by_its_own_decoder(
     assert not np.allclose(scores[model], scores[other], atol=1e-2)
 
 
-def test_what_one_model_embedded_is_a_miss_for_the_other_and_kept_apart(
-    clients: dict[str, Client], redis: Redis, new_photo: Photos
+def test_an_image_embedded_by_one_model_is_a_miss_for_the_other(
+    clients: dict[str, Client], redis: Redis, new_photo: Images
 ) -> None:
-    photo = new_photo()
-    first, second = clients["nano"].embed(photo), clients["twin"].embed(photo)
-    assert (first.cache, second.cache) == ("MISS", "MISS")
-    assert (clients["nano"].embed(photo).cache, clients["twin"].embed(photo).cache) == (
+    image = new_photo()
+    first, second = clients["nano"].embed(image), clients["twin"].embed(image)
+    assert (first.cache.name, second.cache.name) == ("MISS", "MISS")
+    assert (clients["nano"].embed(image).cache.name, clients["twin"].embed(image).cache.name) == (
         "HIT",
         "HIT",
     )
-    name = image_id(photo)
+    name = image_id(image)
     keys = {f"samserve:public:{answer.model_version}:{name}".encode() for answer in (first, second)}
     assert set(redis.keys(f"*{name}*")) == keys
-    both = [clients[model].embedding(photo).tensors["embedding"] for model in ("nano", "twin")]
+    both = [clients[model].embedding(image).tensors["embedding"] for model in ("nano", "twin")]
     assert not np.array_equal(*both)
 
 
-def test_a_decoder_without_an_entry_of_its_own_model_asks_for_the_bytes(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos
+def test_a_decoder_without_an_embedding_of_its_model_asks_for_the_bytes(
+    stack: Stack, clients: dict[str, Client], new_photo: Images
 ) -> None:
-    photo = new_photo()
-    clients["nano"].segment(photo, CLICK)  # in Redis and ready in the decoder
+    image = new_photo()
+    clients["nano"].segment(image, CLICK)  # in Redis and ready in the decoder
     with (
         grpc.insecure_channel(stack.addresses.decoder) as channel,
         pytest.raises(grpc.RpcError) as caught,
     ):
-        _predict(channel, "twin", types.ImageRef(image_id=image_id(photo)))
+        _predict(channel, "twin", types.ImageRef(image_id=image_id(image)))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_reference_of_one_model_with_the_name_of_the_other_is_refused(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos
+    stack: Stack, clients: dict[str, Client], new_photo: Images
 ) -> None:
-    photo = new_photo()
+    image = new_photo()
     versions = {
-        model: clients[model].segment(photo, CLICK).model_version for model in ("nano", "twin")
+        model: clients[model].segment(image, CLICK).model_version for model in ("nano", "twin")
     }
     at = stack.addresses
     with (
@@ -168,34 +171,34 @@ def test_a_reference_of_one_model_with_the_name_of_the_other_is_refused(
         grpc.insecure_channel(at.embedding) as embedding,
     ):
         for model, other in (("nano", "twin"), ("twin", "nano"), ("", "twin")):
-            reference = types.ImageRef(image_id=image_id(photo), model_version=versions[other])
+            reference = types.ImageRef(image_id=image_id(image), model_version=versions[other])
             for ask in (_predict, _get_embedding):
                 with pytest.raises(grpc.RpcError, match=versions[other]) as caught:
                     ask(decoder if ask is _predict else embedding, model, reference)
                 assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        own = types.ImageRef(image_id=image_id(photo), model_version=versions["twin"])
+        own = types.ImageRef(image_id=image_id(image), model_version=versions["twin"])
         assert _predict(decoder, "twin", own).image.model_version == versions["twin"]
 
 
-def test_an_unknown_model_is_refused_with_all_names(
-    clients: dict[str, Client], new_photo: Photos
+def test_an_unknown_model_is_refused_and_the_available_ones_are_listed(
+    clients: dict[str, Client], new_photo: Images
 ) -> None:
-    photo = new_photo()
+    image = new_photo()
     for call in (clients["sam9"].embed, lambda data: clients["sam9"].segment(data, CLICK)):
         with pytest.raises(ModelNotFound) as caught:
-            call(photo)
+            call(image)
         assert caught.value.known == ["nano", "twin"]
 
 
-def test_an_unloaded_model_leaves_its_known_images_and_the_other_model_be(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos
+def test_an_unloaded_model_affects_neither_cached_images_nor_the_other_model(
+    stack: Stack, clients: dict[str, Client], new_photo: Images
 ) -> None:
     known, new = new_photo(), new_photo()
     clients["twin"].embed(known)
     triton_api.unload(stack, "twin")
     try:
-        assert clients["twin"].embed(known).cache == "HIT"
-        assert clients["nano"].embed(new).cache == "MISS"
+        assert clients["twin"].embed(known).cache.name == "HIT"
+        assert clients["nano"].embed(new).cache.name == "MISS"
         at = stack.addresses
         with (
             Client(at.decoder, at.embedding, model="twin", timeout=2) as hasty,
@@ -204,32 +207,32 @@ def test_an_unloaded_model_leaves_its_known_images_and_the_other_model_be(
             hasty.embed(new)
     finally:
         triton_api.load(stack, "twin")
-    assert clients["twin"].embed(new).cache == "MISS"
+    assert clients["twin"].embed(new).cache.name == "MISS"
 
 
-def test_a_cache_that_shall_be_exact_gives_a_cold_decoder_the_encoders_own_tensors(
-    clients: dict[str, Client], redis: Redis, new_photo: Photos
+def test_an_exact_cache_gives_a_decoder_the_encoders_tensors(
+    clients: dict[str, Client], redis: Redis, new_photo: Images
 ) -> None:
-    photo = new_photo()
-    answer = clients["nano"].embed(photo)
-    (key,) = redis.keys(f"*{image_id(photo)}")
+    image = new_photo()
+    answer = clients["nano"].embed(image)
+    (key,) = redis.keys(f"*{image_id(image)}")
     entry = redis.get(key)
     assert isinstance(entry, bytes)
-    assert b'"f2"' in entry[:HEAD]
-    assert len(entry) == HEAD + 2 * 256 * 64 * 64
-    embedded = clients["nano"].embedding(photo)
-    assert (embedded.model_version, answer.cache) == (answer.model_version, "MISS")
-    assert embedded.tensors["embedding"].tobytes() == entry[HEAD:]
+    assert b'"f2"' in entry[:HEADER_BYTES]
+    assert len(entry) == HEADER_BYTES + 2 * 256 * 64 * 64
+    embedded = clients["nano"].embedding(image)
+    assert (embedded.model_version, answer.cache.name) == (answer.model_version, "MISS")
+    assert embedded.tensors["embedding"].tobytes() == entry[HEADER_BYTES:]
 
 
-def test_metrics_tell_the_models_apart(
-    stack: Stack, clients: dict[str, Client], new_photo: Photos
+def test_metrics_are_labelled_by_model(
+    stack: Stack, clients: dict[str, Client], new_photo: Images
 ) -> None:
-    photo = new_photo()
+    image = new_photo()
     for model in ("nano", "twin"):
-        clients[model].segment(photo, CLICK)
+        clients[model].segment(image, CLICK)
     with pytest.raises(ModelNotFound):
-        clients["sam9"].embed(photo)
+        clients["sam9"].embed(image)
     at = stack.addresses
     embedding, decoder = (
         _metrics(address) for address in (at.embedding_metrics, at.decoder_metrics)
@@ -240,7 +243,7 @@ def test_metrics_tell_the_models_apart(
     assert "sam9" not in embedding + decoder
 
 
-def test_the_command_line_names_a_model_and_status_lists_them(
+def test_the_command_line_selects_a_model_and_status_lists_them(
     stack: Stack, tmp_path: Path, coins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -248,11 +251,11 @@ def test_the_command_line_names_a_model_and_status_lists_them(
 
     def run(*words: object) -> dict[str, object]:
         command = [sys.executable, "-m", "samserve.cli.main", *map(str, words), "--json"]
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, timeout=120, check=True, env=os.environ
         )
-        told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        return told
+        output: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+        return output
 
     assert run("status")["models"] == ["nano", "twin"]
     assert run("embed", coins, "--model", "twin")["embedded"] == 1

@@ -1,11 +1,11 @@
-{{/* The name that all names begin with: at most 30 characters, as KubeRay allows a RayService 41, its Service 50. */}}
+{{/* Prefix of all names: at most 30 characters, because KubeRay allows 41 for a RayService and 50 for its Service. */}}
 {{- define "samserve.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- default $full .Values.fullnameOverride | trunc 30 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* The ports of all parts; those of our services are the defaults of samserve.infra.settings. */}}
+{{/* Ports of all parts. Those of samserve's services are the defaults of samserve.infra.settings. */}}
 {{- define "samserve.ports" -}}
 embedding: 8500
 embeddingHttp: 8502
@@ -21,8 +21,8 @@ rayMetrics: 8080
 haproxyMetrics: 9101
 {{- end }}
 
-{{/* What selects the pods of a part; arguments: the root and the part. Never anything that changes with an upgrade, and
-     not app.kubernetes.io/name, which on Ray's pods belongs to KubeRay. */}}
+{{/* Labels that select the pods of a part. Arguments: the root and the part. They must not change with an upgrade. They
+     exclude app.kubernetes.io/name, which KubeRay sets on Ray's pods. */}}
 {{- define "samserve.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/part-of: samserve
@@ -30,7 +30,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* Of pods: nothing that changes with the chart's version, or each would be replaced. */}}
+{{/* Labels of pods. They must not change with the chart's version, or every pod would be replaced. */}}
 {{- define "samserve.podLabels" -}}
 {{ include "samserve.selector" . }}
 app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
@@ -55,7 +55,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* What every pod has: its account, without a token, and no privileges. */}}
+{{/* Common part of all pods: a service account without a token, and no privileges. */}}
 {{- define "samserve.pod" -}}
 {{- $root := index . 0 -}}
 serviceAccountName: {{ include "samserve.fullname" $root }}-{{ index . 1 }}
@@ -76,7 +76,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Where a pod goes; argument: the part's values. */}}
+{{/* Placement of a pod. Argument: the values of the part. */}}
 {{- define "samserve.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
@@ -95,7 +95,7 @@ securityContext:
   seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
-{{/* REDIS_URL, from a Secret where there is one. REDIS_PASSWORD would be Ray's, for a Redis of its own. */}}
+{{/* REDIS_URL, from a Secret if one is set. Not REDIS_PASSWORD, which Ray uses for its own Redis. */}}
 {{- define "samserve.redisEnv" -}}
 {{- $port := (include "samserve.ports" . | fromYaml).redis -}}
 {{- $host := printf "%s-redis:%v" (include "samserve.fullname" .) $port -}}
@@ -115,14 +115,14 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Traces are off unless there is somewhere to send them. */}}
+{{/* Traces are off without an endpoint. */}}
 {{- define "samserve.tracingEnv" -}}
 {{- with .Values.tracing.endpoint }}
 - { name: SAMSERVE_OTLP_ENDPOINT, value: {{ . | quote }} }
 {{- end }}
 {{- end }}
 
-{{/* SAMSERVE_MODELS: NAME or NAME:VARIANT, the first is the default. */}}
+{{/* SAMSERVE_MODELS: NAME or NAME:VARIANT, separated by commas. The first is the default. */}}
 {{- define "samserve.models" -}}
 {{- $models := list -}}
 {{- range .Values.models }}
@@ -131,7 +131,7 @@ securityContext:
 {{- join "," $models }}
 {{- end }}
 
-{{/* Not empty if an engine is built for the model; arguments: the root and the model. */}}
+{{/* Not empty if an engine is built for the model. Arguments: the root and the model. */}}
 {{- define "samserve.engine" -}}
 {{- $values := (index . 0).Values -}}
 {{- if and $values.triton.gpu.enabled $values.triton.engine.build (not (index . 1).variant) }}yes{{ end }}
@@ -141,47 +141,47 @@ securityContext:
 {{- .Values.store.existingClaim | default (printf "%s-store" (include "samserve.fullname" .)) }}
 {{- end }}
 
-{{/* Values that do not go together, each refused by a sentence. */}}
+{{/* Refuses combinations of values that cannot work, each with its own message. */}}
 {{- define "samserve.check" -}}
 {{- $store := .Values.store.enabled -}}
 {{- $names := list -}}
 {{- range $index, $model := .Values.models }}
 {{- if has .name $names }}
-{{- fail (printf "models[%d].name: %s is there already; requests could not tell its variants apart" $index .name) }}
+{{- fail (printf "models[%d].name: duplicate model %s; requests could not tell its variants apart" $index .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- if and .pull (not $store) }}
-{{- fail (printf "models[%d].pull: %s needs the store to lie in; set store.enabled" $index .name) }}
+{{- fail (printf "models[%d].pull: %s needs the store; set store.enabled" $index .name) }}
 {{- end }}
 {{- if and (hasPrefix "cpu-" .variant) (not $store) }}
-{{- fail (printf "models[%d].variant: %s of %s needs the store to lie in; set store.enabled" $index .variant .name) }}
+{{- fail (printf "models[%d].variant: %s of %s needs the store; set store.enabled" $index .variant .name) }}
 {{- end }}
 {{- if and (include "samserve.engine" (list $ .)) (not $store) }}
-{{- fail (printf "triton.engine.build: the engine of %s needs the store to lie in; set store.enabled" .name) }}
+{{- fail (printf "triton.engine.build: the engine of %s needs the store; set store.enabled" .name) }}
 {{- end }}
 {{- end }}
 {{- with .Values.triton }}
 {{- if and .gpu.enabled (not .engine.build) }}
 {{- range $index, $model := $.Values.models }}
 {{- if not .variant }}
-{{- fail (printf "models[%d].variant: must name an engine while triton.engine.build is off, or the GPU of triton.gpu would idle" $index) }}
+{{- fail (printf "models[%d].variant: name an engine while triton.engine.build is off; otherwise the GPU of triton.gpu is unused" $index) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.triton.autoscaling }}
-{{- if gt (int .min) (int .max) }}{{ fail "triton.autoscaling.min: is larger than triton.autoscaling.max" }}{{ end }}
+{{- if gt (int .min) (int .max) }}{{ fail "triton.autoscaling.min: must not exceed triton.autoscaling.max" }}{{ end }}
 {{- end }}
 {{- with .Values.decoder.autoscaling }}
-{{- if gt (int .min) (int .max) }}{{ fail "decoder.autoscaling.min: is larger than decoder.autoscaling.max" }}{{ end }}
+{{- if gt (int .min) (int .max) }}{{ fail "decoder.autoscaling.min: must not exceed decoder.autoscaling.max" }}{{ end }}
 {{- end }}
 {{- with .Values.embedding }}
-{{- if gt (int .workers.min) (int .workers.max) }}{{ fail "embedding.workers.min: is larger than embedding.workers.max" }}{{ end }}
-{{- if gt (int .replicas.min) (int .replicas.max) }}{{ fail "embedding.replicas.min: is larger than embedding.replicas.max" }}{{ end }}
+{{- if gt (int .workers.min) (int .workers.max) }}{{ fail "embedding.workers.min: must not exceed embedding.workers.max" }}{{ end }}
+{{- if gt (int .replicas.min) (int .replicas.max) }}{{ fail "embedding.replicas.min: must not exceed embedding.replicas.max" }}{{ end }}
 {{- end }}
 {{- with .Values.decoder }}
 {{- if le (int .drainSeconds) (int .embedTimeoutSeconds) }}
-{{- fail "decoder.drainSeconds: must be more than decoder.embedTimeoutSeconds, or the longest call would be cut off" }}
+{{- fail "decoder.drainSeconds: must exceed decoder.embedTimeoutSeconds, or shutdown would cut off the longest call" }}
 {{- end }}
 {{- end }}
 {{- end }}

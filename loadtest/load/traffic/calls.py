@@ -15,7 +15,8 @@ from google.rpc import status_pb2
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import call_options, message_limits
+from samserve.wire.channel import message_limits
+from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY
 
 from loadtest.load.traffic.pictures import HEIGHT, WIDTH, Picture

@@ -1,1 +1,1 @@
-"""Model bundles: what one is, how it is exported, how Triton is given it."""
+"""Model bundles: what serving reads from disk, and the files that Triton serves from. No torch."""

@@ -1,11 +1,11 @@
-"""A bundle: a folder with everything serving needs of one model, loadable without torch.
+"""Bundles: a folder with everything that serving needs of one model, loadable without torch.
 
-encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height, width) -> the embedding's tensors,
-               fp16; encoder.onnx.data beside it holds the weights of one too large for a single file
-decoder.onnx   see samserve.export.graphs.decoder; its weights lie in the next file
-decoder.safetensors   prompt encoder and mask decoder under transformers' names
-variants/      other ways to run the encoder: samserve.bundles.variant
-model.json     the facts below, digests of the files, licence, where the weights come from
+encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height, width) -> the
+               embedding's tensors, fp16. Weights too large for one file are in encoder.onnx.data.
+decoder.onnx   see samserve.export.graphs.decoder. Its weights are in the next file.
+decoder.safetensors   prompt encoder and mask decoder, named as in transformers
+variants/      other ways to run the encoder, see samserve.bundles.variant
+model.json     the facts below, digests of the files, licence, source of the weights
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samserve.bundles.files import BrokenBundle, check_files, describe_files, read_facts
 from samserve.bundles.variant import (
     EXPORTED,
     ONNXRUNTIME,
     VARIANTS,
-    BrokenBundle,
     Variant,
-    check_files,
-    files_of,
     load_variant,
     model_digest,
-    read_facts,
     version_of,
 )
 from samserve.bundles.variant import FACTS as VARIANT_FACTS
@@ -41,10 +38,19 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """family: sam, sam2 or sam_hq; frame: what the encoder sees; mask_frame: what masks are scaled to on their way to
-    the source's size; low_res: side of the low-res logits; embedding: shapes of the tensors; variant: how the encoder
-    is run, which settles the version; versions: of all variants when it was read, since the decoder is the same for
-    them.
+    """One model on disk.
+
+    Attributes:
+        path: The bundle's folder.
+        name: Of the model in requests.
+        family: sam, sam2 or sam_hq.
+        frame: Square that the encoder sees.
+        mask_frame: Square that low-res masks are scaled to, on the way to the source's size.
+        low_res: Side of the low-res logits, in cells.
+        embedding: Shape of each tensor by name, without the batch.
+        variant: How the encoder is run; it determines the model version.
+        versions: Model versions of all variants when the bundle was loaded. All share one decoder.
+        facts: Contents of model.json.
     """
 
     path: Path
@@ -76,19 +82,32 @@ class Bundle:
 
 
 def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
-    """Read a bundle, to be run as `variant`, and check its files. Raises BrokenBundle."""
+    """Read a bundle and check its files.
+
+    Args:
+        path: The bundle's folder.
+        variant: How the encoder is to be run.
+
+    Raises:
+        BrokenBundle: A file is missing or damaged, or the variant is unknown.
+    """
     facts = read_facts(path / FACTS)
     if facts.get("format") != FORMAT:
         raise BrokenBundle(
-            f"{path / FACTS} is of format {facts.get('format')}; this samserve reads format {FORMAT}"
+            f"unsupported format {facts.get('format')} in {path / FACTS}; supported: {FORMAT}"
         )
     check_files(path, facts["files"])
+
     exported = Variant(
         EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts
     )
-    if variant != EXPORTED and variant not in variant_names(path):
-        known = ", ".join([EXPORTED, *variant_names(path)])
-        raise BrokenBundle(f"the model {facts['name']} has no variant {variant!r}; it has: {known}")
+    variants = variant_names(path)
+    if variant != EXPORTED and variant not in variants:
+        available = ", ".join([EXPORTED, *variants])
+        raise BrokenBundle(
+            f"unknown variant {variant!r} of model {facts['name']!r}; available: {available}"
+        )
+
     stretch = facts["preprocessing"]["resize"] == STRETCH
     frame = Frame(facts["frame"], stretch)
     return Bundle(
@@ -106,34 +125,39 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
 
 
 def variant_names(path: Path) -> list[str]:
-    """A bundle's variants besides the exported one."""
+    """Names of a bundle's variants, without the exported one."""
     return sorted(file.parent.name for file in path.glob(f"{VARIANTS}/*/{VARIANT_FACTS}"))
 
 
 def variant_versions(path: Path) -> frozenset[str]:
-    """The model versions of a bundle's variants besides the exported one, as they are now."""
+    """Model versions of a bundle's variants as they are on disk now, without the exported one."""
     return frozenset(
-        read_facts(path / VARIANTS / n / VARIANT_FACTS)["model_version"]
-        for n in variant_names(path)
+        read_facts(path / VARIANTS / name / VARIANT_FACTS)["model_version"]
+        for name in variant_names(path)
     )
 
 
 def find_bundles(folder: Path) -> list[Path]:
-    """The bundles in a folder, by name."""
+    """Folders of the bundles in `folder`, sorted by name."""
     return sorted(path.parent for path in folder.glob(f"*/{FACTS}"))
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:
-    """Complete `facts` with format, digests and model version, and write them: the last step of an export."""
-    files = files_of(path, {FACTS, CARD})
+    """Write model.json. Call this last, after all other files.
+
+    Args:
+        path: The bundle's folder.
+        facts: Everything but format, digests and model version, which are added.
+    """
+    files = describe_files(path, {FACTS, CARD})
     version = version_of(
         facts["name"], model_digest(files, ENCODER), facts["preprocessing"], facts["precision"]
     )
-    whole = {
+    complete = {
         "format": FORMAT,
         "name": facts["name"],
         "model_version": version,
         **facts,
         "files": files,
     }
-    (path / FACTS).write_text(json.dumps(whole, indent=1) + "\n")
+    (path / FACTS).write_text(json.dumps(complete, indent=1) + "\n")

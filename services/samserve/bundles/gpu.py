@@ -1,4 +1,4 @@
-"""Which GPU an engine is for."""
+"""Kinds of GPU that engines are compiled for."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ CAPABILITY = re.compile(r"(?:sm_?)?(\d{1,2})\.?(\d)")
 
 
 class UnknownGpu(ValueError):
-    """What names no GPU that engines are made for; the message lists those there are."""
+    """Not a supported GPU; the message lists the supported ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """capability: compute capability without its point, 89 for 8.9; gpu: its name, empty for any of that capability."""
+    """One kind of GPU.
+
+    Attributes:
+        capability: Compute capability without its point, 89 for 8.9.
+        gpu: Product name; empty for any GPU of that capability.
+    """
 
     capability: int
     gpu: str = ""
@@ -39,7 +44,7 @@ class Gpu:
 
     @property
     def slug(self) -> str:
-        """For a file's name."""
+        """The name as part of a file name, such as `l4-sm89`."""
         gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
         return f"{gpu}-{self.name}" if gpu else self.name
 
@@ -48,31 +53,42 @@ class Gpu:
 
 
 def parse_gpu(text: str) -> Gpu:
-    """`sm89`, `89`, `8.9`, a GPU's name such as `L4`, or `here`: this machine's first GPU. Raises UnknownTarget."""
+    """Parse the name of a GPU.
+
+    Args:
+        text: `sm89`, `89`, `8.9`, a product such as `L4`, or `here` for this machine's first GPU.
+
+    Raises:
+        UnknownGpu: The text names no supported GPU, or `here` is used on a machine without one.
+    """
     if text == HERE:
-        if (gpu := gpu_here()) is None:
-            raise UnknownGpu(f"there is no NVIDIA GPU on this machine: name one of {known_gpus()}")
+        gpu = gpu_here()
+        if gpu is None:
+            raise UnknownGpu(f"no NVIDIA GPU found on this machine; name one of {known_gpus()}")
         return gpu
+
     if (match := CAPABILITY.fullmatch(text.lower())) and int("".join(match.groups())) in GPUS:
         return Gpu(int("".join(match.groups())))
-    for capability, names in GPUS.items():
-        if text.lower() in map(str.lower, names):
+
+    for capability, products in GPUS.items():
+        if text.lower() in map(str.lower, products):
             return Gpu(capability)
-    raise UnknownGpu(
-        f"{text!r} is no GPU that engines are made for: name one of {known_gpus()}, or {HERE!r}"
-    )
+
+    raise UnknownGpu(f"unknown GPU {text!r}; supported: {known_gpus()}, or {HERE!r}")
 
 
 def known_gpus() -> str:
-    """All targets, for people."""
+    """List all supported GPUs, for messages."""
     return ", ".join(str(Gpu(capability)) for capability in GPUS)
 
 
 def gpu_here() -> Gpu | None:
-    """The first GPU of this machine, as its driver's nvidia-smi tells."""
+    """Return this machine's first GPU as nvidia-smi reports it, or None."""
     if shutil.which("nvidia-smi") is None:
         return None
-    asked = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    match = re.match(r"(?:NVIDIA )?(.+), (\d+)\.(\d)", answer.stdout)
-    return Gpu(int(match[2] + match[3]), match[1]) if answer.returncode == 0 and match else None
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.match(r"(?:NVIDIA )?(.+), (\d+)\.(\d)", result.stdout)
+    if result.returncode != 0 or match is None:
+        return None
+    return Gpu(int(match[2] + match[3]), match[1])

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder that several machines may share."""
+"""A file lock, so that only one process writes to a folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], object] = lambda _: None) -> Iterator[None]:
-    """Hold a folder's lock for the length of a block; who comes second is told that it waits."""
+def locked(folder: Path, on_wait: Callable[[str], object] = lambda _: None) -> Iterator[None]:
+    """Hold the folder's lock inside a `with` block.
+
+    Args:
+        folder: May be shared by several machines.
+        on_wait: Receives a message if another process holds the lock.
+    """
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another builder")
+            on_wait("waiting for another build to finish")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

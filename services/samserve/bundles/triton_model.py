@@ -1,7 +1,8 @@
-"""An encoder in Triton's Python backend: every batch that Triton's scheduler gathers is one call of a CPU runtime.
+"""An encoder in Triton's Python backend: each batch is one call of a CPU runtime.
 
-Triton loads this file from the model repository; it is not imported by samserve. Tensors cross by DLPack: it copies
-nothing, and the backend's own numpy bridge (in Triton 2.51) misreads arrays of numpy 2.
+Triton loads this file from the model repository; samserve does not import it. Tensors are exchanged
+by DLPack, which copies nothing. The backend's numpy functions (in Triton 2.51) misread arrays of
+numpy 2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-Run = Callable[[dict[str, Any]], list[Any]]  # a batch's inputs by name to the outputs asked for
+Run = Callable[[dict[str, Any]], list[Any]]  # inputs of a batch by name -> outputs in order
 
 
 def _onnxruntime(encoder: str, outputs: list[str], threads: int, precision: str) -> Run:
@@ -38,8 +39,8 @@ def _openvino(encoder: str, outputs: list[str], threads: int, precision: str) ->
     model = openvino.Core().compile_model(encoder, "CPU", settings)
 
     def run(batch: dict[str, Any]) -> list[Any]:
-        answers = model(batch)
-        return [answers[name] for name in outputs]
+        results = model(batch)
+        return [results[name] for name in outputs]
 
     return run
 
@@ -48,15 +49,16 @@ RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
 class TritonPythonModel:
-    """What Triton's Python backend looks for."""
+    """The class that Triton's Python backend looks for by name."""
 
     def initialize(self, args: dict[str, Any]) -> None:
-        """Load the encoder that the model's parameters name, in the runtime that they name."""
+        """Load the encoder and the runtime that the model's parameters name."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        load = RUNTIMES[parameters["backend"]]
+
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
+        load = RUNTIMES[parameters["backend"]]
         self._run = load(
             parameters["encoder"],
             self._outputs,
@@ -65,7 +67,8 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one batch."""
+        """Run the requests of one batch together and return a response for each."""
+        # Join the requests' tensors into one batch.
         rows = [
             [np.from_dlpack(pb_utils.get_input_tensor_by_name(r, name)) for name in self._inputs]
             for r in requests
@@ -74,9 +77,11 @@ class TritonPythonModel:
             np.concatenate(parts) if len(parts) > 1 else parts[0]
             for parts in zip(*rows, strict=True)
         ]
-        answers = self._run(dict(zip(self._inputs, batch, strict=True)))
+        results = self._run(dict(zip(self._inputs, batch, strict=True)))
+
+        # Split the results as the requests were joined.
         cuts = np.cumsum([len(row[0]) for row in rows])[:-1]
-        shares = zip(*(np.split(answer, cuts) for answer in answers), strict=True)
+        shares = zip(*(np.split(result, cuts) for result in results), strict=True)
         return [
             pb_utils.InferenceResponse(
                 [

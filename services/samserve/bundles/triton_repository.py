@@ -1,4 +1,4 @@
-"""Writes the model repository that Triton serves from: one model a bundle, by its name."""
+"""Writes the model repository that Triton serves from, with one model for each bundle."""
 
 from __future__ import annotations
 
@@ -44,20 +44,28 @@ _WARMUP = """\
   {{
     name: "blank {batch}"
     batch_size: {batch}
-    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ {frame}, {frame}, 3 ] zero_data: true }} }}
+    inputs {{
+      key: "image" value {{ data_type: TYPE_UINT8 dims: [ {frame}, {frame}, 3 ] zero_data: true }}
+    }}
     inputs {{ key: "valid" value {{ data_type: TYPE_INT32 dims: [ 2 ] zero_data: true }} }}
   }}"""
 _PARAMETER = "parameters {{ key: {key} value {{ string_value: {value} }} }}"
 
 
 class UnprovenVariant(ValueError):
-    """A variant that has not passed the gate; the message says why."""
+    """Variant that has not passed the gate; the message gives the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class TritonOptions:
-    """threads: of one encoder on the CPU; max_batch: there, as an engine has its own; instances: of an engine, on each
-    GPU; delay_us: microseconds that a batch waits at most for company; queue: images that wait at most.
+    """How Triton runs encoders.
+
+    Attributes:
+        threads: Of one encoder on the CPU.
+        max_batch: Images in a batch on the CPU; an engine brings its own limit.
+        instances: Copies of an engine on each GPU.
+        delay_us: Microseconds that a batch waits for more images.
+        queue: Images that may wait.
     """
 
     threads: int
@@ -67,8 +75,34 @@ class TritonOptions:
     queue: int = 128
 
 
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """The part of a model's configuration that depends on its backend.
+
+    Attributes:
+        entry: Line that names the backend or platform.
+        instances: Contents of the instance group.
+        max_batch: Images in a batch.
+        warm_batches: Batch sizes that run before the model counts as ready.
+        parameters: Added to those of the bundle.
+    """
+
+    entry: str
+    instances: str
+    max_batch: int
+    warm_batches: set[int]
+    parameters: dict[str, str]
+
+
 def write_repository(bundles: Sequence[Bundle], folder: Path, options: TritonOptions) -> Path:
-    """Write a model for each bundle, run as its variant. Returns the folder for Triton. Raises UnprovenVariant."""
+    """Write a model for each bundle, run as its variant.
+
+    Returns:
+        The folder, for Triton's `--model-repository`.
+
+    Raises:
+        UnprovenVariant: A variant has not passed the gate; nothing is written.
+    """
     for bundle in bundles:
         check_passed(bundle)
     for bundle in bundles:
@@ -77,70 +111,73 @@ def write_repository(bundles: Sequence[Bundle], folder: Path, options: TritonOpt
 
 
 def check_passed(bundle: Bundle) -> None:
-    """Raise UnprovenVariant unless the bundle is run as it was exported, or the gate has found its masks as good."""
+    """Check that the bundle's variant may be served.
+
+    Raises:
+        UnprovenVariant: It is not the exported one, and has not passed the gate.
+    """
     gate = bundle.variant.facts.get("gate", {})
-    if bundle.variant.name != EXPORTED and gate.get("passed") is not True:
-        model = f"{bundle.name}:{bundle.variant.name}"
-        reasons = "; ".join(gate.get("reasons", [])) or "it has not been through it"
-        raise UnprovenVariant(
-            f"{model} has not passed the gate: {reasons}; try `samserve models verify {model}`"
-        )
+    if bundle.variant.name == EXPORTED or gate.get("passed") is True:
+        return
+    model = f"{bundle.name}:{bundle.variant.name}"
+    reasons = "; ".join(gate.get("reasons", [])) or "it was never tested"
+    raise UnprovenVariant(
+        f"{model} has not passed the gate: {reasons}; try `samserve models verify {model}`"
+    )
 
 
 def write_model(bundle: Bundle, folder: Path, options: TritonOptions) -> None:
-    """Write `folder`/NAME: a TensorRT plan on the GPUs, or Triton's Python backend with a runtime for the CPU.
+    """Write `folder`/NAME: a TensorRT plan for GPUs, or Triton's Python backend for CPUs.
 
-    The parameters tell whoever asks Triton for the model's configuration what it runs.
+    The parameters in the model's configuration tell Triton's clients what it runs.
     """
     version = folder / bundle.name / "1"
     version.mkdir(parents=True, exist_ok=True)
     if bundle.variant.backend == TENSORRT:
         _link(bundle.variant.model, version / "model.plan")
-        config = _engine_config(bundle, options)
+        backend = _engine_backend(bundle, options)
     else:
         shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
-        config = _cpu_config(bundle, options)
-    (folder / bundle.name / "config.pbtxt").write_text(config)
+        backend = _cpu_backend(bundle, options)
+
+    (folder / bundle.name / "config.pbtxt").write_text(_config(bundle, backend, options))
 
 
-def _engine_config(bundle: Bundle, options: TritonOptions) -> str:
-    """Neither eager batching, which begins a batch before the GPU is free and so makes smaller ones, to save a copy of
-    3 MiB an image beside a run of many milliseconds; nor CUDA graphs, which save launches where kernels are short.
+def _engine_backend(bundle: Bundle, options: TritonOptions) -> _Backend:
+    """Return the settings of an engine. Two options of Triton are left off on purpose.
+
+    Eager batching starts a batch before the GPU is free, so batches become smaller; it saves only a
+    copy of 3 MiB an image. CUDA graphs save launches, which matters only where kernels are short.
     """
-    _, best, most = bundle.variant.facts["profile"]
-    instances = f"count: {options.instances} kind: KIND_GPU"
-    return _config(bundle, options, 'platform: "tensorrt_plan"', instances, most, {1, best}, {})
-
-
-def _cpu_config(bundle: Bundle, options: TritonOptions) -> str:
-    runs = {
-        "precision": bundle.variant.precision,
-        "encoder": str(bundle.variant.model.resolve()),  # read in place, with the weights beside it
-        "threads": str(options.threads),
-    }
-    return _config(
-        bundle,
-        options,
-        'backend: "python"',
-        "count: 1 kind: KIND_CPU",
-        options.max_batch,
-        {1},
-        runs,
+    _, optimum, most = bundle.variant.facts["profile"]
+    return _Backend(
+        entry='platform: "tensorrt_plan"',
+        instances=f"count: {options.instances} kind: KIND_GPU",
+        max_batch=most,
+        warm_batches={1, optimum},
+        parameters={},
     )
 
 
-def _config(
-    bundle: Bundle,
-    options: TritonOptions,
-    backend: str,
-    instances: str,
-    max_batch: int,
-    warm: set[int],
-    runs: dict[str, str],
-) -> str:
-    """warm: batch sizes that are run before the model counts as ready; runs: parameters besides those of the bundle."""
+def _cpu_backend(bundle: Bundle, options: TritonOptions) -> _Backend:
+    # The encoder is read in place, because its weights may lie in a second file.
+    parameters = {
+        "precision": bundle.variant.precision,
+        "encoder": str(bundle.variant.model.resolve()),
+        "threads": str(options.threads),
+    }
+    return _Backend(
+        entry='backend: "python"',
+        instances="count: 1 kind: KIND_CPU",
+        max_batch=options.max_batch,
+        warm_batches={1},
+        parameters=parameters,
+    )
+
+
+def _config(bundle: Bundle, backend: _Backend, options: TritonOptions) -> str:
     frame = bundle.frame.side
-    facts = {
+    parameters = {
         "bundle": bundle.name,
         "model_version": bundle.model_version,
         "frame": str(frame),
@@ -148,32 +185,36 @@ def _config(
         "outputs": json.dumps(list(bundle.embedding)),
         "variant": bundle.variant.name,
         "backend": bundle.variant.backend,
-        **runs,
+        **backend.parameters,
     }
+
+    outputs = [
+        _OUTPUT.format(name=name, dims=", ".join(map(str, shape)))
+        for name, shape in bundle.embedding.items()
+    ]
+    warmups = [_WARMUP.format(batch=size, frame=frame) for size in sorted(backend.warm_batches)]
+    lines = [
+        _PARAMETER.format(key=json.dumps(key), value=json.dumps(value))
+        for key, value in parameters.items()
+    ]
     return _CONFIG.format(
         name=bundle.name,
-        backend=backend,
-        max_batch=max_batch,
+        backend=backend.entry,
+        max_batch=backend.max_batch,
         frame=frame,
-        outputs=",\n".join(
-            _OUTPUT.format(name=name, dims=", ".join(map(str, shape)))
-            for name, shape in bundle.embedding.items()
-        ),
-        instances=instances,
+        outputs=",\n".join(outputs),
+        instances=backend.instances,
         delay=options.delay_us,
         queue=options.queue,
-        warmups=",\n".join(_WARMUP.format(batch=batch, frame=frame) for batch in sorted(warm)),
-        parameters="\n".join(
-            _PARAMETER.format(key=json.dumps(key), value=json.dumps(value))
-            for key, value in facts.items()
-        ),
+        warmups=",\n".join(warmups),
+        parameters="\n".join(lines),
     )
 
 
-def _link(file: Path, place: Path) -> None:
-    """The file at another place too; copied where that is on another file system."""
-    place.unlink(missing_ok=True)
+def _link(file: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if the target is on another file system."""
+    target.unlink(missing_ok=True)
     try:
-        os.link(file.resolve(), place)
+        os.link(file.resolve(), target)
     except OSError:
-        shutil.copyfile(file, place)
+        shutil.copyfile(file, target)

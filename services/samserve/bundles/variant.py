@@ -1,7 +1,8 @@
-"""A variant: one way to run a bundle's encoder, in a lower precision or compiled for one kind of GPU.
+"""Variants: other ways to run a bundle's encoder, in a lower precision or compiled for one GPU.
 
-It lies in the bundle's folder under `variants/NAME/`: its files, and variant.json with the facts below. A variant is
-there only if it has passed the gate (samserve.variants.gate), whose report is among the facts.
+A variant is a folder `variants/NAME/` inside its bundle: the files, and variant.json with its
+facts. Only variants that passed the gate (samserve.variants.gate) are published there. The facts
+contain the gate's report.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samserve.bundles.files import FileFacts, check_files, describe_files, read_facts
+
 VARIANTS = "variants"
 FACTS = "variant.json"
-EXPORTED = "fp32"  # the variant that every bundle has: encoder.onnx as it was exported
-ONNXRUNTIME, OPENVINO, TENSORRT = "onnxruntime", "openvino", "tensorrt"  # what can run one
-SMALL = 64 * 2**20  # bytes; digests of larger files are not held against them at every start
-
-
-class BrokenBundle(ValueError):
-    """A folder that is not a whole bundle or variant; the message names the file and what is wrong with it."""
+EXPORTED = "fp32"  # the variant that every bundle has: encoder.onnx as exported
+ONNXRUNTIME = "onnxruntime"
+OPENVINO = "openvino"
+TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """backend: what runs it; model: the file it is given; precision: of the arithmetic, for people."""
+    """One way to run a bundle's encoder.
+
+    Attributes:
+        name: Folder name, or EXPORTED.
+        model_version: Changes whenever embeddings change.
+        backend: ONNXRUNTIME, OPENVINO or TENSORRT.
+        model: The file that the backend loads.
+        precision: Of the arithmetic, for people.
+        facts: Contents of variant.json; of model.json for the exported variant.
+    """
 
     name: str
     model_version: str
@@ -36,7 +45,11 @@ class Variant:
 
 
 def load_variant(path: Path) -> Variant:
-    """Read a variant's folder and check its files. Raises BrokenBundle."""
+    """Read a variant's folder and check its files.
+
+    Raises:
+        BrokenBundle: A file is missing or damaged.
+    """
     facts = read_facts(path / FACTS)
     check_files(path, facts["files"])
     return Variant(
@@ -50,68 +63,34 @@ def load_variant(path: Path) -> Variant:
 
 
 def write_variant(
-    path: Path, name: str, preprocessing: dict[str, Any], facts: dict[str, Any]
+    path: Path, bundle_name: str, preprocessing: dict[str, Any], facts: dict[str, Any]
 ) -> None:
-    """Complete the facts of a variant of bundle `name` (backend, model, precision, gate...) and write them: the last
-    step of making one.
+    """Write variant.json. Call this last, after all other files.
+
+    Args:
+        path: The variant's folder.
+        bundle_name: Name of the bundle that the variant belongs to.
+        preprocessing: Of that bundle.
+        facts: backend, model, precision, and any others such as the gate's report. The model
+            version and the digests are added.
     """
-    files = files_of(path, {FACTS})
+    files = describe_files(path, {FACTS})
     version = version_of(
-        name, model_digest(files, facts["model"]), preprocessing, facts["precision"]
+        bundle_name, model_digest(files, facts["model"]), preprocessing, facts["precision"]
     )
-    (path / FACTS).write_text(
-        json.dumps({**facts, "model_version": version, "files": files}, indent=1) + "\n"
-    )
+    complete = {**facts, "model_version": version, "files": files}
+    (path / FACTS).write_text(json.dumps(complete, indent=1) + "\n")
 
 
 def version_of(name: str, digest: str, preprocessing: dict[str, Any], precision: str) -> str:
-    """What changes whenever embeddings change."""
-    named = json.dumps([digest, preprocessing, precision], sort_keys=True)
-    return f"{name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    """Return the model version, which names everything that changes embeddings."""
+    identity = json.dumps([digest, preprocessing, precision], sort_keys=True)
+    return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
-def model_digest(files: dict[str, dict[str, Any]], model: str) -> str:
-    """Of a model's file and, where its weights are in another one, of that too."""
+def model_digest(files: FileFacts, model: str) -> str:
+    """Return the digest of a model's file, followed by that of its `.data` file if it has one."""
     digests: list[str] = [
         files[name]["sha256"] for name in (model, f"{model}.data") if name in files
     ]
     return "".join(digests)
-
-
-def read_facts(file: Path) -> dict[str, Any]:
-    """Raises BrokenBundle."""
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise BrokenBundle(f"{file.parent} has no {file.name}: it is not a model bundle") from None
-    except ValueError as problem:
-        raise BrokenBundle(f"{file} is not JSON: {problem}") from problem
-    return facts
-
-
-def files_of(path: Path, but: set[str]) -> dict[str, dict[str, Any]]:
-    """Digest and size of a folder's files, without those named."""
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name not in but)
-    return {file.name: {"sha256": digest(file), "bytes": file.stat().st_size} for file in files}
-
-
-def check_files(path: Path, files: dict[str, dict[str, Any]], whole: bool = False) -> None:
-    """Hold files against their facts: the size of each, the digest of small ones, or of all. Raises BrokenBundle."""
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise BrokenBundle(f"{path} lacks {name}")
-        if (size := file.stat().st_size) != expected["bytes"]:
-            raise BrokenBundle(
-                f"{file} is damaged: it has {size:,} bytes, not {expected['bytes']:,}"
-            )
-        if (whole or size <= SMALL) and (found := digest(file)) != expected["sha256"]:
-            raise BrokenBundle(
-                f"{file} is damaged: its SHA-256 is {found}, not {expected['sha256']}"
-            )
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

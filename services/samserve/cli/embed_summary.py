@@ -1,4 +1,4 @@
-"""What a run of `samserve embed` has come to: counts, reasons, an exit code."""
+"""Summary of an embed run: counts, failure reasons, exit code."""
 
 from __future__ import annotations
 
@@ -6,78 +6,97 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from samserve.client import BulkResult
-from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
+from samserve.cli.console import CALLER_ERRORS
+from samserve.client import BulkResult, CacheStatus
 
-CALLERS_MISTAKES = (InvalidInput, ModelNotFound, ModelVersionMismatch)
-SHOWN = 10
+SHOWN = 10  # failure reasons
+
+_COUNTS = {  # key in JSON -> text
+    "embedded": "embedded",
+    "known": "already cached",
+    "coalesced": "coalesced",
+    "failed": "failed",
+}
+_KEYS = {
+    CacheStatus.MISS: "embedded",
+    CacheStatus.HIT: "known",
+    CacheStatus.COALESCED: "coalesced",
+}
 
 
 @dataclass(slots=True)
 class EmbedSummary:
-    """Counts answers as they come; keeps the first few reasons of failures."""
+    """Counts the results of a run, and keeps the first failure reasons.
 
-    outcomes: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        counts: results by key: embedded, known, coalesced, failed.
+        reasons: "PATH: REASON" of the first failures.
+        retryable: whether an image failed for a reason other than the caller's mistake.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
     reasons: list[str] = field(default_factory=list)
-    ours: bool = False
+    retryable: bool = False
 
-    def add(self, done: BulkResult) -> None:
-        self.outcomes["FAILED" if done.answer is None else done.answer.cache] += 1
-        if done.error is not None:
-            self.ours |= _is_ours(done.error)
+    def add(self, result: BulkResult) -> None:
+        self.counts["failed" if result.answer is None else _KEYS[result.answer.cache]] += 1
+        if result.error is not None:
+            self.retryable |= _is_retryable(result.error)
             if len(self.reasons) < SHOWN:
-                self.reasons.append(f"{done.image!s}: {_reason(done.error)}")
+                self.reasons.append(f"{result.image!s}: {_reason(result.error)}")
 
     @property
     def exit_code(self) -> int:
-        """0: all is well; 1: an image failed for a reason of ours; 2: only for reasons of the caller's."""
-        return (1 if self.ours else 2) if self.failed else 0
+        """0: no failures; 1: a failure that may be retried; 2: only the caller's mistakes."""
+        if not self.failed:
+            return 0
+        return 1 if self.retryable else 2
 
     @property
     def total(self) -> int:
-        return self.outcomes.total()
+        return self.counts.total()
 
     @property
     def failed(self) -> int:
-        return self.outcomes["FAILED"]
+        return self.counts["failed"]
 
-    def summary(self) -> list[str]:
-        """Lines for people."""
-        counts = self.outcomes
-        kinds = {
-            "embedded": "MISS",
-            "known already": "HIT",
-            "coalesced": "COALESCED",
-            "failed": "FAILED",
-        }
-        lines = [
-            f"{self.total} images: "
-            + ", ".join(f"{counts[kind]} {name}" for name, kind in kinds.items())
-        ]
-        lines += self.reasons
+    def lines(self) -> list[str]:
+        """Lines of text: the counts, then the reasons."""
+        counts = ", ".join(f"{self.counts[key]} {text}" for key, text in _COUNTS.items())
+        lines = [f"{self.total} images: {counts}", *self.reasons]
         if self.failed > len(self.reasons):
-            lines.append(f"and {self.failed - len(self.reasons)} more; --json prints them all")
+            hidden = self.failed - len(self.reasons)
+            lines.append(f"{hidden} more failures; --json prints all")
         return lines
 
     def as_json(self) -> dict[str, Any]:
         """The last line of `--json`."""
-        counts = self.outcomes
-        kinds = {"embedded": "MISS", "known": "HIT", "coalesced": "COALESCED", "failed": "FAILED"}
-        return {"images": self.total, **{name: counts[kind] for name, kind in kinds.items()}}
+        return {"images": self.total, **{key: self.counts[key] for key in _COUNTS}}
 
 
-def line_of(done: BulkResult) -> dict[str, Any]:
+def result_as_json(result: BulkResult) -> dict[str, Any]:
     """One image's line of `--json`."""
-    path = str(done.image)
-    if done.answer is None:
-        return {"path": path, "error": _reason(done.error), "retry": _is_ours(done.error)}
-    answer = done.answer
-    size = {"width": answer.size.width, "height": answer.size.height}
-    return {"path": path, "image_id": answer.image_id, "cache": answer.cache, **size}
+    path = str(result.image)
+
+    if result.answer is None:
+        return {
+            "path": path,
+            "error": _reason(result.error),
+            "retry": _is_retryable(result.error),
+        }
+
+    answer = result.answer
+    return {
+        "path": path,
+        "image_id": answer.image_id,
+        "cache": answer.cache.name,
+        "width": answer.size.width,
+        "height": answer.size.height,
+    }
 
 
-def _is_ours(error: Exception | None) -> bool:
-    return not isinstance(error, (*CALLERS_MISTAKES, OSError))
+def _is_retryable(error: Exception | None) -> bool:
+    return not isinstance(error, (*CALLER_ERRORS, OSError))
 
 
 def _reason(error: Exception | None) -> str:

@@ -1,34 +1,35 @@
-"""What `samserve models verify` and `samserve models quantise` do and say."""
+"""Runs the gate for the commands `verify`, `quantise` and `engine`.
+
+Imports the decoder and Triton's client, so the commands import this module when they run.
+"""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from samserve.bundles.bundle import Bundle, variant_names
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.lock import locked
 from samserve.bundles.store import UnknownModel
-from samserve.bundles.variant import BrokenBundle
-from samserve.cli.console import err, fail, out, store
+from samserve.cli.console import Output, err, out
+from samserve.cli.gate_report import AddBar, print_refusal, progress_bars, report_table
+from samserve.cli.store import store
 from samserve.core.errors import SamserveError
 from samserve.local.process import StartFailed
-from samserve.variants.engine import Engine, published
-from samserve.variants.engine import publish as publish_plan
-from samserve.variants.gate.images import Picture, pictures
-from samserve.variants.gate.judge import Report
+from samserve.variants.engine import Engine, published_variant
+from samserve.variants.engine import publish_engine as publish_plan
+from samserve.variants.gate.images import GateImage, gate_images
 from samserve.variants.gate.trial import (
-    Reference,
+    ReferenceRun,
     Trial,
     encode_reference,
-    publish,
+    publish_trial,
     try_engine,
     try_variant,
     verify,
@@ -36,193 +37,194 @@ from samserve.variants.gate.trial import (
 from samserve.variants.gate.triton import WrongModelServed, connect_encoder, start_encoder
 from samserve.variants.quantise import AUTO, RECIPES, NothingToQuantise, variant_name
 
+EXPORTED_TITLE = "the exported encoder"
 
-def verify_model(model: str, images: Path | None, triton: str, as_json: bool) -> None:
-    """Compare an encoder, as Triton serves it, with the exported one. Exit code 1: refused."""
-    with _failures():
+
+def verify_variant(output: Output, model: str, *, images: Path | None, triton: str) -> None:
+    """Compare an encoder, as Triton serves it, with the exported one.
+
+    Args:
+        output: where the report is printed.
+        model: `NAME` or `NAME:VARIANT`.
+        images: a folder of images; None for drawn images.
+        triton: address of a Triton that serves the model; empty to start one.
+
+    Raises:
+        typer.Exit: code 1 if the encoder is refused.
+    """
+    with _gate_errors(output), progress_bars() as add_bar:
         bundle = store().load(model)
-        shown = pictures(bundle.frame, images)
-        with _progress() as steps:
-            reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
-            with connect_encoder(bundle, triton) if triton else start_encoder(bundle) as encoder:
-                report, milliseconds = verify(
-                    bundle, encoder, shown, reference, steps(model, len(shown))
-                )
-    speed = {"milliseconds": milliseconds, "exported_milliseconds": reference.milliseconds}
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "model": model,
-                    "model_version": bundle.model_version,
-                    **report.as_json(),
-                    "speed": speed,
-                }
-            )
+        samples = gate_images(bundle.frame, images)
+        advance = add_bar(EXPORTED_TITLE, len(samples))
+        reference = encode_reference(bundle, samples, advance)
+        advance = add_bar(model, len(samples))
+        with connect_encoder(bundle, triton) if triton else start_encoder(bundle) as encoder:
+            report, milliseconds = verify(bundle, encoder, samples, reference, advance)
+
+    if output.as_json:
+        output.print_json(
+            {
+                "model": model,
+                "model_version": bundle.model_version,
+                **report.as_json(),
+                "speed": {
+                    "milliseconds": milliseconds,
+                    "exported_milliseconds": reference.milliseconds,
+                },
+            }
         )
     else:
-        out.print(_table(model, report))
-    _refuse_unless_passed(model, report)
+        out.print(report_table(model, report))
+
+    if not report.passed:
+        print_refusal(model, report)
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """kept: the name of the variant that serves now, if one does. tried: empty if it was there already. exported:
-    milliseconds of an image by the exported encoder.
+    """Result of `quantise`.
+
+    Attributes:
+        variant: the name of the variant that is kept; None if all were refused.
+        trials: the variants that were tried; empty if the variant existed already.
+        exported_ms: milliseconds for an image by the exported encoder.
     """
 
-    kept: str | None
-    tried: list[Trial]
-    exported: float
+    variant: str | None
+    trials: list[Trial]
+    exported_ms: float
 
 
-def quantise_model(name: str, precision: str, images: Path | None, as_json: bool) -> None:
-    """Make CPU variants, keep the fastest that passes the gate; of one precision, unless it is there already. Exit code
-    1: refused.
+def quantise(output: Output, name: str, precision: str, *, images: Path | None) -> None:
+    """Make CPU variants of a model, and keep the fastest that passes the gate.
+
+    Args:
+        output: where the reports are printed.
+        name: the model's name.
+        precision: one of RECIPES, or AUTO for all. A variant that exists is not made again.
+        images: a folder of images; None for drawn images.
+
+    Raises:
+        typer.Exit: code 1 if all variants are refused.
     """
-    with _failures():
-        bundle = store().own(name)
+    with _gate_errors(output):
+        bundle = store().load_writable(name)
         with locked(bundle.path, err.print):
-            there = variant_name(precision)
-            if there in variant_names(bundle.path):
-                done = Quantised(there, [], 0.0)
+            variant = variant_name(precision)
+            if variant in variant_names(bundle.path):
+                result = Quantised(variant, trials=[], exported_ms=0.0)
             else:
-                done = _quantise(bundle, precision, images, as_json)
-    if as_json:
-        reports = [
+                result = _quantise(output, bundle, precision, images)
+
+    if output.as_json:
+        trials = [
             {
-                "precision": one.precision,
-                "milliseconds": one.milliseconds,
-                "gate": one.report.as_json(),
+                "precision": trial.precision,
+                "milliseconds": trial.milliseconds,
+                "gate": trial.report.as_json(),
             }
-            for one in done.tried
+            for trial in result.trials
         ]
-        print(json.dumps({"model": name, "variant": done.kept, "tried": reports}))
-    elif done.tried:
-        for one in done.tried:
-            out.print(
-                _table(
-                    f"{name} in {one.precision}: {one.milliseconds:,.0f} ms an image", one.report
-                )
-            )
-        out.print(f"the exported encoder: {done.exported:,.0f} ms an image", highlight=False)
-    if done.kept is None:
-        for one in done.tried:
-            _say(f"{name} in {one.precision}", one.report)
+        output.print_json({"model": name, "variant": result.variant, "tried": trials})
+    elif result.trials:
+        for trial in result.trials:
+            title = f"{name} in {trial.precision}: {trial.milliseconds:,.0f} ms per image"
+            out.print(report_table(title, trial.report))
+        out.print(f"{EXPORTED_TITLE}: {result.exported_ms:,.0f} ms per image", highlight=False)
+
+    if result.variant is None:
+        for trial in result.trials:
+            print_refusal(f"{name} in {trial.precision}", trial.report)
         raise typer.Exit(1)
-    err.print(
-        f"{'kept as' if done.tried else 'there already:'} {name}:{done.kept}", highlight=False
-    )
+
+    action = "kept as" if result.trials else "already exists:"
+    err.print(f"{action} {name}:{result.variant}", highlight=False)
 
 
-def publish_engine(bundle: Bundle, engine: Engine, images: Path | None) -> str:
-    """Have an engine for this machine's GPU pass the gate, and published; its variant's name. Exit code 1: refused."""
-    if (there := published(bundle, engine)) is not None:
-        return there
-    with _failures(), _progress() as steps:
-        shown = pictures(bundle.frame, images)
-        reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
-        report, milliseconds = try_engine(
-            bundle, engine, shown, reference, steps(engine.file.name, len(shown))
-        )
-    err.print(_table(f"{engine.file.name}: {milliseconds:,.1f} ms an image", report))
-    _refuse_unless_passed(engine.file.name, report)
+def publish_engine(output: Output, bundle: Bundle, engine: Engine, *, images: Path | None) -> str:
+    """Publish an engine for this machine's GPU if it passes the gate.
+
+    Args:
+        output: where a refusal is printed.
+        bundle: the engine's model.
+        engine: the engine; published ones are not tried again.
+        images: a folder of images; None for drawn images.
+
+    Returns:
+        The variant's name.
+
+    Raises:
+        typer.Exit: code 1 if the engine is refused.
+    """
+    if (variant := published_variant(bundle, engine)) is not None:
+        return variant
+    title = engine.file.name
+    with _gate_errors(output), progress_bars() as add_bar:
+        samples = gate_images(bundle.frame, images)
+        advance = add_bar(EXPORTED_TITLE, len(samples))
+        reference = encode_reference(bundle, samples, advance)
+        advance = add_bar(title, len(samples))
+        report, milliseconds = try_engine(bundle, engine, samples, reference, advance)
+
+    err.print(report_table(f"{title}: {milliseconds:,.1f} ms per image", report))
+    if not report.passed:
+        print_refusal(title, report)
+        output.fail(1, f"the gate refused {title}: {'; '.join(report.reasons)}")
     return publish_plan(bundle, engine, report).name
 
 
-def _quantise(bundle: Bundle, precision: str, images: Path | None, as_json: bool) -> Quantised:
-    wanted = list(RECIPES) if precision == AUTO else [precision]
-    shown = pictures(bundle.frame, images)
+def _quantise(output: Output, bundle: Bundle, precision: str, images: Path | None) -> Quantised:
+    """Try the variants in a folder beside the bundle's others, and publish the fastest."""
+    precisions = list(RECIPES) if precision == AUTO else [precision]
+    samples = gate_images(bundle.frame, images)
+
     with (
-        tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as aside,
-        _progress() as steps,
+        tempfile.TemporaryDirectory(prefix=".making-", dir=bundle.path) as folder,
+        progress_bars() as add_bar,
     ):
-        reference = encode_reference(bundle, shown, steps("the exported encoder", len(shown)))
-        tried = _try_all(bundle, wanted, Path(aside), shown, reference, steps)
-        best = min(
-            (one for one in tried if one.report.passed),
-            key=lambda one: one.milliseconds,
-            default=None,
-        )
-        if best is not None and len(wanted) > 1 and best.milliseconds >= reference.milliseconds:
-            fail(
-                1, f"no variant of {bundle.name} is faster here than the exported encoder", as_json
+        reference = encode_reference(bundle, samples, add_bar(EXPORTED_TITLE, len(samples)))
+        trials = _try_all(bundle, precisions, Path(folder), samples, reference, add_bar)
+        passed = [trial for trial in trials if trial.report.passed]
+        if not passed:
+            return Quantised(None, trials, reference.milliseconds)
+
+        fastest = min(passed, key=lambda trial: trial.milliseconds)
+        if len(precisions) > 1 and fastest.milliseconds >= reference.milliseconds:
+            output.fail(
+                1,
+                f"no variant of {bundle.name} is faster on this machine than {EXPORTED_TITLE}; "
+                f"serve {bundle.name} itself",
             )
-        kept = publish(bundle, best, reference) if best is not None else None
-    return Quantised(kept, tried, reference.milliseconds)
+        variant = publish_trial(bundle, fastest, reference)
+        return Quantised(variant, trials, reference.milliseconds)
 
 
 def _try_all(
     bundle: Bundle,
-    wanted: list[str],
-    aside: Path,
-    shown: list[Picture],
-    reference: Reference,
-    steps: Callable[[str, int], Callable[[], None]],
+    precisions: list[str],
+    folder: Path,
+    samples: list[GateImage],
+    reference: ReferenceRun,
+    add_bar: AddBar,
 ) -> list[Trial]:
-    """Each precision in turn; of several, those that do nothing for this encoder are passed over."""
-    tried = []
-    for one in wanted:
+    """Try each precision. Of several, those that would not change this encoder are skipped."""
+    trials = []
+    for precision in precisions:
+        advance = add_bar(precision, len(samples))
         try:
-            tried.append(try_variant(bundle, one, aside, shown, reference, steps(one, len(shown))))
+            trials.append(try_variant(bundle, precision, folder, samples, reference, advance))
         except NothingToQuantise:
-            if len(wanted) == 1:
+            if len(precisions) == 1:
                 raise
-    return tried
-
-
-def _table(title: str, report: Report) -> Table:
-    table = Table("picture", "cosine", "masks", "too small", "mean IoU", "worst IoU", title=title)
-    for one in report.pictures:
-        low = min(one.cosine.values())
-        row = (
-            f"{low:.6f}",
-            str(one.masks),
-            str(one.too_small),
-            f"{one.mean_iou:.4f}",
-            f"{one.worst_iou:.4f}",
-        )
-        table.add_row(one.picture, *row)
-    table.add_section()
-    whole = (f"{report.cosine:.6f}", str(report.masks), str(report.too_small))
-    table.add_row("all", *whole, f"{report.mean_iou:.4f}", f"{report.worst_iou:.4f}")
-    return table
-
-
-def _refuse_unless_passed(title: str, report: Report) -> None:
-    if not report.passed:
-        _say(title, report)
-        raise typer.Exit(1)
-
-
-def _say(title: str, report: Report) -> None:
-    for reason in report.reasons:
-        err.print(f"refused: {title}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    return trials
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
-    """Gives bars: of a name and a length, each a function that moves it on by one."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
-
-        def steps(what: str, total: int) -> Callable[[], None]:
-            bar = progress.add_task(what, total=total)
-            return lambda: progress.advance(bar)
-
-        yield steps
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
+def _gate_errors(output: Output) -> Iterator[None]:
+    """End the command on errors of the store, of Triton and of the variants."""
+    with output.exit_on(
+        mistakes=(UnknownModel, FileNotFoundError, NothingToQuantise, WrongModelServed),
+        failures=(BrokenBundle, StartFailed, SamserveError, OSError),
+    ):
         yield
-    except (UnknownModel, FileNotFoundError, NothingToQuantise, WrongModelServed) as problem:
-        fail(2, str(problem))
-    except (BrokenBundle, StartFailed, SamserveError, OSError) as problem:
-        fail(1, str(problem))

@@ -7,21 +7,24 @@ with Client() as client:
     answer.masks[0].array()          # bool [height, width]
 """
 
-from samserve.client.answer import Answer, EmbedAnswer, Mask, Polygon
-from samserve.client.bulk import BulkResult
+from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygon
 from samserve.client.client import Client
 from samserve.client.interaction import Interaction
+from samserve.client.output import MaskFormat
 from samserve.client.prompt import Box, Click, Prompt
+from samserve.core.cache_status import CacheStatus
 
 __all__ = [
     "Answer",
     "Box",
     "BulkResult",
+    "CacheStatus",
     "Click",
     "Client",
     "EmbedAnswer",
     "Interaction",
     "Mask",
+    "MaskFormat",
     "Polygon",
     "Prompt",
 ]

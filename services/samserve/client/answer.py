@@ -1,35 +1,56 @@
-"""What the client library answers with."""
+"""Answers of the services: masks and embedded images."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.client.image import ImageInput
+from samserve.core.arrays import Bools, Floats, Halves
+from samserve.core.cache_status import CacheStatus
+from samserve.core.errors import SamserveError
 from samserve.core.geometry import Size
 from samserve.core.rle import decode_rle
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
-from samserve.wire.metadata import cache_status_from_proto
-
-Corners = NDArray[np.float32]
+from samserve.wire.convert import cache_status_from_proto
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Polygon:
-    """A connected part of a mask. Rings: [N, 2] (x, y) of corners in pixels of the oriented image, as a box's are."""
+    """One connected part of a mask.
 
-    exterior: Corners
-    holes: list[Corners]
+    A ring is an array [N, 2] of corners (x, y) in pixels of the oriented image. Corners lie on the
+    edges of pixels, as those of a box do.
+
+    Attributes:
+        exterior: the outer ring.
+        holes: the rings of the holes.
+    """
+
+    exterior: Floats
+    holes: list[Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """One mask. rle: COCO's compressed counts; bbox: x0, y0, x1, y1 in pixels of the oriented image, x1, y1 exclusive;
-    low_res_logits: to refine it with, in `Prompt.mask_input`; png: one bit a pixel; bits: rows of whole bytes, a byte's
-    highest bit the leftmost pixel. What was not asked for is empty.
+    """One mask. A field that was not requested is empty.
+
+    Attributes:
+        size: width and height of the oriented image.
+        rle: COCO's compressed counts.
+        predicted_iou: the model's estimate of the IoU with the object, about 0 to 1.
+        stability_score: IoU of the mask cut at logit +1 with the mask cut at -1.
+        area: pixels of the mask.
+        bbox: x0, y0, x1, y1 in pixels of the oriented image; x1 and y1 are exclusive.
+        low_res_logits: fp16 logits for `Prompt.mask_input`, to refine this mask.
+        png: a PNG of one bit a pixel.
+        polygons: the mask's connected parts.
+        bits: one bit a pixel, row by row; each row is padded to whole bytes, and the leftmost
+            pixel is a byte's highest bit.
     """
 
     size: Size
@@ -43,11 +64,26 @@ class Mask:
     polygons: list[Polygon]
     bits: bytes
 
-    def array(self) -> NDArray[np.bool_]:
-        """The mask as bool [height, width], from its RLE."""
+    def array(self) -> Bools:
+        """The mask as bool [height, width], decoded from its RLE."""
         return decode_rle(self.rle, self.size.height, self.size.width)
 
+    def low_res_array(self) -> Halves:
+        """The low-res logits as float16 [256, 256].
+
+        Raises:
+            ValueError: the answer has no logits; request them with low_res_logits=True.
+        """
+        if not self.low_res_logits:
+            raise ValueError(
+                "the answer has no low-res logits; request them with low_res_logits=True"
+            )
+        logits = np.frombuffer(self.low_res_logits, "<f2")
+        side = math.isqrt(logits.size)
+        return logits.reshape(side, side)
+
     def as_json(self) -> dict[str, Any]:
+        """The mask's RLE and scores, as `samserve segment --json` prints them."""
         return {
             "rle": {
                 "size": [self.size.height, self.size.width],
@@ -62,23 +98,40 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class EmbedAnswer:
-    """An image that is in the cache. cache: HIT, MISS or COALESCED; timings: stage -> milliseconds."""
+    """An image whose embedding is in the cache.
+
+    Attributes:
+        image_id: SHA-256 of the encoded bytes.
+        model_version: the version of the model that embedded it.
+        size: width and height of the oriented image.
+        cache: whether the embedding was a cache hit.
+        timings_ms: milliseconds by stage.
+    """
 
     image_id: str
     model_version: str
     size: Size
-    cache: str
+    cache: CacheStatus
     timings_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The masks of one image: per prompt, best first. cache, timings: as in EmbedAnswer."""
+    """The masks of one image.
+
+    Attributes:
+        image_id: SHA-256 of the encoded bytes.
+        model_version: the version of the model that embedded it.
+        size: width and height of the oriented image.
+        cache: whether the embedding was a cache hit.
+        timings_ms: milliseconds by stage.
+        results: for each prompt its masks, best first.
+    """
 
     image_id: str
     model_version: str
     size: Size
-    cache: str
+    cache: CacheStatus
     timings_ms: dict[str, float]
     results: list[list[Mask]]
 
@@ -88,46 +141,63 @@ class Answer:
         return self.results[0]
 
     def as_json(self) -> dict[str, Any]:
-        """As `samserve segment --json` prints it."""
+        """The first prompt's answer, as `samserve segment --json` prints it."""
         return {
             "image_id": self.image_id,
             "model_version": self.model_version,
             "width": self.size.width,
             "height": self.size.height,
-            "cache": self.cache,
+            "cache": self.cache.name,
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
             "masks": [mask.as_json() for mask in self.masks],
         }
 
 
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """Result for one input image.
+
+    Attributes:
+        image: the image as it was given.
+        answer: the embedded image, or None if it failed.
+        error: the image's own error, or None if it did not fail.
+    """
+
+    image: ImageInput
+    answer: EmbedAnswer | None = None
+    error: SamserveError | OSError | None = None
+
+
 def read_embed_answer(
     answer: embedding_pb2.EmbedResponse | pb.InteractResponse.Opened,
 ) -> EmbedAnswer:
-    """Translate from the wire."""
+    """Convert from the proto."""
     return EmbedAnswer(
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=Size(answer.image.width, answer.image.height),
-        cache=cache_status_from_proto(answer.cache).name,
-        timings_ms={t.stage: t.milliseconds for t in answer.timings},
+        cache=cache_status_from_proto(answer.cache),
+        timings_ms={timing.stage: timing.milliseconds for timing in answer.timings},
     )
 
 
 def read_answer(answer: pb.PredictResponse) -> Answer:
-    """Translate from the wire."""
+    """Convert from the proto."""
     size = Size(answer.image.width, answer.image.height)
+
     return Answer(
         image_id=answer.image.image_id,
         model_version=answer.image.model_version,
         size=size,
-        cache=cache_status_from_proto(answer.cache).name,
-        timings_ms={t.stage: t.milliseconds for t in answer.timings},
-        results=[[_mask(mask, size) for mask in result.masks] for result in answer.results],
+        cache=cache_status_from_proto(answer.cache),
+        timings_ms={timing.stage: timing.milliseconds for timing in answer.timings},
+        results=[[_read_mask(mask, size) for mask in result.masks] for result in answer.results],
     )
 
 
-def _mask(mask: pb.Mask, size: Size) -> Mask:
+def _read_mask(mask: pb.Mask, size: Size) -> Mask:
     box = mask.bbox
+
     return Mask(
         size=size,
         rle=mask.rle.counts,
@@ -137,13 +207,14 @@ def _mask(mask: pb.Mask, size: Size) -> Mask:
         bbox=(int(box.x0), int(box.y0), int(box.x1), int(box.y1)),
         low_res_logits=mask.low_res_logits,
         png=mask.png,
-        polygons=[
-            Polygon(_corners(p.exterior), [_corners(hole) for hole in p.holes])
-            for p in mask.polygons
-        ],
+        polygons=[_read_polygon(polygon) for polygon in mask.polygons],
         bits=mask.bits,
     )
 
 
-def _corners(ring: pb.Ring) -> Corners:
+def _read_polygon(polygon: pb.Polygon) -> Polygon:
+    return Polygon(_read_ring(polygon.exterior), [_read_ring(hole) for hole in polygon.holes])
+
+
+def _read_ring(ring: pb.Ring) -> Floats:
     return np.array(ring.xy, np.float32).reshape(-1, 2)

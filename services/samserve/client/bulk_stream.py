@@ -1,4 +1,4 @@
-"""One EmbedMany call: items go in, what comes out is told by a thread of its own."""
+"""One EmbedMany call: sends items, and reports responses from a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,37 +9,46 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from samserve.client.bulk_scheduler import MESSAGE_BYTES, SERVICE
 from samserve.core.errors import SamserveError, Unavailable
 from samserve.v1 import embedding_pb2 as pb
 from samserve.wire.status import error_of
 
-SERVICE = "the embedding service"
-MESSAGE_ITEMS, MESSAGE_BYTES = 64, 4 * 2**20
-_PASSING = (
+MESSAGE_ITEMS = 64
+
+_TEMPORARY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-)
-_BROKEN = (
+    # A replica or a proxy died:
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.CANCELLED,
-)  # a replica or proxy that died
+)
 
-Start: TypeAlias = Callable[[Iterator[pb.EmbedManyRequest]], Any]
+StartCall: TypeAlias = Callable[[Iterator[pb.EmbedManyRequest]], Any]
 
 
 class EmbedStream:
-    """Sends items in messages of moderate size. Tells each response, and at last the error it ended with and whether
-    that may pass: an end is an error, since the caller closes a stream only when it wants nothing more of it."""
+    """An open EmbedMany call that sends items in messages of moderate size."""
 
     def __init__(
         self,
-        start: Start,
-        tell: Callable[[EmbedStream, pb.EmbedManyResponse], None],
-        tell_end: Callable[[EmbedStream, SamserveError, bool], None],
+        start: StartCall,
+        *,
+        on_response: Callable[[pb.EmbedManyResponse], None],
+        on_end: Callable[[SamserveError, bool], None],
     ) -> None:
-        self._tell, self._tell_end = tell, tell_end
+        """Open the call.
+
+        Args:
+            start: the EmbedMany call.
+            on_response: called with each response, from the stream's thread.
+            on_end: called once with the error that ended the stream, and whether a retry may help.
+                A regular end is an error too, since only the caller closes a stream.
+        """
+        self._on_response = on_response
+        self._on_end = on_end
         self._items: SimpleQueue[pb.EmbedManyRequest.Item | None] = SimpleQueue()
         self._call = start(_messages(self._items))
         Thread(target=self._listen, name="samserve-answers", daemon=True).start()
@@ -52,22 +61,33 @@ class EmbedStream:
         self._call.cancel()
 
     def _listen(self) -> None:
-        error: SamserveError = Unavailable(f"{SERVICE} ended the stream")
-        passing = True
+        error: SamserveError = Unavailable(
+            f"{SERVICE} ended the stream; start the run again to continue"
+        )
+        temporary = True
+
         try:
             for response in self._call:
-                self._tell(self, response)
+                self._on_response(response)
         except grpc.RpcError as problem:
-            passing = problem.code() in _PASSING or problem.code() in _BROKEN
+            temporary = problem.code() in _TEMPORARY
             error = error_of(problem, SERVICE)
-        self._tell_end(self, error, passing)
+
+        self._on_end(error, temporary)
 
 
 def _messages(items: SimpleQueue[pb.EmbedManyRequest.Item | None]) -> Iterator[pb.EmbedManyRequest]:
-    """What has gathered in the queue, in messages of moderate size, until a None. Nobody else takes from the queue."""
-    held: list[pb.EmbedManyRequest.Item] = []
+    """Group the queued items into messages of moderate size, until a None.
+
+    This must be the queue's only consumer.
+    """
+    held: list[pb.EmbedManyRequest.Item] = []  # did not fit into the last message
+
     while (item := held.pop() if held else items.get()) is not None:
-        request, size = pb.EmbedManyRequest(items=[item]), len(item.data)
+        request = pb.EmbedManyRequest(items=[item])
+        size = len(item.data)
+
+        # Fill the message with what is queued already.
         while (
             len(request.items) < MESSAGE_ITEMS
             and not items.empty()
@@ -78,6 +98,8 @@ def _messages(items: SimpleQueue[pb.EmbedManyRequest.Item | None]) -> Iterator[p
                 held.append(item)
                 break
             request.items.append(item)
+
         yield request
+
         if item is None:
             return

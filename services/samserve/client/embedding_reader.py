@@ -1,4 +1,4 @@
-"""An embedding as it comes from GetEmbedding, put together."""
+"""Assembles the embedding that GetEmbedding streams."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ from samserve.v1 import embedding_pb2 as pb
 
 
 def read_tensors(messages: Iterable[pb.GetEmbeddingResponse]) -> Embedding:
-    """The header, then all chunks in their order. Raises Unavailable if the stream ends before they are complete."""
+    """Read a header and the chunks of its tensors, fp16.
+
+    Raises:
+        Unavailable: the stream ended before the tensors were complete.
+    """
     header = pb.GetEmbeddingResponse.Header()
-    parts: list[bytearray] = []
+    buffers: list[bytearray] = []
+
     for message in messages:
         if message.HasField("header"):
             header = message.header
-            parts = [bytearray() for _ in header.tensors]
+            buffers = [bytearray() for _ in header.tensors]
         elif message.HasField("chunk"):
-            parts[message.chunk.tensor] += message.chunk.data
-    wanted = [2 * int(np.prod(tensor.shape)) for tensor in header.tensors]
-    if not wanted or [len(part) for part in parts] != wanted:
-        raise Unavailable("the embedding service ended the stream before the tensors were complete")
+            buffers[message.chunk.tensor] += message.chunk.data
+
+    expected = [2 * int(np.prod(tensor.shape)) for tensor in header.tensors]  # bytes
+    if not expected or [len(buffer) for buffer in buffers] != expected:
+        raise Unavailable(
+            "the embedding service ended the stream before the tensors were complete; retry"
+        )
+
     return Embedding(
         header.image.model_version,
         Size(header.image.width, header.image.height),
         {
-            tensor.name: np.frombuffer(part, "<f2").reshape(tuple(tensor.shape))
-            for tensor, part in zip(header.tensors, parts, strict=True)
+            tensor.name: np.frombuffer(buffer, "<f2").reshape(tuple(tensor.shape))
+            for tensor, buffer in zip(header.tensors, buffers, strict=True)
         },
     )

@@ -13,17 +13,21 @@ import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
 from samserve.client.prompt import Box, Click, Prompt, write_prompt
+from samserve.core.arrays import Halves
 from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.status import error_in, error_of
 
+SERVICE = "the decoder"
+
 
 class Interaction(AbstractContextManager["Interaction"]):
-    """One image that is being clicked on; `image` describes it. Not for several threads at once.
+    """An open stream for one image. Not safe for use from several threads at once.
 
-    A wrong step raises InvalidInput, one that finds the decoder's queue full Overloaded, and the next one goes on.
-    Unavailable means that the stream has ended, as it does after some minutes or when its replica goes away: open
-    another interaction and go on there, with `mask_input` if the logits were asked for.
+    A step fails alone: an invalid prompt raises InvalidInput, a full decoder queue Overloaded, and
+    the next step works. Unavailable means that the stream has ended, because it reached its maximum
+    lifetime or its replica stopped. Open another interaction then; pass `mask_input` to continue
+    from logits that you requested.
     """
 
     def __init__(
@@ -32,13 +36,19 @@ class Interaction(AbstractContextManager["Interaction"]):
         opening: pb.InteractRequest.Open,
         timeout: float,
     ) -> None:
+        """Open the stream and wait for the image.
+
+        Args:
+            start: the Interact call.
+            opening: the first request.
+            timeout: seconds to wait for each answer.
+        """
         self._requests: SimpleQueue[pb.InteractRequest | None] = SimpleQueue()
-        self._call, self._timeout, self._ids = (
-            start(iter(self._requests.get, None)),
-            timeout,
-            count(1),
-        )
-        self._late = False
+        self._call = start(iter(self._requests.get, None))
+        self._timeout = timeout
+        self._ids = count(1)
+        self._timed_out = False
+
         try:
             self._opened = self._ask(pb.InteractRequest(open=opening)).opened
         except BaseException:
@@ -52,9 +62,9 @@ class Interaction(AbstractContextManager["Interaction"]):
         self.close()
 
     def close(self) -> None:
-        """Half-close, and let the service end the stream; one that has failed is over already."""
+        """Half-close, and wait until the service ends the stream."""
         self._requests.put(None)
-        with suppress(SamserveError):
+        with suppress(SamserveError):  # a stream that has failed has ended already
             self._receive()
 
     @property
@@ -65,20 +75,29 @@ class Interaction(AbstractContextManager["Interaction"]):
     def step(
         self,
         points: Sequence[Click] = (),
+        *,
         box: Box | None = None,
-        mask_input: bytes = b"",
+        mask_input: bytes | Halves = b"",
         multimask: bool | None = None,
         reset: bool = False,
     ) -> Answer:
-        """Masks for the whole prompt as it is now. It refines the last step's best mask, unless that is reset.
+        """Answer the whole prompt as it is now. Refines the previous step's best mask.
 
-        multimask None: three candidates when nothing is refined, else one mask.
+        Args:
+            points: all clicks so far.
+            box: a rectangle around the object.
+            mask_input: logits to refine instead of the previous step's, as in `Prompt`.
+            multimask: True for three candidates, False for one mask; None for three if nothing
+                is refined, else one.
+            reset: start with another object; nothing earlier is refined.
         """
         prompt = write_prompt(Prompt(points, box, mask_input, multimask))
         step = pb.InteractRequest.Step(id=next(self._ids), prompt=prompt, reset=reset)
+
         answer = self._ask(pb.InteractRequest(step=step)).answer
         if answer.HasField("error"):
-            raise error_in(answer.error, "the decoder")
+            raise error_in(answer.error, SERVICE)
+
         return read_answer(
             pb.PredictResponse(
                 image=self._opened.image,
@@ -90,25 +109,30 @@ class Interaction(AbstractContextManager["Interaction"]):
 
     def _ask(self, request: pb.InteractRequest) -> pb.InteractResponse:
         self._requests.put(request)
-        answer = self._receive()
-        if answer is None:
-            raise Unavailable("the decoder ended the stream")
-        return answer
+        response = self._receive()
+        if response is None:
+            raise Unavailable("the decoder ended the stream; open another interaction")
+        return response
 
     def _receive(self) -> pb.InteractResponse | None:
-        """The next answer, None at the stream's end. gRPC has no deadline for a part of a stream: hence the timer."""
-        alarm = Timer(self._timeout, self._give_up)
-        alarm.start()
-        try:
-            answer: pb.InteractResponse | None = next(self._call, None)
-        except grpc.RpcError as problem:
-            if self._late:
-                raise DeadlinePassed("the decoder") from problem
-            raise error_of(problem, "the decoder") from problem
-        finally:
-            alarm.cancel()
-        return answer
+        """The next response; None at the stream's end.
 
-    def _give_up(self) -> None:
-        self._late = True
+        gRPC has no deadline for a single message of a stream, so a timer cancels the call.
+        """
+        timer = Timer(self._timeout, self._time_out)
+        timer.start()
+
+        try:
+            response: pb.InteractResponse | None = next(self._call, None)
+        except grpc.RpcError as problem:
+            if self._timed_out:
+                raise DeadlinePassed(SERVICE) from problem
+            raise error_of(problem, SERVICE) from problem
+        finally:
+            timer.cancel()
+
+        return response
+
+    def _time_out(self) -> None:
+        self._timed_out = True
         self._call.cancel()

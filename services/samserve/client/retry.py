@@ -1,7 +1,7 @@
-"""Trying a call again when what it failed for may have passed.
+"""Retries of unary calls.
 
-gRPC's own retries will not do: they give up on a request of more than 256 KiB, and on a call whose answer has begun, as
-every answer of Ray Serve's proxy has, a failure too.
+gRPC's own retries do not suffice. They give up on a request of more than 256 KiB, and on a call
+whose response has begun. Every response of Ray Serve's proxy has begun, failures too.
 """
 
 from __future__ import annotations
@@ -18,36 +18,60 @@ from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unav
 from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY, error_of
 
-ATTEMPTS = (
-    4  # where nobody answers; a service that says when to come back is asked until the time is up
-)
+ATTEMPTS = 4  # for a failure without details; one with details is retried until the timeout
 LONGEST = 5.0  # seconds between two attempts
 
 
 def call_with_retry(
-    call: Any, request: Any, timeout: float, metadata: Sequence[tuple[str, str]], stage: str
+    call: Any, request: Any, *, timeout: float, metadata: Sequence[tuple[str, str]], stage: str
 ) -> Any:
-    """The answer to a unary gRPC call, all attempts within `timeout` seconds. Raises as error_of does; stage: as there.
+    """Make a unary gRPC call; retry it if it fails with Unavailable or Overloaded.
 
-    Pauses are what the service asks for, doubled with each attempt, and of random length, so that callers who failed
-    together do not come again together. If the time runs out in a later attempt, what the one before it failed with is
-    raised, since that says why.
+    The pause between attempts is the delay the service asks for, doubled with each attempt. It is
+    shortened by a random part, so that callers who failed together do not return together.
+
+    Args:
+        call: a stub's method.
+        request: the message to send.
+        timeout: seconds for all attempts together.
+        metadata: pairs sent with each attempt.
+        stage: the service's name in errors.
+
+    Raises:
+        SamserveError: as `error_of` translates. If the time runs out in a later attempt, the
+            error of the attempt before it, which says why.
     """
-    give_up = time.monotonic() + timeout
-    said: SamserveError | None = None
+    deadline = time.monotonic() + timeout
+    last_error: SamserveError | None = None
+
     for attempt in count(1):
         try:
-            return call(request, **call_options(give_up - time.monotonic(), metadata))
+            return call(request, **call_options(deadline - time.monotonic(), metadata))
         except grpc.RpcError as problem:
             error = error_of(problem, stage)
+
             if not isinstance(error, (Unavailable, Overloaded)):
-                raise said if said and isinstance(error, DeadlinePassed) else error from problem
-            said = error
-            pause = min(error.retry_after * 2 ** (attempt - 1), LONGEST) * SystemRandom().uniform(
-                0.5, 1
-            )
-            told_when = any(sent.key == DETAILS_KEY for sent in problem.trailing_metadata() or ())
-            if (attempt >= ATTEMPTS and not told_when) or time.monotonic() + pause >= give_up:
+                if last_error is not None and isinstance(error, DeadlinePassed):
+                    raise last_error from problem
                 raise error from problem
+
+            last_error = error
+            pause = _pause(error.retry_after, attempt)
+
+            attempts_left = attempt < ATTEMPTS or _has_details(problem)
+            if not attempts_left or time.monotonic() + pause >= deadline:
+                raise error from problem
+
         time.sleep(pause)
+
     raise AssertionError("unreachable: the attempts end by returning or raising")
+
+
+def _pause(retry_after: float, attempt: int) -> float:
+    seconds: float = min(retry_after * 2 ** (attempt - 1), LONGEST)
+    return seconds * SystemRandom().uniform(0.5, 1)
+
+
+def _has_details(problem: Any) -> bool:
+    """Whether samserve itself sent the status, and with it a delay to wait."""
+    return any(pair.key == DETAILS_KEY for pair in problem.trailing_metadata() or ())

@@ -1,1 +1,1 @@
-"""Embeddings to bytes and back: the form in which they are cached and sent."""
+"""Embeddings to bytes and back, as they are cached and sent."""

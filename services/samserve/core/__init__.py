@@ -1,1 +1,1 @@
-"""The domain: imported by every service, importing none of them."""
+"""The domain: pure functions and values, without I/O, network or protobuf."""

@@ -1,4 +1,4 @@
-"""Type names for numpy arrays. Shapes are given in the docstrings of the functions that use them."""
+"""Type names for numpy arrays; shapes are given in the docstrings of functions."""
 
 from __future__ import annotations
 

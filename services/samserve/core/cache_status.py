@@ -1,4 +1,4 @@
-"""Where the embedding of an answer came from."""
+"""Where the embedding behind an answer came from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from enum import Enum
 
 
 class CacheStatus(Enum):
-    """The values are the labels of metrics; the names are those of the protos."""
+    """The values label the metrics; the names are those of the protos."""
 
-    HIT = "hit"  # it was there already
-    MISS = "miss"  # it was made for this request
-    COALESCED = "coalesced"  # another request was making it already
+    HIT = "hit"  # found in the cache
+    MISS = "miss"  # encoded for this request
+    COALESCED = "coalesced"  # encoded for another request at the same time

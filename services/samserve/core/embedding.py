@@ -1,4 +1,4 @@
-"""An image's embedding: named tensors of one model version."""
+"""An image's embedding: the named tensors that an encoder makes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from samserve.core.geometry import Size
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """tensors: name -> fp16 array, for SAM {"embedding": [256, 64, 64]}; size: the upright source image's; packed: what
-    it was read from, if that is kept.
+    """The embedding of one image by one version of a model.
+
+    Attributes:
+        model_version: The version whose encoder made it.
+        size: Size of the oriented source image.
+        tensors: fp16 arrays by name; for SAM {"embedding": [256, 64, 64]}.
+        packed: The bytes that it was unpacked from, or none. They can be sent on as they are.
     """
 
     model_version: str
@@ -21,12 +26,13 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        return len(self.packed) + sum(t.nbytes for t in self.tensors.values())
+        """Memory of the tensors and of the packed bytes."""
+        return len(self.packed) + sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingHeader:
-    """What is known of a cached embedding without its tensors."""
+    """An embedding without its tensors; attributes as of `Embedding`."""
 
     model_version: str
     size: Size

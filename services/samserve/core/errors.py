@@ -1,9 +1,9 @@
-"""Every failure a caller can see, as one tree. wire/status.py has the table to gRPC status.
+"""Every failure that a caller can see, as one tree. wire/status.py has the table to gRPC status.
 
-SamserveError                INTERNAL             our bug: an id to find the log by
-├─ InvalidInput              INVALID_ARGUMENT     BadRequest, the field named
+SamserveError                INTERNAL             a bug; has an id to find the log by
+├─ InvalidInput              INVALID_ARGUMENT     BadRequest with the field
 ├─ EmbeddingNotCached        NOT_FOUND            ErrorInfo EMBEDDING_NOT_CACHED
-├─ ModelNotFound             NOT_FOUND            ErrorInfo MODEL_NOT_FOUND, the known ones listed
+├─ ModelNotFound             NOT_FOUND            ErrorInfo MODEL_NOT_FOUND, the available ones
 ├─ ModelVersionMismatch      FAILED_PRECONDITION  ErrorInfo with both versions
 ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
 ├─ Unavailable               UNAVAILABLE          RetryInfo
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 
 class SamserveError(Exception):
-    """Anything that can be answered with a status."""
+    """Base of every error that is answered with a status."""
 
 
 class InvalidInput(SamserveError):
-    """The request cannot be answered as it is; `field` says what to mend."""
+    """The request is invalid; `field` names the part to correct."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(problem)
@@ -26,41 +26,44 @@ class InvalidInput(SamserveError):
 
 
 class EmbeddingNotCached(SamserveError):
-    """The image must be sent again: its embedding is not there, or no longer."""
+    """The image's embedding is not in the cache, or no longer; the image's bytes are needed."""
 
     def __init__(self, image_id: str) -> None:
-        super().__init__(f"no embedding is cached for image {image_id}: send the image's bytes")
+        super().__init__(f"no cached embedding for image {image_id}; send the image's bytes")
         self.image_id = image_id
 
 
 class ModelNotFound(SamserveError):
-    """No such model is served here."""
+    """No model with this name is served."""
 
     def __init__(self, model: str, known: list[str]) -> None:
-        super().__init__(f"there is no model {model!r} here; there is: {', '.join(known)}")
-        self.model, self.known = model, known
+        super().__init__(f"unknown model {model!r}; available: {', '.join(known)}")
+        self.model = model
+        self.known = known
 
 
 class ModelVersionMismatch(SamserveError):
-    """The reference was made by another version of the model."""
+    """The embedding was made by a version of the model that is not served."""
 
     def __init__(self, asked: str, served: str) -> None:
         super().__init__(
-            f"the image was embedded by model version {asked}, served is {served}: embed it again"
+            f"the image was embedded by model version {asked}, but version {served} is served; "
+            "embed it again"
         )
-        self.asked, self.served = asked, served
+        self.asked = asked
+        self.served = served
 
 
 class Overloaded(SamserveError):
     """A queue is full; `retry_after` in seconds."""
 
     def __init__(self, what: str, retry_after: float = 1.0) -> None:
-        super().__init__(f"{what} is full: try again in {retry_after:g} s")
+        super().__init__(f"{what} is full; retry in {retry_after:g} s")
         self.retry_after = retry_after
 
 
 class Unavailable(SamserveError):
-    """Something this service needs is down; `retry_after` in seconds."""
+    """A service that the answer needs is down; `retry_after` in seconds."""
 
     def __init__(self, problem: str, retry_after: float = 1.0) -> None:
         super().__init__(problem)
@@ -68,8 +71,8 @@ class Unavailable(SamserveError):
 
 
 class DeadlinePassed(SamserveError):
-    """The caller's time ran out in `stage`."""
+    """The caller's deadline passed in `stage`."""
 
     def __init__(self, stage: str) -> None:
-        super().__init__(f"the deadline passed in stage {stage!r}: allow more time")
+        super().__init__(f"deadline exceeded in stage {stage!r}; allow more time")
         self.stage = stage

@@ -1,7 +1,7 @@
-"""Source pixels to the model's frame and back. Pure.
+"""Scales points and sizes from the source image to the model's frame. Pure.
 
-SAM scales the oriented image so that its longest side is the frame's (1024 pixels) and pads at the right and bottom;
-SAM 2 stretches it to the whole frame.
+SAM scales the oriented image until its longest side fits the frame (1024 pixels), then pads it at
+the right and bottom. SAM 2 stretches it to the whole frame.
 """
 
 from __future__ import annotations
@@ -29,23 +29,39 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The square that a model sees: its side in pixels, and whether an image is stretched to fill it."""
+    """The square input of a model.
+
+    Attributes:
+        side: Its side in pixels.
+        stretch: Whether an image is stretched to fill it.
+    """
 
     side: int
     stretch: bool = False
 
 
 def fit(size: Size, frame: Frame) -> Size:
-    """The size of the scaled image inside the frame, rounded as SAM's ResizeLongestSide does, never under a pixel."""
+    """Return the size of the scaled image inside the frame, at least one pixel.
+
+    Rounds as SAM's ResizeLongestSide does.
+    """
     if frame.stretch:
         return Size(frame.side, frame.side)
     scale = frame.side / max(size.width, size.height)
-    return Size(max(1, int(size.width * scale + 0.5)), max(1, int(size.height * scale + 0.5)))
+    width = max(1, int(size.width * scale + 0.5))
+    height = max(1, int(size.height * scale + 0.5))
+    return Size(width, height)
 
 
 def to_frame(points: Floats, size: Size, frame: Frame) -> Floats:
-    """[..., 2] (x, y) source pixels -> the same in frame pixels. Source: SAM, ResizeLongestSide.apply_coords; SAM 2,
-    SAM2Transforms.transform_coords.
+    """Scale points from source pixels to frame pixels.
+
+    Source: SAM, ResizeLongestSide.apply_coords; SAM 2, SAM2Transforms.transform_coords.
+
+    Args:
+        points: [..., 2] as (x, y) in pixels of the oriented source image.
+        size: Size of that image.
+        frame: The model's frame.
     """
     inner = fit(size, frame)
     scale = np.array([inner.width / size.width, inner.height / size.height])

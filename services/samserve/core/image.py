@@ -1,7 +1,7 @@
-"""An encoded image: its oriented pixels, and those pixels in the model's frame. Pure.
+"""Decodes an encoded image into the model's frame. Pure.
 
-Transparency and colour profiles are ignored, as SAM's own users do with `convert("RGB")`: hidden colours show, numbers
-are taken for sRGB. Of several frames or pages the first counts.
+Transparency and colour profiles are ignored, as `convert("RGB")` does for SAM's own users: hidden
+colours show, and numbers count as sRGB. Of several frames or pages the first is used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-DRAFT = 1.5  # times the size in the frame: a JPEG is never decoded smaller
-MAX_SCANS = 100  # of a progressive JPEG, which has about 10; an empty one of 100 bytes costs a pass over all pixels
+
+# A JPEG is never decoded to less than this many times its size in the frame.
+DRAFT = 1.5
+
+# A progressive JPEG has about 10 scans. An empty scan of 100 bytes costs a pass over all pixels.
+MAX_SCANS = 100
+
+# Pixel modes in which no value means white.
 WITHOUT_RANGE = {"I": "32-bit integers", "F": "floating-point numbers", "La": "premultiplied grey"}
-TURNS = {  # by EXIF orientation: what turns the stored picture upright
+
+# EXIF orientation -> the transposition that makes the stored image upright.
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,14 +45,17 @@ TURNS = {  # by EXIF orientation: what turns the stored picture upright
 }
 SIDEWAYS = (5, 6, 7, 8)
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # oddities in metadata are not ours to report
+warnings.filterwarnings("ignore", module=r"PIL\.")  # oddities in metadata do no harm
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is accepted: the encoded size in bytes, the decoded one in pixels, the long side over the short one.
+    """Limits on input images.
 
-    At 64:1 the short side is one cell of SAM's embedding.
+    Attributes:
+        max_bytes: Size of the encoded image, in bytes.
+        max_pixels: Size of the decoded image, in pixels.
+        max_aspect: Long side over short side. At 64 the short side is one cell of SAM's embedding.
     """
 
     max_bytes: int
@@ -54,7 +65,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FramedImage:
-    """pixels: uint8 [frame, frame, 3] RGB, zero outside `valid`; size: the oriented source's."""
+    """An image in the model's frame.
+
+    Attributes:
+        pixels: uint8 [frame, frame, 3] RGB, zero outside `valid`.
+        valid: Size of the image inside the frame.
+        size: Size of the oriented source image.
+    """
 
     pixels: Bytes
     valid: Size
@@ -62,108 +79,125 @@ class FramedImage:
 
 
 def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
-    """Decode, resize as SAM does, orient (EXIF), pad. Raises InvalidInput, field `data`.
+    """Decode an image, resize it as SAM does, orient it by EXIF, and pad it.
 
-    Equal to SAM's own resize but for two: a JPEG of three times the frame or more is decoded at 1/2, 1/4 or 1/8, within
-    one level of 255 in the mean (docs/decisions/0008), and after a quarter turn a pixel may differ by one level. SAM 2
-    itself does not round to 8 bits.
+    The result equals SAM's own resize, with two exceptions. A JPEG of three times the frame or more
+    is decoded at 1/2, 1/4 or 1/8, within one level of 255 in the mean (docs/decisions/0008). After
+    a quarter turn a pixel may differ by one level. SAM 2 itself does not round to 8 bits.
+
+    Raises:
+        InvalidInput: The image is damaged, unsupported or over a limit; field `data`.
     """
-    picture = _open(data, limits)
-    size = Size(*picture.size)
+    image = _open(data, limits)
+    size = Size(*image.size)
     inner = fit(size, frame)
+
     try:
-        draft = picture.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
-        picture.load()
-        box = (
-            draft[1] if draft else None
-        )  # a draft's last row and column may cover less than a whole pixel
-        scaled = (
-            _eight_bit(picture)
-            .resize((inner.width, inner.height), Image.Resampling.BILINEAR, box)
-            .convert("RGB")
+        # A draft's last row and column may cover less than a whole pixel: `box` leaves that out.
+        draft = image.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
+        image.load()
+        box = draft[1] if draft else None
+        resized = _eight_bit(image).resize(
+            (inner.width, inner.height), Image.Resampling.BILINEAR, box
         )
-    except Exception as problem:  # Pillow's decoders raise whatever they like on broken data
+        scaled = resized.convert("RGB")
+    except Exception as problem:  # Pillow's decoders raise anything on broken data
         raise InvalidInput(
-            "data", f"the {picture.format} is damaged or cut short: send the whole file"
+            "data", f"the {image.format} is damaged or truncated; send the whole file"
         ) from problem
-    orientation = _orientation(picture)
-    if orientation in TURNS:
-        scaled = scaled.transpose(TURNS[orientation])
+
+    orientation = _orientation(image)
+    if orientation in TRANSPOSITIONS:
+        scaled = scaled.transpose(TRANSPOSITIONS[orientation])
+    upright = Size(size.height, size.width) if orientation in SIDEWAYS else size
+
     pixels = np.zeros((frame.side, frame.side, 3), np.uint8)
     pixels[: scaled.height, : scaled.width] = np.asarray(scaled)
-    upright = Size(size.height, size.width) if orientation in SIDEWAYS else size
     return FramedImage(pixels, Size(*scaled.size), upright)
 
 
 def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Read the header, and hold it against the limits: nothing of the picture's size is allocated yet."""
+    """Read the header and check it; memory for the pixels is not allocated yet."""
     if not data:
-        raise InvalidInput("data", "the image is empty: send the bytes of an image file")
-    Image.MAX_IMAGE_PIXELS = (
-        limits.max_pixels + 1
-    ) // 2  # Pillow refuses twice this, before its parsers allocate it
+        raise InvalidInput("data", "the image is empty; send the bytes of an image file")
+
+    # Pillow refuses twice this, before its parsers allocate it.
+    Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check(picture, data, limits)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check(image, data, limits)
     except InvalidInput:
         raise
     except Image.DecompressionBombError as problem:
         raise InvalidInput(
-            "data", f"the image has more than {limits.max_pixels:,} pixels: send it smaller"
+            "data", f"the image has more than {limits.max_pixels:,} pixels; send a smaller one"
         ) from problem
-    except Exception as problem:  # Pillow's parsers raise whatever they like on broken headers
-        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    except Exception as problem:  # Pillow's parsers raise anything on broken headers
         raise InvalidInput(
-            "data", f"this is no image in a known format, or damaged: send a {known}"
+            "data", f"unsupported or damaged image; supported formats: {', '.join(FORMATS)}"
         ) from problem
-    return picture
+    return image
 
 
-def _check(picture: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
-    """What a header may promise. Raises InvalidInput."""
-    shape = f"{picture.width}x{picture.height}"
-    if max(picture.size) > limits.max_aspect * min(picture.size):
-        raise InvalidInput(
-            "data", f"the image is {shape}, longer than {limits.max_aspect:g}:1: send a part of it"
-        )
-    if picture.mode in WITHOUT_RANGE:
-        kind = WITHOUT_RANGE[picture.mode]
+def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
+    """Check what the header promises. Raises InvalidInput."""
+    # Shape.
+    if max(image.size) > limits.max_aspect * min(image.size):
+        shape = f"{image.width}x{image.height}"
         raise InvalidInput(
             "data",
-            f"the image's pixels are {kind}, whose black and white are unknown: send 8 or 16 bits",
+            f"the image is {shape}, over the side ratio of {limits.max_aspect:g}:1; crop it",
         )
-    if isinstance(picture, TiffImageFile):
-        tile = picture.tag_v2.get(TILE_WIDTH, 0) * picture.tag_v2.get(TILE_LENGTH, 0)
+
+    # Pixels.
+    if image.mode in WITHOUT_RANGE:
+        raise InvalidInput(
+            "data",
+            f"the image's pixels are {WITHOUT_RANGE[image.mode]}, which have no defined white; "
+            "convert them to 8 or 16 bits",
+        )
+
+    # Tiles, which the TIFF decoder allocates whole.
+    if isinstance(image, TiffImageFile):
+        tile = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
         if tile > limits.max_pixels:
             raise InvalidInput(
                 "data",
-                f"the TIFF's tiles have more than {limits.max_pixels:,} pixels: send smaller ones",
+                f"the TIFF's tiles have more than {limits.max_pixels:,} pixels; use smaller tiles",
             )
-    if picture.info.get("progressive") and _scans(picture, data) > MAX_SCANS:
+
+    # Scans, each of which is a pass over all pixels.
+    if image.info.get("progressive") and _scans(image, data) > MAX_SCANS:
         raise InvalidInput(
-            "data", f"the JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG"
+            "data", f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
         )
 
 
-def _scans(picture: ImageFile.ImageFile, data: bytes) -> int:
-    """How many scans follow a JPEG's header."""
-    first = picture.fp.tell() if picture.fp else 0
+def _scans(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Count the scans after a JPEG's header."""
+    first = image.fp.tell() if image.fp else 0
     return 1 + data.count(b"\xff\xda", first, data.find(b"\xff\xd9", first))
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """The picture in 8-bit grey or RGB. 16 bits lose their low ones; Pillow would cut them off at 255."""
-    if picture.mode in ("L", "RGB"):
-        return picture
-    if picture.mode.startswith("I;16"):
-        bits = picture.tag_v2[BITS_PER_SAMPLE][0] if isinstance(picture, TiffImageFile) else 16
-        return Image.fromarray((np.asarray(picture) >> (bits - 8)).astype(np.uint8))
-    return picture.convert("RGB")
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return the image in 8-bit grey or RGB.
+
+    16 bits are shifted to their high 8; Pillow would cut values off at 255.
+    """
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2[BITS_PER_SAMPLE][0] if isinstance(image, TiffImageFile) else 16
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    return image.convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF's, 1 (upright) if it is damaged. To be asked after loading: Pillow has turned a TIFF itself by then."""
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, or 1 (upright) if it is damaged.
+
+    Call it after loading, when Pillow has already turned a TIFF.
+    """
     try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's parsers raise whatever they like
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's parsers raise anything
         return 1

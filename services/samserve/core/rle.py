@@ -1,8 +1,11 @@
-"""COCO's run-length encoding of masks, compressed as pycocotools writes and reads it. Pure.
+"""COCO's run-length encoding of masks, compressed as pycocotools does it. Pure.
 
-A mask is read column by column; counts are the lengths of its runs, the first of background (perhaps 0). Compressed,
-each count from the fourth on is written less the one two before it, in groups of five bits, low first, plus 48; a
-group's sixth bit says that another follows, and the last group's fifth bit is the sign.
+A mask is read column by column. Its counts are the lengths of its runs; the first run is
+background and may be empty.
+
+Compressed, each count from the fourth on is replaced by its difference to the count two before it.
+A number is written in groups of five bits, the lowest first, plus 48. The sixth bit of a group says
+that another group follows; the fifth bit of the last group is the sign.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ from samserve.core.runs import Mask, Runs, counts
 
 
 def encode_rle(runs: Runs) -> bytes:
-    """A mask -> compressed counts."""
+    """Return a mask's compressed counts."""
     return compress(counts(runs))
 
 
 def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
-    """Compressed counts -> bool [height, width]. Raises ValueError if they are of another size."""
+    """Return the mask of compressed counts, bool [height, width].
+
+    Raises:
+        ValueError: The counts belong to another size.
+    """
     lengths = decompress(compressed)
     if lengths.sum() != height * width:
         raise ValueError(f"the run lengths cover {lengths.sum()} pixels, not {height} x {width}")
@@ -28,36 +35,41 @@ def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
 
 
 def compress(lengths: Ints) -> bytes:
-    """Run lengths -> COCO's string."""
+    """Return COCO's string for run lengths."""
     rest = lengths.astype(np.int64)
     rest[3:] -= lengths[1:-2]
+
+    # The n-th groups of all numbers at once, until no number has bits left.
     groups, present = [], []
-    going_on = np.ones(len(rest), bool)
-    while going_on.any():
+    unfinished = np.ones(len(rest), bool)
+    while unfinished.any():
         group = rest & 0x1F
         rest = rest >> 5
         more = np.where(group & 0x10, rest != -1, rest != 0)
         groups.append((group | (more << 5)) + 48)
-        present.append(going_on)
-        going_on = going_on & more
+        present.append(unfinished)
+        unfinished = unfinished & more
+
     text: Bytes = np.stack(groups, 1)[np.stack(present, 1)].astype(np.uint8)
     return text.tobytes()
 
 
 def decompress(compressed: bytes) -> Ints:
-    """COCO's string -> run lengths."""
+    """Return the run lengths of COCO's string."""
+    # Where each number's groups begin and end.
     groups = np.frombuffer(compressed, np.uint8).astype(np.int64) - 48
-    last = (groups & 0x20) == 0
-    ends = np.flatnonzero(last)
+    ends = np.flatnonzero((groups & 0x20) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
+
+    # Put the groups of each number together, then apply its sign.
     shift = 5 * (np.arange(len(groups)) - np.repeat(starts, ends - starts + 1))
     lengths = (
         np.add.reduceat((groups & 0x1F) << shift, starts) if len(groups) else np.zeros(0, np.int64)
     )
     negative = (groups[ends] & 0x10) != 0
     lengths = np.where(negative, lengths - (1 << (shift[ends] + 5)), lengths)
-    lengths[1::2] = np.cumsum(
-        lengths[1::2]
-    )  # the third, fifth... after the first build on it, and so the even ones on
-    lengths[2::2] = np.cumsum(lengths[2::2])  # the second; the very first stands alone
+
+    # Undo the differences: odd and even places add up separately, without the very first.
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
     return lengths

@@ -1,4 +1,4 @@
-"""A mask as the places where it changes: a few thousand numbers where the pixels are millions. Pure.
+"""A mask as the places where it changes: thousands of numbers instead of millions of pixels. Pure.
 
 Pixels are counted column by column from the top left, as COCO does: column * height + row.
 """
@@ -26,7 +26,13 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """A mask of height x width pixels. changes: rising pixel counts at which it changes, the first to foreground."""
+    """A mask of height x width pixels.
+
+    Attributes:
+        height: Rows of the mask.
+        width: Columns of the mask.
+        changes: Rising pixel numbers at which the value changes, first to foreground.
+    """
 
     height: int
     width: int
@@ -35,7 +41,13 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnSpans:
-    """The runs cut at the columns' ends, in order: [N] columns, first rows and rows past the last."""
+    """The foreground runs cut at the ends of columns, in order.
+
+    Attributes:
+        columns: [N] column of each span.
+        tops: [N] first row of each span.
+        bottoms: [N] row after the last of each span.
+    """
 
     columns: Ints
     tops: Ints
@@ -43,29 +55,37 @@ class ColumnSpans:
 
 
 def runs_of(mask: Mask) -> Runs:
-    """bool [H, W] -> runs."""
+    """Return the runs of a mask, bool [H, W]."""
     flat = np.ravel(mask, order="F")
-    return Runs(mask.shape[0], mask.shape[1], np.flatnonzero(np.diff(flat, prepend=False)))
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    return Runs(mask.shape[0], mask.shape[1], changes)
 
 
 def counts(runs: Runs) -> Ints:
-    """COCO's counts: the runs' lengths, the first of background, perhaps 0."""
+    """Return COCO's counts: the lengths of the runs; the first is background and may be 0."""
     return np.diff(runs.changes, prepend=0, append=runs.height * runs.width)
 
 
 def area(runs: Runs) -> int:
-    """Pixels of the mask."""
+    """Return the foreground pixels of the mask."""
     return int(counts(runs)[1::2].sum())
 
 
 def spans(runs: Runs) -> ColumnSpans:
-    """One run may go on over many columns; of spans each column has its own."""
+    """Cut the runs, which may extend over many columns, into spans of one column each."""
+    # First and last column of each run.
     ends = np.append(runs.changes, runs.height * runs.width)[1::2]
     starts = runs.changes[::2][: len(ends)]
-    first, last = starts // runs.height, (ends - 1) // runs.height
+    first = starts // runs.height
+    last = (ends - 1) // runs.height
+
+    # One span for each column of a run.
     number = last - first + 1
     columns = np.arange(number.sum()) + np.repeat(first - (np.cumsum(number) - number), number)
-    tops, bottoms = np.zeros_like(columns), np.full_like(columns, runs.height)
+
+    # Spans fill their column, but for the first span's top and the last span's bottom of a run.
+    tops = np.zeros_like(columns)
+    bottoms = np.full_like(columns, runs.height)
     last_of = np.cumsum(number) - 1
     tops[last_of - number + 1] = starts - first * runs.height
     bottoms[last_of] = ends - last * runs.height
@@ -73,31 +93,34 @@ def spans(runs: Runs) -> ColumnSpans:
 
 
 def box(runs: Runs) -> Box:
-    """The tight box."""
+    """Return the tight box of the mask."""
     if not len(runs.changes):
         return Box(0, 0, 0, 0)
-    each = spans(runs)
+    cut = spans(runs)
     return Box(
-        int(each.columns[0]),
-        int(each.tops.min()),
-        int(each.columns[-1]) + 1,
-        int(each.bottoms.max()),
+        x0=int(cut.columns[0]),
+        y0=int(cut.tops.min()),
+        x1=int(cut.columns[-1]) + 1,
+        y1=int(cut.bottoms.max()),
     )
 
 
 def bits(runs: Runs) -> Bytes:
-    """uint8 [H, ceil(W / 8)]: a pixel a bit, a byte's highest bit the leftmost, rows padded with zeros.
+    """Return the mask with one bit a pixel, uint8 [H, ceil(W / 8)].
 
-    Where a span begins or ends a bit is set; each row then is the one above it, those bits turned over.
+    A byte's highest bit is the leftmost pixel; rows are padded with zeros.
     """
-    each = spans(runs)
+    cut = spans(runs)
     packed = np.zeros((runs.height + 1, (runs.width + 7) // 8), np.uint8)
-    byte, bit = each.columns >> 3, (0x80 >> (each.columns & 7)).astype(np.uint8)
-    for rows in (each.tops, each.bottoms):
+    byte = cut.columns >> 3
+    bit = (0x80 >> (cut.columns & 7)).astype(np.uint8)
+
+    # Mark the rows where a column changes; each row is then the one above with its marks flipped.
+    for rows in (cut.tops, cut.bottoms):
         np.bitwise_xor.at(packed, (rows, byte), bit)
     return np.bitwise_xor.accumulate(packed[:-1], axis=0)
 
 
 def dense(runs: Runs) -> Mask:
-    """bool [H, W]."""
+    """Return the mask, bool [H, W]."""
     return np.unpackbits(bits(runs), axis=1, count=runs.width).view(np.bool_)

@@ -1,1 +1,1 @@
-"""The decoder service: prompts in, masks out. Stateless, on CPUs."""
+"""The decoder service: answers prompts with masks, on CPUs, without state."""

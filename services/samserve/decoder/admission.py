@@ -1,4 +1,4 @@
-"""How many prompts may be decoded or wait for it, and when to say that it is too many."""
+"""Bounds how many prompts are decoded or wait to be."""
 
 from __future__ import annotations
 
@@ -9,51 +9,59 @@ from contextlib import contextmanager
 from samserve.core.errors import Overloaded
 from samserve.infra.metrics import DECODE_WAITING
 
-SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
+SHORTEST_RETRY, LONGEST_RETRY = 0.1, 10.0  # seconds after which a refused caller may retry
 
 
 class DecodeQueue:
-    """Places for those who need the pool. Its own queue keeps their order and forgets who goes away; this bounds it.
+    """Places for work in the pool. For one event loop.
 
-    For one event loop. Who leaves a place and takes another at once finds it free: nobody can come between.
+    The pool's own queue keeps the order and drops cancelled work; this class bounds its length.
+    Releasing a place and taking another without awaiting cannot lose it.
     """
 
     def __init__(self, threads: int, queue: int) -> None:
-        """threads: of the pool; queue: prompts that may wait besides."""
-        self._threads, self._queue = threads, queue
+        """Create places for `threads` prompts that are decoded and `queue` prompts that wait."""
+        self._threads = threads
+        self._queue = queue
         self._taken = 0
-        self._pace, self._since = (
-            0.01,
-            0.0,
-        )  # seconds a prompt, about, while all threads work; of the last to leave
+
+        self._seconds_per_prompt = 0.01  # a moving average, while all threads are busy
+        self._last_release = 0.0
 
     @contextmanager
     def place(self, prompts: int = 1) -> Iterator[None]:
-        """Room for a call's prompts; one with more than may ever wait is let in once nobody else does. Raises
-        Overloaded.
+        """Hold places for a call's prompts.
+
+        A call with more prompts than there are places is accepted when nothing else is.
+
+        Raises:
+            Overloaded: There are too few places.
         """
-        room = self._threads + self._queue
-        if self._taken and self._taken + min(prompts, room) > room:
-            raise Overloaded("the decoder's queue", self._until_free())
+        places = self._threads + self._queue
+        if self._taken and self._taken + min(prompts, places) > places:
+            raise Overloaded("the decoder's queue", self._seconds_until_free())
+
         if not self._taken:
-            self._since = time.monotonic()
-        self._count(prompts)
+            self._last_release = time.monotonic()
+        self._add(prompts)
         try:
             yield
         finally:
-            self._learn(prompts)
-            self._count(-prompts)
+            self._measure(prompts)
+            self._add(-prompts)
 
-    def _until_free(self) -> float:
-        """Seconds until those who wait now have been answered."""
-        return round(min(max(self._taken * self._pace, SHORTEST), LONGEST), 1)
+    def _seconds_until_free(self) -> float:
+        """Estimate when the prompts that wait now will have been answered."""
+        seconds = self._taken * self._seconds_per_prompt
+        return round(min(max(seconds, SHORTEST_RETRY), LONGEST_RETRY), 1)
 
-    def _learn(self, prompts: int) -> None:
+    def _measure(self, prompts: int) -> None:
         now = time.monotonic()
         if self._taken > self._threads:
-            self._pace += 0.1 * ((now - self._since) / prompts - self._pace)
-        self._since = now
+            seconds = (now - self._last_release) / prompts
+            self._seconds_per_prompt += 0.1 * (seconds - self._seconds_per_prompt)
+        self._last_release = now
 
-    def _count(self, prompts: int) -> None:
+    def _add(self, prompts: int) -> None:
         self._taken += prompts
         DECODE_WAITING.set(max(self._taken - self._threads, 0))

@@ -1,9 +1,11 @@
-"""The last answers of a server that stops reach their callers.
+"""Sends a call's message before its status, so that the last answers reach their callers.
 
-gRPC closes a connection together with the last call on it, whatever has come in unread meanwhile, such as the
-caller's word that it has room for more. The kernel answers that with a reset and drops what it had still to send: on
-loopback 1 to 3% of answers of 300 KB and more were lost so, none of 30 KB, and none of 720 of any size if the call ends
-a moment after its message.
+When a server shuts down, gRPC closes a connection together with the last call on it. If the caller
+has sent something meanwhile, such as a window update, it is unread. The kernel then resets the
+connection and drops the data that it had still to send.
+
+Measured on loopback: 1 to 3% of answers of 300 KB and more were lost, and none of 30 KB. With a
+pause between message and status none of 720 answers of any size was lost.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from typing import Any
 
 import grpc.aio
 
-MOMENT = 0.25  # seconds: a megabyte's way through a TCP connection that has rested, at round trips of 20 ms
+MOMENT = 0.25  # seconds; enough for a megabyte on an idle TCP connection with 20 ms round trips
 
 
 class DelayedStatus(grpc.aio.ServerInterceptor):
-    """Sends a unary call's status after its message instead of with it; once `draining`, a moment after it.
+    """Sends the status of a unary call separately; while `draining` is set, after a pause.
 
-    On the wire that is the same call. It costs a call 0.15 ms.
+    The caller sees the same call. It costs 0.15 ms a call.
     """
 
     def __init__(self, draining: asyncio.Event) -> None:
@@ -36,20 +38,20 @@ class DelayedStatus(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if not handler or not handler.unary_unary:
             return handler
-        answer: Any = (
-            handler.unary_unary
-        )  # of grpc.aio, which shares its handlers' types with the server of threads
 
-        async def part(request: Any, context: Any) -> None:
-            await context.write(await answer(request, context))
+        # Typed as the threaded server's, which shares the class; it is a coroutine function.
+        method: Any = handler.unary_unary
+
+        async def respond(request: Any, context: Any) -> None:
+            await context.write(await method(request, context))
             await delay_if_draining(self._draining)
 
         return grpc.unary_stream_rpc_method_handler(
-            part, handler.request_deserializer, handler.response_serializer
+            respond, handler.request_deserializer, handler.response_serializer
         )
 
 
 async def delay_if_draining(draining: asyncio.Event) -> None:
-    """Between a call's last message and its end."""
+    """Pause between a call's last message and its status."""
     if draining.is_set():
         await asyncio.sleep(MOMENT)

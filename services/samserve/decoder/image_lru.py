@@ -1,4 +1,4 @@
-"""Images kept ready in this process, bounded in bytes; the least recently used go first."""
+"""A cache of prepared images in this process, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from samserve.infra.metrics import RESIDENT_BYTES, RESIDENT_EVICTIONS, RESIDENT_
 
 
 class ImageLru:
-    """An LRU. An entry never changes under its key, so nothing is ever invalidated. Not for several threads."""
+    """Evicts the least recently used image first. Not thread-safe.
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._bytes = most_bytes, 0
+    An entry never changes under its key, so nothing is ever invalidated.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._entries: OrderedDict[CacheKey, ReadyImage] = OrderedDict()
 
     def get(self, key: CacheKey) -> ReadyImage | None:
-        found = self._entries.get(key)
-        RESIDENT_LOOKUPS.labels("miss" if found is None else "hit").inc()
-        if found is not None:
+        image = self._entries.get(key)
+        RESIDENT_LOOKUPS.labels("miss" if image is None else "hit").inc()
+        if image is not None:
             self._entries.move_to_end(key)
-        return found
+        return image
 
     def put(self, key: CacheKey, image: ReadyImage) -> None:
-        """Keep it; one larger than the bound is not kept at all."""
-        if image.nbytes > self._most or key in self._entries:
+        """Add an image, and evict others to make room. Ignore an image larger than the bound."""
+        if image.nbytes > self._max_bytes or key in self._entries:
             return
+
         self._entries[key] = image
         self._bytes += image.nbytes
-        while self._bytes > self._most:
+        while self._bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
             self._bytes -= oldest.nbytes
             RESIDENT_EVICTIONS.inc()

@@ -1,4 +1,4 @@
-"""One image, click after click: what one Interact stream keeps, and how it answers."""
+"""One Interact stream: the clicks on one image, and their answers."""
 
 from __future__ import annotations
 
@@ -8,31 +8,45 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from samserve.core.arrays import Floats
 from samserve.core.errors import InvalidInput, Overloaded
-from samserve.decoder.prompt import Floats, Prompt, check_prompt
+from samserve.decoder.masks.write import MaskAnswer, Output
+from samserve.decoder.prompt import Prompt, PromptInput, check_inside, read_prompt
+from samserve.decoder.registry import ServedModel
 from samserve.decoder.sam.prepared_image import ReadyImage
-from samserve.decoder.segmenter import MaskAnswer, Output, Segmenter
+from samserve.decoder.segmenter import Segmenter
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.wire.call import observe_call
-from samserve.wire.status import code_of
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """prompt: all clicks so far and the box, or what is known to be wrong with it; multimask: None means three
-    candidates when nothing is refined, else one mask; reset: refine nothing former.
+    """One step of a stream.
+
+    Attributes:
+        id: The caller's number.
+        prompt: All points so far and the box. Without a choice of `multimask` a first step gets
+            three candidates, and one that refines an answer gets one mask.
+        reset: Forget the earlier answers.
     """
 
     id: int
-    prompt: Prompt | InvalidInput
-    multimask: bool | None
+    prompt: PromptInput
     reset: bool
 
 
 @dataclass(frozen=True, slots=True)
 class StepAnswer:
-    """The answer to the step of that id: masks, best first, or what is wrong with it, or that a newer one came."""
+    """The answer to one step.
+
+    Attributes:
+        step: The step's id.
+        masks: Best first; none if the step failed or was superseded.
+        superseded: A newer step came before this one was decoded.
+        error: Why the step failed, although the stream continues.
+        milliseconds: Time of each stage.
+    """
 
     step: int
     masks: list[MaskAnswer] = field(default_factory=list)
@@ -42,82 +56,99 @@ class StepAnswer:
 
 
 class Interaction:
-    """Takes steps at any time; answers each once, in their order. One step is decoded at a time, and one waits: a newer
-    one takes its place. Not for several threads.
+    """Accepts steps at any time, and answers each of them once, in order. Not thread-safe.
+
+    One step is decoded at a time and one waits. A newer step supersedes the one that waits.
     """
 
     def __init__(
-        self, segmenter: Segmenter, image: ReadyImage, output: Output, slow: float
+        self,
+        segmenter: Segmenter,
+        model: ServedModel,
+        image: ReadyImage,
+        output: Output,
+        *,
+        slow: float,
     ) -> None:
-        """slow: seconds; a step that takes longer is logged."""
-        self._segmenter, self._image, self._output, self._slow = segmenter, image, output, slow
-        self._former: Floats | None = None  # low-res logits [L, L] of the last answer's best mask
+        """Begin with no earlier answer; steps that take longer than `slow` seconds are logged."""
+        self._segmenter = segmenter
+        self._model = model
+        self._image = image
+        self._output = output
+        self._slow = slow
+
+        self._best_logits: Floats | None = None  # [L, L], of the last answer's best mask
         self._waiting: Step | None = None
         self._superseded: list[int] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._ended = False
         self._reason: Exception | None = None
 
     def submit(self, step: Step) -> None:
-        """Have the step answered, in place of one that waits."""
+        """Have the step answered; it supersedes one that waits."""
         if self._ended:
             return
         if self._waiting is not None:
             self._superseded.append(self._waiting.id)
             step = replace(step, reset=step.reset or self._waiting.reset)
         self._waiting = step
-        self._news.set()
+        self._changed.set()
 
     def end(self, reason: Exception | None = None) -> None:
-        """Take no more steps: `answers` ends when those taken are answered, by raising the reason if there is one."""
+        """Accept no more steps. `answers` ends after the accepted ones, and raises the reason."""
         if not self._ended:
-            self._ended, self._reason = True, reason
-            self._news.set()
+            self._ended = True
+            self._reason = reason
+            self._changed.set()
 
     async def answers(self) -> AsyncIterator[StepAnswer]:
-        """The answers, as they come, until the end."""
+        """Yield the answers until the end."""
         while self._waiting is not None or not self._ended:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
+
             superseded, self._superseded = self._superseded, []
             step, self._waiting = self._waiting, None
-            for older in superseded:
-                yield StepAnswer(older, superseded=True)
+            for step_id in superseded:
+                yield StepAnswer(step_id, superseded=True)
             if step is not None:
                 yield await self._answer(step)
+
         if self._reason is not None:
             raise self._reason
 
     async def _answer(self, step: Step) -> StepAnswer:
         if step.reset:
-            self._former = None
+            self._best_logits = None
+
         clock = StageClock()
-        with observe_call("Interact.step", clock, self._slow) as outcome:
+        with observe_call("Interact.step", clock=clock, slow=self._slow) as call:
             try:
                 with span("Interact.step", Kind.SERVER):
-                    masks = await self._masks(self._refining(step), clock)
+                    masks = await self._decode(self._read(step.prompt), clock)
             except (InvalidInput, Overloaded) as error:
-                outcome.code, outcome.reason = code_of(error).name, str(error)
+                call.fail(error)
                 return StepAnswer(step.id, error=error)
+
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
-    async def _masks(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
-        ((candidates, masks),) = await self._segmenter.answer(
-            self._image, [prompt], self._output, clock
-        )
-        self._former = _as_sent(candidates.logits[0])
-        return masks
+    def _read(self, prompt: PromptInput) -> Prompt:
+        """Check the prompt, and add the last answer's logits unless it brings its own."""
+        checked = read_prompt(prompt, self._model.low_res, "prompt")
+        check_inside(checked, self._image.size, "prompt")
 
-    def _refining(self, step: Step) -> Prompt:
-        """The step's prompt, checked, with the former answer's logits unless it brings its own."""
-        if isinstance(step.prompt, InvalidInput):
-            raise step.prompt
-        check_prompt(step.prompt, self._image.size, "prompt")
-        logits = self._former if step.prompt.mask_input is None else step.prompt.mask_input
-        multimask = logits is None if step.multimask is None else step.multimask
-        return replace(step.prompt, mask_input=logits, multimask=multimask)
+        logits = self._best_logits if checked.mask_input is None else checked.mask_input
+        multimask = logits is None if prompt.multimask is None else prompt.multimask
+        return replace(checked, mask_input=logits, multimask=multimask)
+
+    async def _decode(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
+        (answer,) = await self._segmenter.answer(
+            self._model, self._image, [prompt], self._output, clock
+        )
+        self._best_logits = _as_sent(answer.candidates.logits[0])
+        return answer.masks
 
 
 def _as_sent(logits: Floats) -> Floats:
-    """The logits after a way to the caller and back, so that a stream and calls of Predict answer alike."""
+    """Round the logits as sending them would, so that streams and calls of Predict agree."""
     return logits.astype(np.float16).astype(np.float32)

@@ -1,62 +1,95 @@
-"""The models that one decoder answers for."""
+"""The models that a decoder answers for."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from samserve.bundles.bundle import variant_versions
 from samserve.core.errors import ModelNotFound
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.infra.metrics import MODEL_INFO
 
-LEAST_BETWEEN = 5.0  # seconds from one look at a bundle's variants to the next
+REFRESH_INTERVAL = 5.0  # seconds; a bundle's variants are not read more often
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model, resolved once a call.
+
+    Attributes:
+        decoder: Answers prompts. The variants of a model share it.
+        versions: Versions whose embeddings it accepts: those of all the model's variants.
+    """
+
+    decoder: MaskDecoder
+    versions: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The name of its bundle."""
+        return self.decoder.bundle.name
+
+    @property
+    def model_version(self) -> str:
+        """The version that is served unless a request names another one."""
+        return self.decoder.bundle.model_version
+
+    @property
+    def low_res(self) -> int:
+        """Side of the low-res logits."""
+        return self.decoder.bundle.low_res
 
 
 class ModelRegistry:
-    """Decoders by the names that requests give them; the first is meant by an empty one."""
+    """Models by name. An empty name means the first one."""
 
     def __init__(self, decoders: Iterable[MaskDecoder]) -> None:
-        self._by_name = {decoder.bundle.name: decoder for decoder in decoders}
-        self._versions = {name: decoder.bundle.versions for name, decoder in self._by_name.items()}
-        self._looked: dict[str, float] = {}
+        self._models = {
+            decoder.bundle.name: ServedModel(decoder, decoder.bundle.versions)
+            for decoder in decoders
+        }
+        self._refreshed: dict[str, float] = {}
 
-    def named(self, model: str) -> MaskDecoder:
-        """Raises ModelNotFound."""
-        known = list(self._by_name)
-        if model not in ("", *known):
-            raise ModelNotFound(model, known)
-        return self._by_name[model or known[0]]
+    def resolve(self, name: str) -> ServedModel:
+        """Return the model of this name.
 
-    def versions(self, model: str) -> frozenset[str]:
-        """Those of a model, by its name, whose embeddings are taken: of all its variants, whichever is served."""
-        return self._versions[model]
-
-    def of_version(self, model_version: str) -> MaskDecoder:
-        """The one for an embedding that was found for one of these models: a version is of one model."""
-        return next(
-            self._by_name[name]
-            for name, versions in self._versions.items()
-            if model_version in versions
-        )
-
-    async def learn(self, model: str) -> bool:
-        """Look for variants that a model has got since the start, such as an engine for another kind of GPU: whether
-        there are any. Raises ModelNotFound.
+        Raises:
+            ModelNotFound: There is none.
         """
-        bundle, now = self.named(model).bundle, time.monotonic()
-        if now - self._looked.get(bundle.name, -LEAST_BETWEEN) < LEAST_BETWEEN:
-            return False
-        self._looked[bundle.name] = now
-        found = await asyncio.to_thread(variant_versions, bundle.path)
-        new = found - self._versions[bundle.name]
-        self._versions[bundle.name] |= new
-        self.tell()
-        return bool(new)
+        model = self._models.get(name or next(iter(self._models)))
+        if model is None:
+            raise ModelNotFound(name, list(self._models))
+        return model
 
-    def tell(self) -> None:
-        """Have the metrics name every version whose embeddings are taken, whatever variant made them."""
-        for name, versions in self._versions.items():
-            for version in versions:
-                MODEL_INFO.labels(name, version, "", "").set(1)
+    async def refresh(self, model: ServedModel) -> ServedModel | None:
+        """Look for variants that were added since the start, such as an engine for another GPU.
+
+        Returns:
+            The model with the new versions, or None if there are none.
+        """
+        known = self._models[model.name]
+        if known.versions != model.versions:
+            return known  # another call has just found them
+
+        now = time.monotonic()
+        if now - self._refreshed.get(model.name, -REFRESH_INTERVAL) < REFRESH_INTERVAL:
+            return None
+        self._refreshed[model.name] = now
+
+        versions = await asyncio.to_thread(variant_versions, model.decoder.bundle.path)
+        if versions <= known.versions:
+            return None
+
+        refreshed = replace(known, versions=known.versions | versions)
+        self._models[model.name] = refreshed
+        self.publish_metrics()
+        return refreshed
+
+    def publish_metrics(self) -> None:
+        """Set the metric of every version whose embeddings are accepted, of any variant."""
+        for model in self._models.values():
+            for version in model.versions:
+                MODEL_INFO.labels(model.name, version, "", "").set(1)

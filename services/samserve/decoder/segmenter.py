@@ -1,95 +1,43 @@
-"""What the decoder service does with prompts."""
+"""Answers prompts on images."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from samserve.core import runs
 from samserve.core.cache_status import CacheStatus
-from samserve.core.errors import InvalidInput, ModelVersionMismatch
-from samserve.core.geometry import Frame, Size
-from samserve.core.image_id import check_expected, check_image_id, image_id
-from samserve.core.rle import encode_rle
+from samserve.core.errors import ModelVersionMismatch
+from samserve.core.image_id import image_id as hash_image
+from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
-from samserve.decoder.image_source import Found
-from samserve.decoder.masks import outline as masks
-from samserve.decoder.masks.polygons import Polygon, polygons
-from samserve.decoder.prompt import Prompt, check_prompts
-from samserve.decoder.registry import ModelRegistry
-from samserve.decoder.sam.mask_decoder import Candidates
+from samserve.decoder.image_source import SourcedImage
+from samserve.decoder.masks.write import MaskAnswer, Output, check_output, write_masks
+from samserve.decoder.prompt import Prompt, PromptInput, check_all_inside, read_prompts
+from samserve.decoder.registry import ModelRegistry, ServedModel
+from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.infra.cache import CacheKey
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import DECODED
+from samserve.infra.pool import run_in_pool
 from samserve.infra.stages import StageClock
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """What is wanted of each mask, and how many masks of each prompt, 0 for all. polygon_tolerance: pixels."""
+class MaskRequest:
+    """Prompts on one image, and what to return of the masks."""
 
-    rle: bool = False
-    png: bool = False
-    polygons: bool = False
-    bits: bool = False
-    low_res_logits: bool = False
-    polygon_tolerance: float = 0.0
-    max_masks: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOrder:
-    """An image, given by its bytes or its id. An empty model means the default, an empty version the one served.
-
-    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular.
-    """
-
-    tenant: str
-    model: str
-    data: bytes | None
-    image_id: str
-    expected_image_id: str
-    model_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentOrder:
-    """Prompts on one image."""
-
-    image: ImageOrder
-    prompts: list[Prompt]
+    image: ImageRequest
+    prompts: list[PromptInput]
     output: Output
 
 
 @dataclass(frozen=True, slots=True)
-class MaskAnswer:
-    """One mask; the forms that were not wanted are None. bits: rows of whole bytes; low_res_logits: fp16, row-major."""
-
-    predicted_iou: float
-    stability_score: float
-    area: int
-    box: runs.Box
-    rle: bytes | None
-    png: bytes | None
-    polygons: list[Polygon] | None
-    bits: bytes | None
-    low_res_logits: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image ready for prompts. status: where its embedding came from."""
+    """An image that is ready for prompts; `status` says where its embedding came from."""
 
     image_id: str
     ready: ReadyImage
@@ -97,163 +45,181 @@ class FoundImage:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptAnswer:
+    """The answer to one prompt: the decoder's candidates, and the masks written from them."""
+
+    candidates: Candidates
+    masks: list[MaskAnswer]
+
+
+@dataclass(frozen=True, slots=True)
 class Segmented:
-    """The outcome: per prompt its masks, best first."""
+    """The answer to a request: for each prompt its masks, best first."""
 
     image: FoundImage
     results: list[list[MaskAnswer]]
 
 
-class Finder(Protocol):
-    """Finds embeddings."""
+class Source(Protocol):
+    """Finds images."""
 
-    def version_served(self, model: str, expected: str) -> str: ...
-    async def find(
-        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
-    ) -> Found: ...
+    def version_served(self, model: ServedModel) -> str: ...
+    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage: ...
 
 
 class Segmenter:
-    """Answers prompts. Any instance can answer any order: what it keeps only makes it faster."""
+    """Answers prompts. Any replica can answer any request; what one keeps only makes it faster."""
 
     def __init__(
-        self, embeddings: Finder, models: ModelRegistry, pool: Executor, admission: DecodeQueue
+        self, source: Source, models: ModelRegistry, pool: Executor, queue: DecodeQueue
     ) -> None:
-        self._embeddings, self._models, self._pool, self._admission = (
-            embeddings,
-            models,
-            pool,
-            admission,
-        )
+        """Create a segmenter.
 
-    def low_res(self, model: str) -> int:
-        """Side of a model's low-res logits. Raises ModelNotFound."""
-        return self._models.named(model).bundle.low_res
-
-    async def segment(self, order: SegmentOrder, clock: StageClock) -> Segmented:
-        """Find the image, decode the prompts on it, write the masks."""
-        check_output(order.output)
-        image = await self.find(order.image, clock)
-        check_prompts(order.prompts, image.ready.size)
-        answers = await self.answer(image.ready, order.prompts, order.output, clock)
-        return Segmented(image, [masks for _, masks in answers])
-
-    async def find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
-        """The image, ready; it is embedded if it must be and the bytes are given. A version that is not known may be of
-        a variant that has come since the start: then the bundle is looked at again.
+        Args:
+            source: Finds the images.
+            models: The models to answer for.
+            pool: Threads that hash, decode and write masks.
+            queue: Bounds the work for the pool.
         """
-        try:
-            return await self._find(order, clock)
-        except ModelVersionMismatch:
-            if not await self._models.learn(order.model):
-                raise
-        return await self._find(order, clock)
+        self._source = source
+        self._models = models
+        self._pool = pool
+        self._queue = queue
 
-    async def _find(self, order: ImageOrder, clock: StageClock) -> FoundImage:
-        bundle = self._models.named(order.model).bundle
-        versions = self._models.versions(bundle.name)
-        version = order.model_version or self._embeddings.version_served(
-            bundle.name, bundle.model_version
-        )
-        if version not in versions:
-            raise ModelVersionMismatch(version, bundle.model_version)
+    def resolve(self, model: str) -> ServedModel:
+        """Return the model of this name. Raises ModelNotFound."""
+        return self._models.resolve(model)
+
+    async def segment(self, request: MaskRequest, clock: StageClock) -> Segmented:
+        """Find the image, decode the prompts on it, write the masks.
+
+        Everything that can be checked without the image is checked before it is looked for: an
+        invalid request never costs an encode.
+        """
+        model = self.resolve(request.image.model)
+        check_output(request.output)
+        prompts = read_prompts(request.prompts, model.low_res)
+
+        image = await self.find(request.image, model, clock)
+        check_all_inside(prompts, image.ready.size)
+
+        answers = await self.answer(model, image.ready, prompts, request.output, clock)
+        return Segmented(image, [answer.masks for answer in answers])
+
+    async def find(
+        self, request: ImageRequest, model: ServedModel, clock: StageClock
+    ) -> FoundImage:
+        """Return the image, ready for prompts; it is embedded if necessary.
+
+        Args:
+            request: The image.
+            model: The request's model, resolved.
+            clock: Receives the stages.
+
+        Raises:
+            InvalidInput: The image's id is invalid, or not the expected one.
+            EmbeddingNotCached: The image is unknown, and its bytes were not sent.
+            ModelVersionMismatch: The embedding is of no version of the model.
+            Overloaded: The queue is full.
+        """
+        model = await self._accepting(request.model_version, model)
+
         with clock.stage("hash"):
-            name = await self._identify(order)
+            image_id = await request.identify(self._hash)
+        bind_image_id(image_id)
+
+        try:
+            return await self._find(request, image_id, model, clock)
+        except ModelVersionMismatch:
+            # The embedding may be of a variant that was added since the start.
+            refreshed = await self._models.refresh(model)
+            if refreshed is None:
+                raise
+        return await self._find(request, image_id, refreshed, clock)
+
+    async def _accepting(self, version: str, model: ServedModel) -> ServedModel:
+        """Return the model with its newest variants if the version is not of the known ones."""
+        if not version or version in model.versions:
+            return model
+
+        refreshed = await self._models.refresh(model)
+        if refreshed is None or version not in refreshed.versions:
+            raise ModelVersionMismatch(version, model.model_version)
+        return refreshed
+
+    async def _find(
+        self, request: ImageRequest, image_id: str, model: ServedModel, clock: StageClock
+    ) -> FoundImage:
+        version = request.model_version or self._source.version_served(model)
+
         with clock.stage("embedding"):
-            key = CacheKey(order.tenant, version, name)
-            found = await self._embeddings.find(key, bundle.name, versions, order.data)
+            key = CacheKey(request.tenant, version, image_id)
+            found = await self._source.find(key, model, request.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        return FoundImage(name, found.image, found.status)
+        return FoundImage(image_id, found.image, found.status)
 
     async def answer(
-        self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
-    ) -> list[tuple[Candidates, list[MaskAnswer]]]:
-        """Each prompt's candidates, and their masks in the forms wanted; the prompts have been checked. Raises
-        Overloaded.
-        """
-        with self._admission.place(len(prompts)):
-            return await self._answer(image, prompts, output, clock)
+        self,
+        model: ServedModel,
+        image: ReadyImage,
+        prompts: list[Prompt],
+        output: Output,
+        clock: StageClock,
+    ) -> list[PromptAnswer]:
+        """Answer each prompt; the prompts and the output have been checked. Raises Overloaded."""
+        job = _Job(model.decoder, image, prompts, output, clock, queued_at=time.perf_counter())
 
-    async def _answer(
-        self, image: ReadyImage, prompts: list[Prompt], output: Output, clock: StageClock
-    ) -> list[tuple[Candidates, list[MaskAnswer]]]:
-        decoder, asked = self._models.of_version(image.model_version), time.perf_counter()
+        with self._queue.place(len(prompts)):
+            if len(prompts) == 1:
+                return await self._answer_one(job)
+            return await self._answer_many(job)
 
-        def decode() -> list[Candidates]:
-            clock.note("queue", time.perf_counter() - asked)
-            with clock.stage("decode"):
-                every = decoder.decode(image, prompts)
-            DECODED.labels(decoder.bundle.name).inc(len(prompts))
-            return every
+    async def _answer_one(self, job: _Job) -> list[PromptAnswer]:
+        """Decode and write in one piece of work: a person waits for each hop between threads."""
+        return [await run_in_pool(self._pool, job.decode_and_write)]
 
-        def write(candidates: Candidates) -> tuple[Candidates, list[MaskAnswer]]:
-            return candidates, write_masks(
-                candidates, image.size, decoder.bundle.mask_frame, output
-            )
-
-        def click() -> list[tuple[Candidates, list[MaskAnswer]]]:
-            (candidates,) = decode()
-            with clock.stage("masks"):
-                return [write(candidates)]
-
-        if len(prompts) == 1:  # a person waits: one way to the pool and back
-            return await self._in_pool(click)
-        every = await self._in_pool(decode)
-        with clock.stage("masks"):
+    async def _answer_many(self, job: _Job) -> list[PromptAnswer]:
+        """Decode the prompts together, then write their masks in parallel."""
+        candidates = await run_in_pool(self._pool, job.decode)
+        with job.clock.stage("masks"):
             return await asyncio.gather(
-                *(self._in_pool(partial(write, candidates)) for candidates in every)
+                *(run_in_pool(self._pool, job.write, each) for each in candidates)
             )
 
-    async def _identify(self, order: ImageOrder) -> str:
-        if order.data is None:
-            name = check_image_id(order.image_id)
-        else:
-            data = order.data
-            with self._admission.place():
-                name = await self._in_pool(lambda: image_id(data))
-        bind_image_id(name)
-        check_expected(name, order.expected_image_id)
-        return name
+    async def _hash(self, data: bytes) -> str:
+        with self._queue.place():
+            return await run_in_pool(self._pool, hash_image, data)
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, copy_context().run, work
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Prompts on an image, and the work on them; runs in the pool.
+
+    `queued_at` is when the work was handed to the pool, by `time.perf_counter`.
+    """
+
+    decoder: MaskDecoder
+    image: ReadyImage
+    prompts: list[Prompt]
+    output: Output
+    clock: StageClock
+    queued_at: float
+
+    def decode(self) -> list[Candidates]:
+        self.clock.note("queue", time.perf_counter() - self.queued_at)
+        with self.clock.stage("decode"):
+            candidates = self.decoder.decode(self.image, self.prompts)
+
+        DECODED.labels(self.decoder.bundle.name).inc(len(self.prompts))
+        return candidates
+
+    def write(self, candidates: Candidates) -> PromptAnswer:
+        frame = self.decoder.bundle.mask_frame
+        return PromptAnswer(
+            candidates, write_masks(candidates, self.image.size, frame, self.output)
         )
 
-
-def check_output(output: Output) -> None:
-    """Raise InvalidInput, naming the field, for an option that means nothing."""
-    if not 0 <= output.polygon_tolerance < math.inf:
-        field = "output.polygon_tolerance"
-        raise InvalidInput(
-            field, f"{field} is {output.polygon_tolerance:g}, not a number of pixels, 0 or more"
-        )
-
-
-def write_masks(
-    candidates: Candidates, size: Size, frame: Frame, output: Output
-) -> list[MaskAnswer]:
-    """As many of the candidates as are wanted, best first."""
-    every = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
-    return [
-        write_mask(logits, (float(iou), float(stability)), size, frame, output)
-        for logits, iou, stability in islice(every, output.max_masks or None)
-    ]
-
-
-def write_mask(
-    logits: masks.Floats, scores: tuple[float, float], size: Size, frame: Frame, output: Output
-) -> MaskAnswer:
-    """One mask in the forms wanted; logits: [L, L], low-res; scores: predicted IoU and stability."""
-    mask = masks.outline(logits, size, frame)
-    return MaskAnswer(
-        predicted_iou=scores[0],
-        stability_score=scores[1],
-        area=runs.area(mask),
-        box=runs.box(mask),
-        rle=encode_rle(mask) if output.rle else None,
-        png=masks.png(mask) if output.png else None,
-        polygons=polygons(mask, output.polygon_tolerance) if output.polygons else None,
-        bits=runs.bits(mask).tobytes() if output.bits else None,
-        low_res_logits=logits.astype("<f2").tobytes() if output.low_res_logits else None,
-    )
+    def decode_and_write(self) -> PromptAnswer:
+        (candidates,) = self.decode()
+        with self.clock.stage("masks"):
+            return self.write(candidates)

@@ -17,18 +17,18 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from threadpoolctl import threadpool_limits
 
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.store import Store, UnknownModel
-from samserve.bundles.variant import BrokenBundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
-from samserve.decoder.image_source import ImageSource, RemoteEmbedder
+from samserve.decoder.image_source import ImageSource
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
-from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
@@ -37,7 +37,7 @@ from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import message_limits
+from samserve.wire.channel import message_limits
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
@@ -45,38 +45,37 @@ log = structlog.get_logger()
 
 
 async def serve(settings: DecoderSettings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what has begun."""
-    threadpool_limits(1, "blas")  # the cores are the decoder's to share out
+    """Serve until SIGTERM or SIGINT, then finish the calls in flight."""
+    # The decoder shares out the cores itself.
+    threadpool_limits(1, "blas")
+
+    # Build the parts.
     threads = Threads(settings.decode_threads)
-    decoders = [
-        MaskDecoder(bundle, threads) for bundle in Store(settings.bundles).load_all(settings.models)
-    ]
+    bundles = Store(settings.bundles).load_all(settings.models)
+    decoders = [MaskDecoder(bundle, threads) for bundle in bundles]
     models = ModelRegistry(decoders)
-    models.tell()
+    models.publish_metrics()
+
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+    queue = DecodeQueue(settings.decode_threads, settings.decode_queue)
     cache = EmbeddingCache(
         CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
     )
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
     )
+    source = ImageSource(ImageLru(settings.resident_bytes), cache, embedder, pool, queue)
+    segmenter = Segmenter(source, models, pool, queue)
 
-    async def prepare(embedding: Embedding) -> ReadyImage:
-        decoder = models.of_version(embedding.model_version)
-        return await asyncio.get_running_loop().run_in_executor(pool, decoder.prepare, embedding)
-
-    admission = DecodeQueue(settings.decode_threads, settings.decode_queue)
-    embeddings = ImageSource(ImageLru(settings.resident_bytes), cache, embedder, prepare, admission)
-    segmenter = Segmenter(embeddings, models, pool, admission)
-
+    # Build the server.
     draining = asyncio.Event()
+    limits = TimeLimits(slow=settings.slow_s, stream=settings.max_stream_s)
     server = grpc.aio.server(
         interceptors=[DelayedStatus(draining)], options=server_options(settings)
     )
-    servicer = SegmentationServicer(
-        segmenter, draining, TimeLimits(settings.slow_s, settings.max_stream_s)
+    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
+        SegmentationServicer(segmenter, draining, limits), server
     )
-    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection(
@@ -85,19 +84,18 @@ async def serve(settings: DecoderSettings) -> None:
     port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
-    await asyncio.gather(
-        *(asyncio.to_thread(warm_up, decoder) for decoder in decoders), cache.check()
-    )
+
+    # Warm up, then serve.
+    warm_ups = [asyncio.to_thread(warm_up, decoder) for decoder in decoders]
+    await asyncio.gather(*warm_ups, cache.check())
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
+    await _signalled()
 
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await stopping.wait()
+    # Drain. Idle streams would otherwise take the whole grace period.
     await _announce(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-    draining.set()  # else an idle stream would hold the stop for all of its grace
+    draining.set()
     await server.stop(settings.drain_s)
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()
@@ -105,8 +103,11 @@ async def serve(settings: DecoderSettings) -> None:
 
 
 def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
-    """The gRPC server's. A connection that has reached its age takes no new calls, so that its client looks up the
-    name again and finds new pods; what has begun on it, a stream or a call that embeds, has time to end by itself.
+    """Return the gRPC server's options.
+
+    A connection that has reached its maximum age takes no new calls. Its client then resolves the
+    name again and finds new pods. Streams and embedding calls on the old connection have time to
+    end by themselves.
     """
     grace = settings.max_stream_s + settings.embed_timeout_s
     return [
@@ -118,14 +119,28 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
 
 
 def warm_up(decoder: MaskDecoder) -> None:
-    """Decode once, so that the first caller does not wait for buffers to be laid out."""
-    shapes = decoder.bundle.embedding
-    blank = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
-    side = decoder.bundle.frame.side
-    click = Prompt(np.zeros((1, 2), np.float32), np.ones(1, np.float32), None, None, multimask=True)
-    decoder.decode(
-        decoder.prepare(Embedding(decoder.bundle.model_version, Size(side, side), blank)), [click]
+    """Decode a click on a blank image, so that the first caller does not wait for set-up."""
+    bundle = decoder.bundle
+    blank = {name: np.zeros(shape, np.float16) for name, shape in bundle.embedding.items()}
+    size = Size(bundle.frame.side, bundle.frame.side)
+    image = decoder.prepare(Embedding(bundle.model_version, size, blank))
+
+    click = Prompt(
+        points=np.zeros((1, 2), np.float32),
+        labels=np.ones(1, np.float32),
+        box=None,
+        mask_input=None,
+        multimask=True,
     )
+    decoder.decode(image, [click])
+
+
+async def _signalled() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await stopping.wait()
 
 
 async def _announce(checks: health.HealthServicer, status: int) -> None:
@@ -139,8 +154,8 @@ def main() -> None:
     tracing.set_up("decoder", settings.otlp_endpoint)
     try:
         asyncio.run(serve(settings))
-    except (BrokenBundle, UnknownModel) as problem:
-        sys.exit(f"the decoder cannot start: {problem}")
+    except (BrokenBundle, UnknownModel) as error:
+        sys.exit(f"the decoder cannot start: {error}")
 
 
 if __name__ == "__main__":

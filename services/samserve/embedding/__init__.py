@@ -1,1 +1,1 @@
-"""The embedding service: bytes in, an embedding in the cache, once per image."""
+"""The embedding service: embeds each image once, and caches the embedding."""

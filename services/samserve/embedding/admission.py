@@ -1,4 +1,4 @@
-"""How many images are under way at once, whose is next, and when to say that it is too many."""
+"""Bounds how many images are encoded at once, and decides which one is next."""
 
 from __future__ import annotations
 
@@ -13,75 +13,89 @@ from itertools import count
 from samserve.core.errors import Overloaded
 from samserve.infra.metrics import WAITING
 
-SHORTEST, LONGEST = 0.1, 10.0  # seconds to send a caller away for
+SHORTEST_RETRY, LONGEST_RETRY = 0.1, 10.0  # seconds after which a refused caller may retry
 
 
 class Priority(IntEnum):
-    """Triton's priority levels: the lower goes first."""
+    """Triton's priority levels; the lowest number is served first."""
 
     INTERACTIVE = 1
     BULK = 2
 
 
 class EncodeSlots:
-    """Slots for the images being decoded and encoded; who finds none waits, the interactive ones in front.
+    """Slots for images that are decoded and encoded. Interactive callers go before bulk ones.
 
-    Waiting here and not in Triton's queue, a caller who goes away takes the work along. For one event loop.
+    For one event loop. Callers wait here rather than in Triton's queue, because work that waits
+    here is dropped when its caller leaves.
     """
 
     def __init__(self, slots: int, queue: int) -> None:
-        """slots: images under way at once; queue: callers that may wait besides."""
-        self._slots, self._free, self._queue = slots, slots, queue
+        """Create slots for `slots` images in flight, and a queue for `queue` callers."""
+        self._slots = slots
+        self._free = slots
+        self._queue = queue
+
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap
         self._number = count()
-        self._seconds = 1.0  # that an image takes, about
+        self._seconds_per_image = 1.0  # a moving average
+
+        # Create the time series, so that they are 0 before the first caller waits.
         for priority in Priority:
-            WAITING.labels(priority.name.lower())  # 0 before anyone has waited, rather than unknown
+            WAITING.labels(priority.name.lower())
 
     async def slot(self, priority: Priority) -> AbstractContextManager[None]:
-        """Wait for a slot, to be entered at once: `with await admission.slot(...):`. Raises Overloaded if too many wait
-        already.
+        """Wait for a slot. Enter the result at once: `with await slots.slot(...):`.
+
+        Raises:
+            Overloaded: Too many callers wait already.
         """
-        await self._enter(priority)
-        return self._held()
+        await self._take(priority)
+        return self._hold()
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _hold(self) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield
         finally:
-            self._seconds += 0.1 * (time.monotonic() - started - self._seconds)
-            self._leave()
+            seconds = time.monotonic() - started
+            self._seconds_per_image += 0.1 * (seconds - self._seconds_per_image)
+            self._give_back()
 
-    async def _enter(self, priority: Priority) -> None:
+    async def _take(self, priority: Priority) -> None:
         if self._free:
             self._free -= 1
             return
+
         if len(self._waiting) >= self._queue:
-            expected = (1 + len(self._waiting) / self._slots) * self._seconds
-            raise Overloaded(
-                "the embedding service's queue", round(min(max(expected, SHORTEST), LONGEST), 1)
-            )
-        turn = asyncio.get_running_loop().create_future()
-        entry = (priority, next(self._number), turn)
+            raise Overloaded("the embedding service's queue", self._seconds_until_free())
+
+        # Wait in order of priority, then of arrival.
+        granted = asyncio.get_running_loop().create_future()
+        entry = (priority, next(self._number), granted)
         heapq.heappush(self._waiting, entry)
         WAITING.labels(priority.name.lower()).inc()
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.cancelled():
+            if granted.cancelled():
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
-            else:  # given a slot and cancelled at once
-                self._leave()
+            else:  # cancelled just after the slot was granted
+                self._give_back()
             raise
         finally:
             WAITING.labels(priority.name.lower()).dec()
 
-    def _leave(self) -> None:
-        """Give the slot to who is next; it counts as taken all the while."""
+    def _seconds_until_free(self) -> float:
+        seconds = (1 + len(self._waiting) / self._slots) * self._seconds_per_image
+        return round(min(max(seconds, SHORTEST_RETRY), LONGEST_RETRY), 1)
+
+    def _give_back(self) -> None:
+        """Hand the slot to the next caller, or free it."""
         if self._waiting:
-            heapq.heappop(self._waiting)[2].set_result(None)
+            _, _, granted = heapq.heappop(self._waiting)
+            granted.set_result(None)
         else:
             self._free += 1

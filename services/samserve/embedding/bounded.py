@@ -1,4 +1,4 @@
-"""Work on a stream of batches, a bounded number of items at a time. Pure asyncio, no wire."""
+"""Work on a stream of batches with a bounded number of items in flight. Pure asyncio."""
 
 from __future__ import annotations
 
@@ -13,45 +13,57 @@ B = TypeVar("B")
 async def bounded(
     batches: AsyncIterator[Iterable[A]], work: Callable[[A], Awaitable[B]], in_flight: int
 ) -> AsyncGenerator[list[B]]:
-    """The items' results, in the order in which they are done, those that are ready together in one list.
+    """Yield the items' results as they finish; those that are ready together come in one list.
 
-    A batch is read once fewer than `in_flight` items are worked on or wait to be taken away, so that a slow taker slows
-    the reading, and at most one batch waits. Raises what `work` and `batches` raise. Closed early, it cancels the work.
+    The next batch is read when fewer than `in_flight` items are worked on or wait to be yielded.
+    So a slow consumer slows the reading, and at most one batch waits. Errors of `work` and
+    `batches` are raised. Closing the generator early cancels the work.
+
+    Args:
+        batches: The items.
+        work: Called for each item, in a task of its own.
+        in_flight: The bound.
     """
-    done: asyncio.Queue[asyncio.Task[B] | None] = asyncio.Queue()
-    room = asyncio.Semaphore(in_flight)
+    finished: asyncio.Queue[asyncio.Task[B] | None] = asyncio.Queue()
+    places = asyncio.Semaphore(in_flight)
     tasks: set[asyncio.Task[B]] = set()
 
-    async def finish(item: A) -> B:
+    async def run(item: A) -> B:
         return await work(item)
 
     async def read() -> None:
         while True:
-            async with room:  # no further batch before there is room for an item of it
+            # Read a batch only when there is a place for one of its items.
+            async with places:
                 batch = await anext(batches, None)
             if batch is None:
                 break
+
             for item in batch:
-                await room.acquire()
-                task = asyncio.create_task(finish(item))
+                await places.acquire()
+                task = asyncio.create_task(run(item))
                 tasks.add(task)
-                task.add_done_callback(done.put_nowait)
+                task.add_done_callback(finished.put_nowait)
+
+        # All places are free only after every result has been yielded.
         for _ in range(in_flight):
-            await room.acquire()  # all of it: every result has been taken away
+            await places.acquire()
 
     reader = asyncio.create_task(read())
-    reader.add_done_callback(lambda _: done.put_nowait(None))
+    reader.add_done_callback(lambda _: finished.put_nowait(None))  # wakes the loop below
     try:
         while not reader.done():
-            ready = [await done.get()]
-            while not done.empty():
-                ready.append(done.get_nowait())
-            finished = [task for task in ready if task is not None]
-            tasks.difference_update(finished)
-            if finished:
-                yield [task.result() for task in finished]
-            for _ in finished:
-                room.release()
+            # Wait for one result, and take along those that are ready.
+            ready = [await finished.get()]
+            while not finished.empty():
+                ready.append(finished.get_nowait())
+
+            results = [task for task in ready if task is not None]
+            tasks.difference_update(results)
+            if results:
+                yield [task.result() for task in results]
+            for _ in results:
+                places.release()
         await reader
     finally:
         for task in (reader, *tasks):

@@ -1,52 +1,49 @@
-"""What the embedding service does with an image."""
+"""Embeds images, each of them once."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from samserve.codec.packed import pack
 from samserve.codec.tensors import Coding
+from samserve.core.arrays import Halves
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
-from samserve.core.errors import (
-    DeadlinePassed,
-    EmbeddingNotCached,
-    InvalidInput,
-    ModelVersionMismatch,
-)
+from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.image import FramedImage, Limits, frame_image
-from samserve.core.image_id import check_expected, check_image_id, image_id
+from samserve.core.image_id import image_id as hash_image
+from samserve.core.image_request import ImageRequest
 from samserve.embedding.admission import EncodeSlots, Priority
+from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.encoder import EncoderSpec
-from samserve.embedding.single_flight import Begin, SingleFlight
+from samserve.embedding.single_flight import Flight, SingleFlight
 from samserve.infra.cache import CacheKey
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import EMBEDDED
+from samserve.infra.pool import run_in_pool
 from samserve.infra.stages import StageClock
 
-T = TypeVar("T")
+Found = TypeVar("Found", EmbeddingHeader, Embedding)
 
 
 class Encoder(Protocol):
-    """Something that embeds framed images."""
+    """Encodes framed images."""
 
     async def spec(self, model: str) -> EncoderSpec: ...
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
-    ) -> dict[str, NDArray[np.float16]]: ...
+    ) -> dict[str, Halves]: ...
 
 
 class Cache(Protocol):
-    """Somewhere to keep embeddings."""
+    """Stores embeddings."""
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey) -> Embedding | None: ...
@@ -54,132 +51,202 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedOrder:
-    """One image to embed: its bytes, or its id alone. An empty model means the default one, an empty version the one
-    served.
-
-    expected_image_id: what the caller takes the image's id to be; empty: nothing in particular. deadline: of the
-    event loop's clock, seconds.
-    """
-
-    tenant: str
-    model: str
-    data: bytes | None
-    image_id: str
-    expected_image_id: str
-    want_tensors: bool
-    model_version: str = ""
-    priority: Priority = Priority.INTERACTIVE
-    deadline: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The outcome; `found` may be a Head unless tensors were wanted."""
+class EmbedResult:
+    """An embedded image, without its tensors."""
 
     image_id: str
-    found: EmbeddingHeader | Embedding
+    header: EmbeddingHeader
     status: CacheStatus
 
 
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """An embedded image with its tensors, which are packed as well."""
+
+    image_id: str
+    embedding: Embedding
+    status: CacheStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One checked request; `deadline` is by the event loop's clock, in seconds."""
+
+    key: CacheKey
+    spec: EncoderSpec
+    data: bytes | None
+    priority: Priority
+    deadline: float
+    clock: StageClock
+
+
 class Embedder:
-    """Embeds images, each once. Holds no state of its own: whose turn it is, `turns` knows, and how many are under way,
-    `admission`.
+    """Finds embeddings in the cache, and encodes those that are missing.
+
+    `_find_or_encode` and `_encode` hold the order of events. Up to step 5 the work stops when all
+    its callers leave. Each step is timed as a stage of the request's clock.
     """
 
     def __init__(
         self,
         cache: Cache,
-        turns: SingleFlight,
-        admission: EncodeSlots,
+        claims: ReplicaClaims,
+        slots: EncodeSlots,
         encoder: Encoder,
+        *,
         limits: Limits,
         pool: Executor,
-        coding: Coding = "small",
+        coding: Coding,
     ) -> None:
-        self._cache, self._turns, self._admission, self._encoder = cache, turns, admission, encoder
-        self._limits, self._pool, self._coding = limits, pool, coding
+        """Create an embedder.
 
-    async def embed(self, order: EmbedOrder, clock: StageClock) -> Embedded:
-        """Find the embedding, or make it and store it."""
-        spec = await self._encoder.spec(order.model)
-        if order.model_version not in ("", spec.model_version):
-            raise ModelVersionMismatch(order.model_version, spec.model_version)
-        with clock.stage("hash"):
-            name = await self._identify(order)
-        key = CacheKey(order.tenant, spec.model_version, name)
-        try:
-            async with asyncio.timeout_at(order.deadline):
-                found, status = await self._find_or_make(key, spec, order, clock)
-        except TimeoutError as late:
-            raise DeadlinePassed(clock.latest) from late
-        EMBEDDED.labels(spec.name, status.value).inc()
-        return Embedded(name, found, status)
+        Args:
+            cache: Shared by all replicas.
+            claims: Shared by all replicas, like the cache.
+            slots: Bound how many images are decoded and encoded at once.
+            encoder: Runs the models.
+            limits: Bound the images that are accepted.
+            pool: Threads that hash, decode and pack.
+            coding: How new embeddings are packed.
+        """
+        self._cache = cache
+        self._claims = claims
+        self._slots = slots
+        self._encoder = encoder
+        self._limits = limits
+        self._pool = pool
+        self._coding = coding
+        self._flights: SingleFlight[CacheKey, Embedding | None] = SingleFlight()
 
-    async def _find_or_make(
-        self, key: CacheKey, spec: EncoderSpec, order: EmbedOrder, clock: StageClock
-    ) -> tuple[EmbeddingHeader | Embedding, CacheStatus]:
-        data, status = order.data, CacheStatus.HIT
-        while True:
-            with clock.stage("lookup"):
-                found = await (
-                    self._cache.get(key) if order.want_tensors else self._cache.head(key)
-                )
-            if found is not None:
-                return found, status
-            if data is None:
-                raise EmbeddingNotCached(key.image_id)
-            make = partial(self._make, key, spec, data, order.priority, clock)
-            made = await self._turns.take(key, make, order.deadline, clock)
-            if made is not None:
-                return made.embedding, made.status
-            status = (
-                CacheStatus.COALESCED
-            )  # by another replica: it is there, unless it has gone again already
-
-    async def _make(
+    async def embed(
         self,
-        key: CacheKey,
-        spec: EncoderSpec,
-        data: bytes,
-        priority: Priority,
+        request: ImageRequest,
         clock: StageClock,
-        begin: Begin,
-    ) -> Embedding:
-        with clock.stage("queue"):
-            slot = await self._admission.slot(priority)
-        with slot:
-            with clock.stage("decode"):
-                image = await self._in_pool(
-                    lambda data: frame_image(data, spec.frame, self._limits), data
-                )
-            seconds = begin()
-            with clock.stage("encode"):
-                tensors = await self._encoder.encode(spec, image, priority, seconds)
-        embedding = Embedding(spec.model_version, image.size, tensors)
-        with clock.stage("store"):
-            packed = await asyncio.get_running_loop().run_in_executor(
-                self._pool, pack, embedding, self._coding
-            )
-            embedding = replace(
-                embedding, packed=packed
-            )  # once, for the cache and for whoever wants it sent
-            await self._cache.put(key, embedding)
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float = math.inf,
+    ) -> EmbedResult:
+        """Make sure that the image's embedding is in the cache.
+
+        Args:
+            request: The image; without its bytes it must have been embedded before.
+            clock: Receives the stages.
+            priority: Order in the queue.
+            deadline: When the caller stops waiting, by the event loop's clock in seconds.
+
+        Raises:
+            InvalidInput: The image is invalid.
+            ModelNotFound: No such model is served.
+            ModelVersionMismatch: The request names a version that is not served.
+            EmbeddingNotCached: The image is unknown, and its bytes were not sent.
+            Overloaded: The queue is full.
+            Unavailable: The encoder is unavailable.
+            DeadlinePassed: The deadline passed.
+        """
+        job = await self._check(request, clock, priority, deadline)
+        embedding, status = await self._in_time(job, self._cache.head)
+        header = EmbeddingHeader(embedding.model_version, embedding.size)
+        return EmbedResult(job.key.image_id, header, status)
+
+    async def fetch(
+        self,
+        request: ImageRequest,
+        clock: StageClock,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float = math.inf,
+    ) -> FetchResult:
+        """Return the image's embedding with its tensors. Arguments and errors as of `embed`."""
+        job = await self._check(request, clock, priority, deadline)
+        embedding, status = await self._in_time(job, self._cache.get)
+        return FetchResult(job.key.image_id, embedding, status)
+
+    async def _check(
+        self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float
+    ) -> _Job:
+        """Resolve the model, and identify the image."""
+        spec = await self._encoder.spec(request.model)
+        if request.model_version not in ("", spec.model_version):
+            raise ModelVersionMismatch(request.model_version, spec.model_version)
+
+        with clock.stage("hash"):
+            request.check_size(self._limits.max_bytes)
+            image_id = await request.identify(self._hash)
+        bind_image_id(image_id)
+
+        key = CacheKey(request.tenant, spec.model_version, image_id)
+        return _Job(key, spec, request.data, priority, deadline, clock)
+
+    async def _hash(self, data: bytes) -> str:
+        return await run_in_pool(self._pool, hash_image, data)
+
+    async def _in_time(
+        self, job: _Job, look_up: Callable[[CacheKey], Awaitable[Found | None]]
+    ) -> tuple[Found | Embedding, CacheStatus]:
+        """Find or encode within the job's deadline, and count the outcome."""
+        try:
+            async with asyncio.timeout_at(job.deadline):
+                embedding, status = await self._find_or_encode(job, look_up)
+        except TimeoutError as late:
+            raise DeadlinePassed(job.clock.latest) from late
+        EMBEDDED.labels(job.spec.name, status.value).inc()
+        return embedding, status
+
+    async def _find_or_encode(
+        self, job: _Job, look_up: Callable[[CacheKey], Awaitable[Found | None]]
+    ) -> tuple[Found | Embedding, CacheStatus]:
+        """Return what `look_up` finds, or the new embedding."""
+        clock = job.clock
+        status_if_found = CacheStatus.HIT
+        while True:
+            # 1. Look in the cache.
+            with clock.stage("lookup"):
+                embedding = await look_up(job.key)
+            if embedding is not None:
+                return embedding, status_if_found
+            if job.data is None:
+                raise EmbeddingNotCached(job.key.image_id)
+
+            # 2. Share one task with all callers in this process; it does the rest.
+            encode = partial(self._encode, job, job.data)
+            with clock.stage("turn") if job.key in self._flights else nullcontext():
+                shared = await self._flights.run(job.key, encode, job.deadline)
+            if shared.result is not None:
+                return shared.result, CacheStatus.COALESCED if shared.joined else CacheStatus.MISS
+
+            # Another replica has stored it. Look again; it may have been evicted already.
+            status_if_found = CacheStatus.COALESCED
+
+    async def _encode(self, job: _Job, data: bytes, flight: Flight) -> Embedding | None:
+        """Encode the image and store the embedding; None if another replica stored it."""
+        clock = job.clock
+
+        # 3. Claim the image among all replicas.
+        async with self._claims.claim(job.key) as claim:
+            with clock.stage("turn"):
+                if not await claim.acquire():
+                    return None
+
+            # 4. Wait for a slot.
+            with clock.stage("queue"):
+                slot = await self._slots.slot(job.priority)
+            with slot:
+                # 5. Decode and resize the image.
+                with clock.stage("decode"):
+                    image = await run_in_pool(
+                        self._pool, frame_image, data, job.spec.frame, self._limits
+                    )
+
+                # 6. Run the encoder. From here on the work is too expensive to throw away.
+                seconds = flight.begin()
+                with clock.stage("encode"):
+                    tensors = await self._encoder.encode(job.spec, image, job.priority, seconds)
+
+            # 7. Pack once, since the same bytes are cached and sent; store them.
+            with clock.stage("store"):
+                embedding = Embedding(job.spec.model_version, image.size, tensors)
+                packed = await run_in_pool(self._pool, pack, embedding, self._coding)
+                embedding = replace(embedding, packed=packed)
+                await self._cache.put(job.key, embedding)
+
         return embedding
-
-    async def _identify(self, order: EmbedOrder) -> str:
-        if order.data is None:
-            name = check_image_id(order.image_id)
-        elif len(order.data) > self._limits.max_bytes:
-            most = f"{self._limits.max_bytes:,}"
-            raise InvalidInput(
-                "data", f"the image has {len(order.data):,} bytes, more than the {most} accepted"
-            )
-        else:
-            name = await self._in_pool(image_id, order.data)
-        bind_image_id(name)
-        check_expected(name, order.expected_image_id)
-        return name
-
-    async def _in_pool(self, work: Callable[[bytes], T], data: bytes) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, data)

@@ -1,4 +1,4 @@
-"""Runs the embedding service on a Ray cluster of this machine: `python -m samserve.embedding.main`."""
+"""Runs the embedding service on a local Ray cluster: `python -m samserve.embedding.main`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import signal
 import tempfile
 import threading
 
-# Read by Ray as it is imported. RAY_SERVE_ENABLE_HA_PROXY=0 brings Ray's own proxy back (docs/decisions/0011).
-# Replicas keep user code on their one loop, as grpc.aio has one poller a process; nothing is reported anywhere.
+# Ray reads these when it is imported. RAY_SERVE_ENABLE_HA_PROXY=0 restores Ray's own proxy
+# (docs/decisions/0011). User code stays on the replica's one event loop, because grpc.aio has one
+# poller per process. Usage statistics are off.
 os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-os.environ.setdefault(
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "8503"
-)  # by default 8500, where our gRPC is
+os.environ.setdefault("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "8503")  # the default is our gRPC port
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 
-# Read by prometheus_client as it is imported, here and in the replicas: where they leave their metrics.
+# prometheus_client reads this when it is imported, here and in the replicas: their metrics' folder.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="samserve-metrics-"))
 
 import ray
@@ -28,16 +27,17 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 from samserve.embedding.app import GRPC_SERVICERS, build
 from samserve.infra.settings import EmbeddingSettings, load_settings
 
-OBJECT_STORE_BYTES = (
-    512 * 2**20
-)  # only images on their way to a replica; Ray would take a third of the memory
+# Holds images on their way to a replica. Ray's default is a third of the memory.
+OBJECT_STORE_BYTES = 512 * 2**20
 
 
 def main() -> None:
     settings = load_settings(EmbeddingSettings)
+
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+
     ray.init(
         address="local",
         include_dashboard=False,

@@ -1,1 +1,1 @@
-"""Checkpoints to bundles. Needs torch."""
+"""Turns checkpoints into bundles. Needs torch."""

@@ -1,4 +1,4 @@
-"""Holding an exported bundle's graphs against PyTorch."""
+"""Compares an exported bundle's graphs with PyTorch."""
 
 from __future__ import annotations
 
@@ -8,37 +8,46 @@ import numpy as np
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from samserve.bundles.bundle import DECODER, ENCODER
+from samserve.core.arrays import Bytes, Floats, Halves
 from samserve.core.geometry import STRETCH
 from samserve.export.checkpoints.checkpoint import Checkpoint
-from samserve.export.reference import Floats, Reference, best_first, graph_inputs, prompts
+from samserve.export.reference import Reference, best_first, graph_inputs, prompts
 
-TOLERANCE = 1e-3  # beyond which a bundle is not kept
-HALF_STEP = 2.0**-11  # what rounding to fp16 may change of a number, as a share of it
+TOLERANCE = 1e-3  # largest difference of a bundle that is kept
+HALF_STEP = 2.0**-11  # largest relative error of rounding to fp16
 
 
 class ExportMismatch(RuntimeError):
-    """An exported graph that does not compute what PyTorch does; the message names the output."""
+    """An exported graph differs from PyTorch; the message names the output."""
 
 
 def differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
-    """The largest difference of each output from PyTorch's on one picture and a few prompts, as a share of the largest
-    magnitude; for the embedding, which is fp16, what rounding to fp16 does not explain.
+    """Compare both graphs with PyTorch on one image and a few prompts.
+
+    Args:
+        path: The bundle's folder.
+        checkpoint: That the bundle was exported from.
+
+    Returns:
+        For each output the largest difference, as a share of its largest magnitude. The embedding
+        is fp16; for it, differences that rounding explains do not count.
     """
     reference = Reference(checkpoint)
-    image = picture(checkpoint.frame)
-    valid = (
-        (checkpoint.frame,) * 2
-        if checkpoint.resize == STRETCH
-        else (checkpoint.frame * 2 // 3, checkpoint.frame)
-    )
-    wanted = reference.embed(image, valid)
-    given = {"image": image[None], "valid": np.array([valid], np.int32)}
-    found = dict(zip(wanted, _session(path / ENCODER).run(list(wanted), given), strict=True))
-    largest = {name: beyond_rounding(found[name], wanted[name]) for name in wanted}
-    return largest | _decoder_differences(path / DECODER, checkpoint, reference, wanted)
+    frame = checkpoint.frame
+    image = sample_image(frame)
+    stretch = checkpoint.family.core.resize == STRETCH
+    valid = (frame, frame) if stretch else (frame * 2 // 3, frame)
+
+    expected = reference.embed(image, valid)
+    inputs = {"image": image[None], "valid": np.array([valid], np.int32)}
+    tensors = _session(path / ENCODER).run(list(expected), inputs)
+    largest = {
+        name: beyond_rounding(tensor, expected[name])
+        for name, tensor in zip(expected, tensors, strict=True)
+    }
+    return largest | _decoder_differences(path / DECODER, checkpoint, reference, expected)
 
 
 def _decoder_differences(
@@ -47,32 +56,35 @@ def _decoder_differences(
     low_res = 4 * image["embedding"].shape[-1]
     session = _session(path)
     largest = {"low_res_logits": 0.0, "predicted_iou": 0.0}
+
     for prompt in prompts(checkpoint.frame, low_res):
-        wanted = reference.decode(**prompt)
-        inputs = image | graph_inputs(checkpoint.family, prompt, low_res)
+        expected = reference.decode(**prompt)
+        inputs = image | graph_inputs(checkpoint.family.core, prompt, low_res)
         logits, ious = session.run(list(largest), inputs)
-        for name, got, true in zip(largest, best_first(logits[0], ious[0]), wanted, strict=True):
-            differ = np.abs(got - true).max() / np.abs(true).max()
-            largest[name] = float(
-                np.maximum(largest[name], differ)
-            )  # which, unlike max, keeps a NaN
+
+        outputs = best_first(logits[0], ious[0])
+        for name, output, wanted in zip(largest, outputs, expected, strict=True):
+            difference = np.abs(output - wanted).max() / np.abs(wanted).max()
+            largest[name] = float(np.maximum(largest[name], difference))  # keeps NaN; max does not
+
     return largest
 
 
-def picture(frame: int) -> NDArray[np.uint8]:
-    """[frame, frame, 3]: soft blots of colour, the same every time."""
+def sample_image(frame: int) -> Bytes:
+    """[frame, frame, 3] RGB: soft blots of colour, the same every time."""
     blots = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     soft = F.interpolate(blots, (frame, frame), mode="bicubic").clamp(0, 1)
-    levels: NDArray[np.uint8] = (
-        (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
-    )
+    levels: Bytes = (255 * soft[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
     return levels
 
 
-def beyond_rounding(got: NDArray[np.float16], wanted: Floats) -> float:
-    """The largest difference that rounding to fp16 does not explain, as a share of the largest magnitude."""
-    beyond = np.abs(got.astype(np.float32) - wanted) - HALF_STEP * np.abs(wanted)
-    return float(np.maximum(beyond, 0).max() / np.abs(wanted).max())
+def beyond_rounding(tensor: Halves, expected: Floats) -> float:
+    """Return the largest difference that rounding to fp16 does not explain.
+
+    It is given as a share of the largest magnitude.
+    """
+    excess = np.abs(tensor.astype(np.float32) - expected) - HALF_STEP * np.abs(expected)
+    return float(np.maximum(excess, 0).max() / np.abs(expected).max())
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

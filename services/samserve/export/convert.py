@@ -1,4 +1,4 @@
-"""A checkpoint to a bundle: exported aside, held against PyTorch, and only then put in its place."""
+"""Converts a checkpoint to a bundle, which is kept only if it computes what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -8,73 +8,95 @@ from pathlib import Path
 from typing import Any
 
 from samserve.bundles.bundle import DECODER, ENCODER, write_facts
+from samserve.core.family import Shape
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.compare import TOLERANCE, ExportMismatch, differences
-from samserve.export.families import graphs_of
-from samserve.export.onnx_files import EncoderGraph, Shape, export_decoder, export_encoder
+from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder
 
 
 def convert(
-    checkpoint: Checkpoint, name: str, place: Path, say: Callable[[str], None]
+    checkpoint: Checkpoint, name: str, path: Path, on_progress: Callable[[str], None]
 ) -> dict[str, float]:
-    """Write the bundle `name` to the folder `place`, which must not be there yet; say: is told what is being done.
+    """Export a checkpoint and compare the result with PyTorch.
 
-    Returns the largest differences from PyTorch by output. Raises Differs, and then leaves nothing behind.
+    Args:
+        checkpoint: To export.
+        name: Of the bundle.
+        path: The bundle's folder, which must not exist. It appears only if the export succeeds.
+        on_progress: Receives the name of each step.
+
+    Returns:
+        The largest difference from PyTorch by output, see `compare.differences`.
+
+    Raises:
+        ExportMismatch: An output differs by more than TOLERANCE.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=place.parent) as aside:
-        bundle = Path(aside) / "bundle"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=path.parent) as work:
+        bundle = Path(work) / "bundle"
         bundle.mkdir()
-        embedding = export(checkpoint, bundle, say)
-        say("comparing with PyTorch")
+        embedding = export(checkpoint, bundle, on_progress)
+
+        on_progress("comparing with PyTorch")
         largest = differences(bundle, checkpoint)
-        if too_far := [
-            output for output, difference in largest.items() if not difference <= TOLERANCE
-        ]:
-            raise ExportMismatch(
-                f"the exported {too_far[0]} differs from PyTorch's by {largest[too_far[0]]:.1e} of its largest value; "
-                f"up to {TOLERANCE:.0e} is allowed, so the bundle was not kept"
-            )
-        write_facts(
-            bundle, {"name": name, **facts_of(checkpoint, embedding), "differences": largest}
-        )
-        bundle.rename(place)
+        for output, difference in largest.items():
+            if not difference <= TOLERANCE:  # true for NaN
+                raise ExportMismatch(
+                    f"export rejected: {output} differs from PyTorch by {difference:.1e} "
+                    f"of its largest value; allowed: {TOLERANCE:.0e}"
+                )
+
+        facts = facts_of(checkpoint, embedding)
+        write_facts(bundle, {"name": name, **facts, "differences": largest})
+        bundle.rename(path)
     return largest
 
 
-def export(checkpoint: Checkpoint, bundle: Path, say: Callable[[str], None]) -> dict[str, Shape]:
-    """Write the graphs and the decoder's weights; returns the shapes of the embedding's tensors."""
-    frame = checkpoint.frame
-    graphs = graphs_of(checkpoint.family, checkpoint.build())
-    say("exporting the encoder")
-    encoder = EncoderGraph(graphs.encoder, checkpoint.pixel_mean, checkpoint.pixel_std, frame)
-    export_encoder(encoder, frame, bundle / ENCODER, tuple(graphs.embedding))
-    say("exporting the decoder")
-    export_decoder(graphs.decoder, graphs.embedding, bundle / DECODER)
-    return graphs.embedding
+def export(
+    checkpoint: Checkpoint, bundle: Path, on_progress: Callable[[str], None]
+) -> dict[str, Shape]:
+    """Write the graphs and the decoder's weights to the folder `bundle`.
+
+    Returns:
+        Shapes of the embedding's tensors.
+    """
+    family = checkpoint.family
+    model = checkpoint.build()
+    embedding = family.embedding_shapes(model)
+
+    on_progress("exporting the encoder")
+    encoder = EncoderGraph(
+        family.encoder(model), checkpoint.pixel_mean, checkpoint.pixel_std, checkpoint.frame
+    )
+    export_encoder(encoder, checkpoint.frame, bundle / ENCODER, tuple(embedding))
+
+    on_progress("exporting the decoder")
+    decoder = family.decoder(model.prompt_encoder, model.mask_decoder)
+    export_decoder(decoder, embedding, bundle / DECODER)
+    return embedding
 
 
 def facts_of(checkpoint: Checkpoint, embedding: dict[str, Shape]) -> dict[str, Any]:
-    """The facts of model.json that a checkpoint settles."""
-    source, vision = checkpoint.source, checkpoint.config.vision_config
-    trunk = getattr(vision, "backbone_config", vision)
-    blocks = getattr(trunk, "blocks_per_stage", None)
+    """Return the contents of model.json that follow from the checkpoint."""
+    source = checkpoint.source
+    width, depth = checkpoint.family.encoder_size(checkpoint.config)
+
     return {
-        "family": checkpoint.family,
+        "family": checkpoint.family.name,
         "licence": checkpoint.licence,
         "frame": checkpoint.frame,
         "low_res": 4 * embedding["embedding"][-1],
         "embedding": {name: list(shape) for name, shape in embedding.items()},
         "precision": "fp32",
         "preprocessing": {
-            "resize": checkpoint.resize,
+            "resize": checkpoint.family.core.resize,
             "pixel_mean": list(checkpoint.pixel_mean),
             "pixel_std": list(checkpoint.pixel_std),
         },
         "source": {"file": source.file, "sha256": source.sha256, "format": source.format},
         "sizes": {
-            "width": trunk.hidden_size,
-            "depth": sum(blocks) if blocks else trunk.num_hidden_layers,
+            "width": width,
+            "depth": depth,
             "parameters": sum(parameter.numel() for parameter in checkpoint.build().parameters()),
         },
     }

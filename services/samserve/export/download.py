@@ -1,4 +1,4 @@
-"""One file from elsewhere: resumed where it was cut off, and kept only if it is the one that was meant."""
+"""Downloads one file: resumes after an interruption, and keeps it only if its digest matches."""
 
 from __future__ import annotations
 
@@ -9,93 +9,116 @@ from pathlib import Path
 
 import requests
 
-from samserve.bundles.variant import digest
+from samserve.bundles.files import sha256_of
 
-CHUNK = 2**16  # bytes; the piece in which a connection breaks is lost
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
-ATTEMPTS = 5  # in a row without a byte
-PAUSE = 1.0  # seconds before the second attempt; twice as long before each one after
+CHUNK = 2**16  # bytes; a broken connection loses at most one chunk
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two chunks
+ATTEMPTS = 5  # consecutive failures without a new byte
+PAUSE = 1.0  # seconds before the second attempt, doubled for each later one
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
-Progress = Callable[[int, int], None]  # bytes that are there, bytes in all (0: not known)
+Progress = Callable[[int, int], None]  # (bytes present, bytes in total or 0 if unknown)
 
 
 class DownloadFailed(Exception):
-    """The message says what was asked for and what came."""
+    """Failed download; the message names the address and the cause."""
 
 
 def download(
-    url: str, file: Path, sha256: str, progress: Progress = lambda *_: None, pause: float = PAUSE
+    url: str,
+    file: Path,
+    sha256: str,
+    *,
+    on_progress: Progress = lambda *_: None,
+    pause: float = PAUSE,
 ) -> None:
-    """Fetch `url` to `file`, unless it is there, through `file`.part, which a later call goes on with.
+    """Download `url` to `file`, unless the file exists.
 
-    sha256: in hexadecimal; empty: not checked. Raises NotDownloaded.
+    An interrupted download is kept in `file`.part, and a later call resumes it.
+
+    Args:
+        url: Address of the file.
+        file: Where it is written.
+        sha256: Expected digest in hexadecimal; empty to skip the check.
+        on_progress: Called after each chunk.
+        pause: Seconds before the second attempt.
+
+    Raises:
+        DownloadFailed: The server refuses or cannot be reached, or the digest differs.
     """
     if not file.is_file():
         part = file.with_name(f"{file.name}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
-        _fetch_patiently(url, part, progress, pause)
+        _fetch_with_retry(url, part, on_progress, pause)
         _check(part, url, sha256)
         part.rename(file)
     _check(file, url, sha256)
 
 
-def _fetch_patiently(url: str, part: Path, progress: Progress, pause: float) -> None:
-    """Try again where it broke off, as long as more comes."""
+def _fetch_with_retry(url: str, part: Path, on_progress: Progress, pause: float) -> None:
+    """Resume after interruptions, up to ATTEMPTS of them without progress."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            return _fetch(url, part, progress)
+            return _fetch(url, part, on_progress)
         except (
             requests.ConnectionError,
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
-        ) as problem:
+        ) as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
-                kept = (
-                    f"{_size(part):,} bytes are kept in {part}: the same command goes on from there"
-                )
-                raise DownloadFailed(f"{url} cannot be reached ({problem}); {kept}") from problem
+                raise DownloadFailed(
+                    f"download of {url} failed ({error}); {_size(part):,} bytes are kept in "
+                    f"{part}, run the same command again to resume"
+                ) from error
+
         time.sleep(pause * 2 ** (failures - 1))
 
 
-def _fetch(url: str, part: Path, progress: Progress) -> None:
-    there = _size(part)
-    asked = {"Range": f"bytes={there}-"} if there else {}
-    with requests.get(
-        url, headers={"Accept-Encoding": "identity", **asked}, stream=True, timeout=TIMEOUT
-    ) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # all of it is there already, or the sum will tell
-        if not answer.ok:
-            raise DownloadFailed(f"{url} answers {answer.status_code} {answer.reason}")
-        there, total = _place(answer, there)
-        with part.open("r+b" if there else "wb") as out:
-            out.seek(there)
-            for piece in answer.iter_content(CHUNK):
-                out.write(piece)
-                there += len(piece)
-                progress(there, total)
-    if total and there < total:
-        raise requests.ConnectionError(f"it ended after {there:,} of {total:,} bytes")
+def _fetch(url: str, part: Path, on_progress: Progress) -> None:
+    present = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if present:
+        headers["Range"] = f"bytes={present}-"
+
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # the part is complete, or its digest will differ
+        if not response.ok:
+            raise DownloadFailed(f"{url} returned {response.status_code} {response.reason}")
+
+        present, total = _position(response, present)
+        with part.open("r+b" if present else "wb") as out:
+            out.seek(present)
+            for chunk in response.iter_content(CHUNK):
+                out.write(chunk)
+                present += len(chunk)
+                on_progress(present, total)
+
+    if total and present < total:
+        raise requests.ConnectionError(f"connection closed after {present:,} of {total:,} bytes")
 
 
-def _place(answer: requests.Response, there: int) -> tuple[int, int]:
-    """Where the answer's bytes go, and how many the file has; a server that knows no ranges sends it from its start."""
-    known = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if answer.status_code == requests.codes.partial_content and known and int(known[1]) == there:
-        return there, int(known[2])
-    return 0, int(answer.headers.get("Content-Length", 0))
+def _position(response: requests.Response, present: int) -> tuple[int, int]:
+    """Return the offset of the response's first byte in the file, and the file's size.
+
+    A server without range support sends the whole file.
+    """
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    is_partial = response.status_code == requests.codes.partial_content
+    if is_partial and match and int(match[1]) == present:
+        return present, int(match[2])
+    return 0, int(response.headers.get("Content-Length", 0))
 
 
 def _check(file: Path, url: str, sha256: str) -> None:
-    """A file that is another one is not kept: going on with it would never end well."""
-    if sha256 and (found := digest(file)) != sha256.lower():
+    """Delete a file with another digest, which resuming could not repair."""
+    if sha256 and (digest := sha256_of(file)) != sha256.lower():
         file.unlink()
         raise DownloadFailed(
-            f"what {url} sent has the SHA-256 {found}, not {sha256.lower()}: it was not kept"
+            f"{url} has the SHA-256 {digest}, expected {sha256.lower()}; the file was deleted"
         )
 
 

@@ -1,4 +1,4 @@
-"""What transformers' own PyTorch models answer: the judge of an exported bundle."""
+"""transformers' own PyTorch models, which exported bundles are compared with."""
 
 from __future__ import annotations
 
@@ -6,97 +6,81 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from samserve.export.checkpoints.checkpoint import SAM2, SAM_HQ, Checkpoint
+from samserve.core.arrays import Bytes, Floats
+from samserve.core.family import Family
+from samserve.export.checkpoints.checkpoint import Checkpoint
+from samserve.export.families.family import ReferenceImage
 from samserve.export.graphs.decoder import PAD_LABEL
-
-Floats = NDArray[np.float32]
 
 
 class Reference:
-    """A checkpoint run by transformers, one picture at a time."""
+    """A checkpoint run by transformers, one image at a time."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.model, self._family = checkpoint.build(), checkpoint.family
-        self._mean, self._std = (
-            torch.tensor(checkpoint.pixel_mean),
-            torch.tensor(checkpoint.pixel_std),
-        )
-        if checkpoint.family == SAM2:
-            self.model.mask_decoder.dynamic_multimask_via_stability = (
-                False  # that chooses a mask; we want all
-            )
-        if checkpoint.family == SAM_HQ:
-            mend(self.model.mask_decoder)
+        self._family = checkpoint.family
+        self._model = checkpoint.build()
+        self._family.patch(self._model)
+        self._mean = torch.tensor(checkpoint.pixel_mean)
+        self._std = torch.tensor(checkpoint.pixel_std)
+        self._image = ReferenceImage({}, {})
 
     @torch.no_grad()
-    def embed(self, image: NDArray[np.uint8], valid: tuple[int, int]) -> dict[str, Floats]:
-        """uint8 [frame, frame, 3] and its valid height and width -> the embedding's tensors, [1, ...]."""
-        normal = (torch.from_numpy(image).float() - self._mean) / self._std
-        padded = torch.zeros_like(normal)
-        padded[: valid[0], : valid[1]] = normal[: valid[0], : valid[1]]
-        features = self.model.get_image_embeddings(padded.permute(2, 0, 1)[None])
-        self._image: dict[str, object] = {"image_embeddings": features}
-        named = {"embedding": features}
-        if self._family == SAM2:
-            named = dict(zip(("embedding", "fine_1", "fine_0"), reversed(features), strict=True))
-        if self._family == SAM_HQ:
-            embedding, early = features
-            self._image = {"image_embeddings": embedding, "intermediate_embeddings": early}
-            named = {"embedding": embedding, "hq": self._finer(embedding, early[0])}
-        return {name: tensor.numpy() for name, tensor in named.items()}
+    def embed(self, image: Bytes, valid: tuple[int, int]) -> dict[str, Floats]:
+        """Encode an image, and keep it for `decode`.
 
-    def _finer(self, embedding: Tensor, early: Tensor) -> Tensor:
-        """SAM-HQ's features of the image. Source: transformers' SamHQMaskDecoder.forward."""
-        decoder = self.model.mask_decoder
-        late = decoder.encoder_conv2(
-            decoder.activation(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
-        )
-        early = decoder.compress_vit_conv1(early.permute(0, 3, 1, 2))
-        return late + decoder.compress_vit_conv2(
-            decoder.activation(decoder.compress_vit_norm(early))
-        )
+        Args:
+            image: [frame, frame, 3] RGB.
+            valid: Height and width of the part that is not padding, in pixels.
+
+        Returns:
+            The embedding's tensors by name, [1, ...] each.
+        """
+        height, width = valid
+        normalised = (torch.from_numpy(image).float() - self._mean) / self._std
+        padded = torch.zeros_like(normalised)
+        padded[:height, :width] = normalised[:height, :width]
+        features = self._model.get_image_embeddings(padded.permute(2, 0, 1)[None])
+        self._image = self._family.reference_image(self._model, features)
+        return {name: tensor.numpy() for name, tensor in self._image.tensors.items()}
 
     @torch.no_grad()
     def decode(self, **prompt: Tensor) -> tuple[Floats, Floats]:
-        """Logits [4, L, L] and predicted IoU [4] for a prompt on the last image: the single mask, then the candidates,
-        best first. prompt: input_points, input_labels, input_boxes, input_masks, as transformers wants them.
+        """Decode a prompt on the image embedded last.
+
+        Args:
+            prompt: input_points, input_labels, input_boxes and input_masks, as transformers
+                takes them.
+
+        Returns:
+            Logits [4, L, L] and predicted IoU [4]: the single mask, then the candidates, best
+            first.
         """
-        answers = [
-            self.model(**self._image, multimask_output=several, **prompt)
-            for several in (False, True)
+        outputs = [
+            self._model(**self._image.inputs, multimask_output=multimask, **prompt)
+            for multimask in (False, True)
         ]
-        logits = torch.cat([answer.pred_masks[0, 0] for answer in answers]).numpy()
-        ious = torch.cat([answer.iou_scores[0, 0] for answer in answers]).numpy()
+        logits = torch.cat([output.pred_masks[0, 0] for output in outputs]).numpy()
+        ious = torch.cat([output.iou_scores[0, 0] for output in outputs]).numpy()
         return best_first(logits, ious)
 
 
-def mend(decoder: nn.Module) -> None:
-    """Let transformers' SAM-HQ upscale what its transformer made of the image, as SAM-HQ's authors do: version 5.23.0
-    drops it and upscales the image as it came, rows and columns exchanged (docs/decisions/0012).
-    """
-    attended: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-        attended[:] = [outputs[1]]
-
-    def replace(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return attended[0].squeeze(1).transpose(1, 2).reshape(inputs[0].shape)
-
-    decoder.transformer.register_forward_hook(keep)
-    decoder.upscale_conv1.register_forward_pre_hook(replace)
-
-
 def best_first(logits: Floats, ious: Floats) -> tuple[Floats, Floats]:
-    """The single mask stays where it is; the candidates are put in the order of their predicted IoU."""
+    """Sort the candidates by predicted IoU; the single mask stays in front."""
     order = np.concatenate([[0], 1 + np.argsort(-ious[1:], kind="stable")])
     return logits[order], ious[order]
 
 
 def prompts(frame: int, low_res: int) -> Iterator[dict[str, Tensor]]:
-    """A point, three points, a box, a box with a point, and points with a mask: as transformers wants them."""
+    """Prompts as transformers takes them.
+
+    They are a point, three points, a box, a box with a point, and points with a mask.
+
+    Args:
+        frame: Side of the model's frame, in pixels.
+        low_res: Side of the low-res logits, in cells.
+    """
 
     def points(*shares: float) -> Tensor:
         return frame * torch.tensor(shares).reshape(1, 1, -1, 2)
@@ -112,26 +96,28 @@ def prompts(frame: int, low_res: int) -> Iterator[dict[str, Tensor]]:
     yield from (one, three, box, one | box, three | mask)
 
 
-def graph_inputs(family: str, prompt: dict[str, Tensor], low_res: int) -> dict[str, Floats]:
-    """The same prompt as the decoder's graph is given it: clicks, a box's corners, and padding, where SAM pads points
-    without a box and SAM 2 pads always.
+def graph_inputs(family: Family, prompt: dict[str, Tensor], low_res: int) -> dict[str, Floats]:
+    """Convert a prompt from transformers' form to inputs of the decoder's graph.
+
+    Points come first, then the corners of a box, then padding as the family needs it.
     """
-    points, labels = [torch.zeros(1, 0, 2)], [torch.zeros(1, 0)]
+    points = [torch.zeros(1, 0, 2)]
+    labels = [torch.zeros(1, 0)]
     if "input_points" in prompt:
         points.append(prompt["input_points"][0])
         labels.append(prompt["input_labels"][0].float())
     if "input_boxes" in prompt:
         points.append(prompt["input_boxes"].reshape(1, 2, 2))
         labels.append(torch.tensor([[2.0, 3.0]]))
-    if "input_boxes" not in prompt or family == SAM2:
+    if family.always_padded or "input_boxes" not in prompt:
         points.append(torch.zeros(1, 1, 2))
         labels.append(torch.tensor([[float(PAD_LABEL)]]))
+
     mask = prompt.get("input_masks")
+    no_mask = np.zeros((1, 1, low_res, low_res), np.float32)
     return {
         "points": torch.cat(points, 1).numpy(),
         "labels": torch.cat(labels, 1).numpy(),
-        "mask_input": np.zeros((1, 1, low_res, low_res), np.float32)
-        if mask is None
-        else mask.numpy(),
+        "mask_input": no_mask if mask is None else mask.numpy(),
         "has_mask": np.array([mask is not None], np.float32),
     }

@@ -1,1 +1,1 @@
-"""The neighbours of every service: settings, Redis, metrics, logs, traces."""
+"""The infrastructure of every service: settings, cache, metrics, logs and traces."""

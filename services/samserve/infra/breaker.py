@@ -1,4 +1,4 @@
-"""A circuit breaker: keeps calls away from a neighbour that fails or is slow, and tries it again by itself."""
+"""A circuit breaker: bypasses a dependency that fails or is slow, and retries it after a rest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ log = structlog.get_logger()
 
 
 class BreakerOpen(Exception):
-    """The neighbour is not to be called now."""
+    """The circuit is open: do not call the dependency now."""
 
 
 class Breaker:
-    """Open after `failures` in a row, for `rest` seconds; then one call goes through, and its outcome decides.
+    """Opens after several failures in a row; after a rest, one call tries the dependency again.
 
-    Calls that fail together, as by one stall, are one failure: in a row is what begins after the last one was noted.
-    A slow neighbour is one whose calls fail by a timeout of the caller's. Not for several threads.
+    Calls that overlap and fail together, as by one stall, count as one failure: only a call that
+    began after the last counted failure adds another. Slowness counts if the caller's timeout makes
+    the call fail. Not thread-safe.
     """
 
     def __init__(
@@ -29,22 +30,39 @@ class Breaker:
         rest: float = 2.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name, self._most, self._rest, self._now = name, failures, rest, now
+        """Create a closed breaker.
+
+        Args:
+            name: Name of the dependency, for the log.
+            failures: Failures in a row that open the circuit.
+            rest: Seconds until an open circuit lets one call through.
+            now: The clock, in seconds.
+        """
+        self._name = name
+        self._most = failures
+        self._rest = rest
+        self._now = now
         self._failures = 0
-        self._noted = float("-inf")  # when the last failure was counted
-        self._again = 0.0  # when the next call may try; of meaning only while open
+        self._counted = float("-inf")  # when the last failure was counted
+        self._retry_at = 0.0  # when the next call may try, while open
         self._trying = False
 
     @property
     def open(self) -> bool:
+        """Whether calls are held back."""
         return self._failures >= self._most
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Learn from how the block ends. Raises BreakerOpen instead of entering it while the breaker is open."""
+        """Run the block as one call, and learn from its outcome.
+
+        Raises:
+            BreakerOpen: The circuit is open; the block does not run.
+        """
         trial = self.open
-        if trial and (self._trying or self._now() < self._again):
+        if trial and (self._trying or self._now() < self._retry_at):
             raise BreakerOpen(self._name)
+
         self._trying = trial
         began = self._now()
         try:
@@ -55,20 +73,24 @@ class Breaker:
         else:
             self._succeed()
         finally:
-            if trial:  # one that was cancelled has told nothing: the next call may try
+            if trial:  # a cancelled trial proves nothing: the next call may try
                 self._trying = False
 
     def _fail(self, began: float) -> None:
-        if not self.open and began >= self._noted:
+        if not self.open and began >= self._counted:
             self._failures += 1
-            self._noted = self._now()
+            self._counted = self._now()
             if self.open:
                 log.warning(
-                    "too many failures, going around it", neighbour=self._name, seconds=self._rest
+                    "circuit opened",
+                    dependency=self._name,
+                    failures=self._failures,
+                    seconds=self._rest,
                 )
-        self._again = self._now() + self._rest
+
+        self._retry_at = self._now() + self._rest
 
     def _succeed(self) -> None:
         if self.open:
-            log.info("it answers again", neighbour=self._name)
+            log.info("circuit closed", dependency=self._name)
         self._failures = 0

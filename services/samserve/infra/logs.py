@@ -11,7 +11,7 @@ from samserve.infra import tracing
 
 
 def set_up_logs(service: str, level: str) -> None:
-    """One JSON object a line on stderr, `service` in each."""
+    """Configure the logs of this process; each line names the service."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -28,6 +28,6 @@ def set_up_logs(service: str, level: str) -> None:
 
 
 def bind_image_id(image_id: str) -> None:
-    """Say in the log's lines and the span of the call that is being answered which image it is about."""
+    """Add the image's id to the log lines and the span of the current call."""
     structlog.contextvars.bind_contextvars(image_id=image_id)
-    tracing.note("samserve.image_id", image_id)
+    tracing.set_attribute("samserve.image_id", image_id)

@@ -1,9 +1,10 @@
-"""The catalogue of Prometheus metrics. Their names are a contract: dashboards, alerts and autoscalers use them."""
+"""The catalogue of Prometheus metrics. Dashboards, alerts and autoscalers rely on their names."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+# The cache of embeddings.
 CACHE_OUTCOMES = Counter(
     "samserve_cache_outcomes_total", "Embedding cache operations by outcome.", ["outcome"]
 )
@@ -12,32 +13,41 @@ CACHE_BYTES = Counter(
     "Bytes of embeddings read from the cache and written to it.",
     ["way"],
 )
+
+# Models and images.
 EMBEDDED = Counter(
     "samserve_embedded_total",
     "Images answered by the embedding service: hit, miss, coalesced.",
     ["model", "cache"],
 )
+DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
 MODEL_INFO = Gauge(
     "samserve_model_info",
-    "1 for what this process answers with, 0 for what it no longer does. Of the embedding service: what Triton has "
-    "loaded, by which variant and backend; of a decoder: every version whose embeddings it takes.",
+    "1 for a model version that this process serves, 0 for one that it no longer serves. "
+    "Embedding service: the version, variant and backend that Triton has loaded. "
+    "Decoder: every version whose embeddings it accepts.",
     ["model", "version", "variant", "backend"],
     multiprocess_mode="livemax",
 )
-DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
-RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of images kept ready in this process.")
+
+# Prepared images in a decoder's process.
+RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of prepared images in this process.")
 RESIDENT_LOOKUPS = Counter(
-    "samserve_resident_lookups_total", "Images looked for in this process.", ["outcome"]
+    "samserve_resident_lookups_total",
+    "Lookups of prepared images in this process.",
+    ["outcome"],
 )
 RESIDENT_EVICTIONS = Counter(
-    "samserve_resident_evictions_total", "Images that made room for others in this process."
+    "samserve_resident_evictions_total", "Prepared images evicted from this process."
 )
+
+# Calls and queues.
 REQUESTS = Counter(
     "samserve_requests_total", "Answered RPCs by method and gRPC code.", ["method", "code"]
 )
 REQUESTS_NOW = Gauge(
     "samserve_requests_in_progress",
-    "RPCs that are being answered.",
+    "RPCs in progress.",
     ["method"],
     multiprocess_mode="livesum",
 )
@@ -47,7 +57,9 @@ WAITING = Gauge(
     ["priority"],
     multiprocess_mode="livesum",
 )
-DECODE_WAITING = Gauge("samserve_decode_waiting", "Prompts that wait for a thread to be decoded.")
+DECODE_WAITING = Gauge("samserve_decode_waiting", "Prompts that wait for a decode thread.")
+
+# Times.
 REQUEST_SECONDS = Histogram(
     "samserve_request_seconds",
     "Time to answer an RPC.",

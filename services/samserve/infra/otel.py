@@ -1,4 +1,4 @@
-"""OpenTelemetry, for infra/tracing.py: the only place that imports it."""
+"""OpenTelemetry behind infra/tracing.py; no other file imports it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class OtelTracer:
-    """Makes spans by the tracer of this process."""
+    """Makes spans with the tracer of this process."""
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer("samserve")
@@ -24,7 +24,8 @@ class OtelTracer:
 
     @contextmanager
     def continue_trace(self, metadata: Metadata) -> Iterator[None]:
-        token = context.attach(self._w3c.extract({key: str(value) for key, value in metadata}))
+        headers = {key: str(value) for key, value in metadata}
+        token = context.attach(self._w3c.extract(headers))
         try:
             yield
         finally:
@@ -35,12 +36,15 @@ class OtelTracer:
         self._w3c.inject(headers)
         return tuple(headers.items())
 
-    def note(self, key: str, value: str) -> None:
+    def set_attribute(self, key: str, value: str) -> None:
         trace.get_current_span().set_attribute(key, value)
 
 
 def export(service: str, endpoint: str) -> None:
-    """Have this process's spans sent in batches to an OTLP endpoint over gRPC; OTEL_TRACES_SAMPLER can thin them."""
+    """Send this process's spans in batches to an OTLP endpoint over gRPC.
+
+    OTEL_TRACES_SAMPLER sets which traces are sampled.
+    """
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

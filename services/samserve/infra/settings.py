@@ -227,7 +227,7 @@ def load_settings(kind: type[Settings]) -> Settings:
     An invalid variable ends the program with status 2 and one line on stderr for each. An unknown
     one that begins with SAMSERVE_ is warned of on stderr.
     """
-    for warning in unknown_variables(os.environ):
+    for warning in unknown_variable_warnings(os.environ):
         sys.stderr.write(f"{warning}\n")
 
     try:
@@ -246,7 +246,7 @@ def variable_of(name: str, field: FieldInfo) -> str:
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else PREFIX + name.upper()
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+def unknown_variable_warnings(environment: Mapping[str, str]) -> list[str]:
     """Return a warning for each variable that begins with SAMSERVE_ and that no program reads.
 
     The variables of all programs are known to each, since they often share one environment.

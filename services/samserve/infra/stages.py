@@ -1,4 +1,4 @@
-"""A timer for the stages of one request."""
+"""Times the stages of one request."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from samserve.infra.metrics import STAGE_SECONDS
 
 
 class StageClock:
-    """Times the stages of one request; each request has its own."""
+    """The stages of one request and their times.
+
+    Attributes:
+        milliseconds: Time of each stage so far.
+        latest: The stage that began last.
+    """
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
-        self.latest = ""  # the stage that began last
+        self.latest = ""
 
     def add(self, milliseconds: dict[str, float]) -> None:
-        """Take over the stages of a service that was asked; its own metrics have them already."""
+        """Add the stages of a called service, which has them in its own metrics."""
         self.milliseconds.update(milliseconds)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to stage `name`, here and in the metrics, whether or not it fails; a span, too."""
+        """Time the block as a stage and trace it as a span, also if it fails."""
         self.latest = name
         started = time.perf_counter()
         try:
@@ -33,6 +38,6 @@ class StageClock:
             self.note(name, time.perf_counter() - started)
 
     def note(self, name: str, seconds: float) -> None:
-        """Add a time that was taken elsewhere to stage `name`, here and in the metrics."""
+        """Add seconds to a stage, here and in the metrics."""
         STAGE_SECONDS.labels(name).observe(seconds)
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1000 * seconds

@@ -1,4 +1,4 @@
-"""Where requests are traced. Off, and OpenTelemetry not imported, unless a program sets it up.
+"""Traces of requests. Off, with OpenTelemetry not imported, unless a program sets them up.
 
 Context travels between processes as W3C's `traceparent` in gRPC's metadata.
 """
@@ -14,54 +14,59 @@ if TYPE_CHECKING:
     from samserve.infra.otel import Metadata, OtelTracer
 
 _OFF: AbstractContextManager[Any] = nullcontext()
-_tracer: OtelTracer | None = None  # this process's, as the metrics are
+_tracer: OtelTracer | None = None  # one for the process, like the metrics
 
 
 class Kind(Enum):
-    """OpenTelemetry's kinds of spans: work of one's own, answering a call, making one."""
+    """OpenTelemetry's kinds of spans."""
 
-    INTERNAL = "internal"
-    SERVER = "server"
-    CLIENT = "client"
+    INTERNAL = "internal"  # work inside this process
+    SERVER = "server"  # a call that is answered
+    CLIENT = "client"  # a call to another process
 
 
 def set_up(service: str, endpoint: str) -> None:
-    """Trace this process and send the spans to `endpoint`, http(s)://host:port of OTLP over gRPC; empty: do not."""
-    if endpoint:
-        from samserve.infra import otel as spans
+    """Trace this process.
 
-        spans.export(f"samserve-{service}", endpoint)
-        _trace()
+    Args:
+        service: Name of the service, without `samserve-`.
+        endpoint: OTLP endpoint over gRPC, as http(s)://host:port; empty means no traces.
+    """
+    if endpoint:
+        from samserve.infra import otel
+
+        otel.export(f"samserve-{service}", endpoint)
+        _enable()
 
 
 def join() -> None:
-    """Trace this process if its program has set up OpenTelemetry for itself."""
+    """Trace this process if its program has set up OpenTelemetry itself."""
     if "opentelemetry.sdk.trace" in sys.modules:
-        _trace()
+        _enable()
 
 
 def span(name: str, kind: Kind = Kind.INTERNAL) -> AbstractContextManager[Any]:
-    """A span for the length of a block, within the one around it."""
+    """Trace the block as a span within the current one."""
     return _OFF if _tracer is None else _tracer.span(name, kind.name)
 
 
 def continue_trace(metadata: Metadata) -> AbstractContextManager[Any]:
-    """Spans in the block belong to the caller's, if its metadata names one."""
+    """Continue the caller's trace in the block, if the call's metadata has one."""
     return _OFF if _tracer is None else _tracer.continue_trace(metadata)
 
 
 def inject_headers() -> tuple[tuple[str, str], ...]:
-    """Metadata that carries the span around to a service that is asked; empty if there is none."""
+    """Return metadata that carries the current span to a called service; empty without one."""
     return () if _tracer is None else _tracer.inject_headers()
 
 
-def note(key: str, value: str) -> None:
-    """An attribute of the span around."""
+def set_attribute(key: str, value: str) -> None:
+    """Set an attribute of the current span."""
     if _tracer is not None:
-        _tracer.note(key, value)
+        _tracer.set_attribute(key, value)
 
 
-def _trace() -> None:
+def _enable() -> None:
     global _tracer
     from samserve.infra.otel import OtelTracer
 

@@ -35,8 +35,9 @@ def demo() -> None:
         first = client.segment(IMAGE, [CLICK])
         again = client.segment(IMAGE, [CLICK])
 
-    if (first.cache, again.cache) != ("MISS", "HIT"):
-        raise StartFailed(f"expected MISS, then HIT; got {first.cache}, then {again.cache}")
+    caches = (first.cache.name, again.cache.name)
+    if caches != ("MISS", "HIT"):
+        raise StartFailed(f"expected MISS, then HIT; got {caches[0]}, then {caches[1]}")
 
     OUT.mkdir(parents=True, exist_ok=True)
     overlay(IMAGE, first.masks[0].array(), [CLICK], None, OUT / "overlay.png")
@@ -44,7 +45,7 @@ def demo() -> None:
 
     for name, answer in (("first click", first), ("the same click again", again)):
         total = sum(ms for stage, ms in answer.timings_ms.items() if "." not in stage)
-        console.print(f"{name}: {answer.cache}, {total:.0f} ms in the server", style="green")
+        console.print(f"{name}: {answer.cache.name}, {total:.0f} ms in the server", style="green")
 
     best = first.masks[0]
     console.print(f"best mask: {best.area:,} pixels, predicted IoU {best.predicted_iou:.2f}")

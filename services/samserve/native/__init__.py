@@ -1,1 +1,1 @@
-"""Compiled passes over arrays: building and loading the C of every package."""
+"""Builds and loads the compiled kernels of every package."""

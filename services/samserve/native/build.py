@@ -1,4 +1,7 @@
-"""Compiles each kernel folder once per instruction set: run by the package build and by `make kernel`."""
+"""Compiles each `kernel` folder once per instruction set.
+
+Run by the package build and by `make kernel`.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +22,28 @@ FLAGS = [
     "-shared",
     "-Wall",
     "-Wextra",
-    "-Wno-psabi",  # wide vectors between functions: all of them are inlined
+    "-Wno-psabi",  # functions that pass wide vectors are all inlined
 ]
 
 
-def compiler_here() -> list[str] | None:
-    """A C compiler of this machine, if it has one."""
+def local_compiler() -> list[str] | None:
+    """Return a C compiler of this machine, if it has one."""
     return next(([name] for name in ("gcc", "clang") if shutil.which(name)), None)
 
 
 def kernel_folders() -> list[Path]:
-    """Every folder of the package that is named `kernel`: the C files in one become one library."""
+    """Return every folder named `kernel` with C files; its files become one library."""
     return sorted(path for path in PACKAGE.rglob("kernel") if any(path.glob("*.c")))
 
 
 def build(*, force: bool = False) -> None:
-    """Write kernel-LEVEL.so into each kernel folder, with this machine's compiler or else ziglang's.
+    """Write kernel-LEVEL.so into each folder, with a local compiler or else ziglang's.
 
     Args:
-        force: Compile libraries too that are newer than their sources.
+        force: Also compile libraries that are newer than their sources.
     """
-    here = compiler_here()
-    command = here or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
+    local = local_compiler()
+    command = local or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
 
     for folder in kernel_folders():
         sources = sorted(map(str, folder.glob("*.c")))
@@ -50,9 +53,13 @@ def build(*, force: bool = False) -> None:
             if not force and _is_current(library):
                 continue
 
-            machine = f"-march={level}" if here else f"-mcpu={level.replace('-', '_')}"
+            machine = f"-march={level}" if local else f"-mcpu={level.replace('-', '_')}"
+
+            # Replace the library only once it is complete.
             part = library.with_suffix(".so.part")
-            subprocess.run([*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True)
+            subprocess.run(
+                [*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True
+            )
             part.replace(library)
 
 

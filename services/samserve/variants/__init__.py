@@ -1,1 +1,1 @@
-"""Engines and lower precisions of an encoder, and the gate that each must pass."""
+"""Engines and lower precisions of an encoder, and the gate that each of them must pass."""

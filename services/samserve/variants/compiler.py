@@ -1,8 +1,8 @@
-"""TensorRT as a function: a graph in, a compiled engine out.
+"""TensorRT as a function from a graph to a compiled engine.
 
-Two kinds of it are known. `tensorrt` makes the plans that Triton runs, on a machine with the GPU they are for.
-TensorRT-RTX compiles without a GPU, for any that it knows, but Triton's backend does not take its engines: it is a
-check that TensorRT accepts a graph, in the types that were meant.
+Two products are supported. `tensorrt` compiles the plans that Triton runs, on a machine with the
+GPU they are for. TensorRT-RTX needs no GPU and compiles for all that it supports, but Triton's
+backend does not run its engines. It checks that TensorRT accepts a graph in the intended types.
 """
 
 from __future__ import annotations
@@ -18,33 +18,48 @@ from typing import Any
 
 from samserve.bundles.gpu import Gpu, gpu_here
 
-STANDARD, RTX = "tensorrt", "tensorrt-rtx"
+STANDARD = "tensorrt"
+RTX = "tensorrt-rtx"
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"}
-SENSITIVE = {"NORMALIZATION", "SOFTMAX"}
+SENSITIVE = {"NORMALIZATION", "SOFTMAX"}  # kinds of layers that need fp32
 MEMORY = re.compile(r"Total Activation Memory: (\d+)")
 
 
 class NoCompiler(RuntimeError):
-    """There is no TensorRT here that can compile for the target; the message says what to do."""
+    """No TensorRT on this machine can compile for the target; the message says what to do."""
 
 
 class EngineRefused(ValueError):
-    """TensorRT does not take the graph, or the engine is not to be served; the message says why."""
+    """TensorRT rejects the graph, or the engine must not be served; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """takes, gives: element types of a layer's inputs and outputs, as TensorRT names them: FLOAT, HALF, BF16..."""
+    """One layer of a parsed network.
+
+    Attributes:
+        name: Of the layer.
+        kind: As TensorRT names it, such as SOFTMAX.
+        input_types: Element types as TensorRT names them, such as FLOAT, HALF or BF16.
+        output_types: likewise.
+    """
 
     name: str
     kind: str
-    takes: tuple[str, ...]
-    gives: tuple[str, ...]
+    input_types: tuple[str, ...]
+    output_types: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """activations: bytes of GPU memory for one run of the largest batch; timing_cache: empty where there is none."""
+    """A compiled engine.
+
+    Attributes:
+        plan: The engine's bytes.
+        layers: Of the network it was compiled from.
+        activations: Bytes of GPU memory for one run of the largest batch.
+        timing_cache: Speeds up later compilations; empty for TensorRT-RTX.
+    """
 
     plan: Any
     layers: tuple[Layer, ...]
@@ -54,7 +69,12 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """kind: tensorrt or tensorrt-rtx; trt: its Python module."""
+    """An installed TensorRT.
+
+    Attributes:
+        kind: STANDARD or RTX.
+        trt: Its Python module.
+    """
 
     kind: str
     trt: Any
@@ -65,47 +85,61 @@ class Compiler:
 
     @property
     def serves(self) -> bool:
-        """Whether Triton runs what it compiles."""
+        """Whether Triton runs the engines."""
         return self.kind == STANDARD
 
-    def aim(self, target: Gpu) -> Gpu:
-        """The target, with its GPU's name where it is known. Raises NoCompiler if this one cannot compile for it."""
+    def resolve_target(self, target: Gpu) -> Gpu:
+        """Return the target, with its product name if it is this machine's GPU.
+
+        Raises:
+            NoCompiler: This TensorRT cannot compile for the target.
+        """
         if self.serves:
             here = gpu_here()
             if here is None or here.capability != target.capability:
                 raise NoCompiler(
-                    f"TensorRT compiles for the GPU that it runs on, not for {target} elsewhere: run it there"
+                    f"TensorRT compiles only for the GPU of its own machine; "
+                    f"run this command on a machine with {target}"
                 )
             return here
-        known = sorted(
-            int(name[2:])
-            for name in self.trt.ComputeCapability.__members__
-            if name.startswith("SM")
-        )
-        if target.capability not in known:
+
+        members = self.trt.ComputeCapability.__members__
+        supported = sorted(int(name[2:]) for name in members if name.startswith("SM"))
+        if target.capability not in supported:
             raise NoCompiler(
-                f"TensorRT-RTX does not compile for {target}, only for sm{', sm'.join(map(str, known))}"
+                f"TensorRT-RTX does not compile for {target}; "
+                f"supported: sm{', sm'.join(map(str, supported))}"
             )
         return target
 
     def compile(
-        self, graph: Path, target: Gpu, batch: tuple[int, int, int], timing_cache: bytes = b""
+        self, graph: Path, target: Gpu, *, batch: tuple[int, int, int], timing_cache: bytes = b""
     ) -> Compiled:
-        """Compile the strongly typed ONNX graph in a file, whose inputs' first axis is the batch: least, optimum, most.
+        """Compile a graph.
 
-        Raises EngineRefused, naming the node.
+        Args:
+            graph: File of a strongly typed ONNX graph. The first axis of its inputs is the batch.
+            target: GPU to compile for.
+            batch: least, optimum and most images.
+            timing_cache: Of an earlier compilation.
+
+        Raises:
+            EngineRefused: TensorRT rejects the graph; the message names the node.
         """
-        trt, log = self.trt, _log(self.trt)
+        trt = self.trt
+        log = _new_log(trt)
         builder = trt.Builder(log)
-        # TensorRT 11 types every network strongly and ignores the flag; 10 must be told.
+
+        # Parse. TensorRT 11 types every network strongly and ignores the flag; version 10 needs it.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse_from_file(str(graph)):
-            raise EngineRefused(
-                "; ".join(_told(parser.get_error(i)) for i in range(parser.num_errors))
-            )
+            errors = (parser.get_error(i) for i in range(parser.num_errors))
+            raise EngineRefused("; ".join(map(_describe_error, errors)))
         layers = layer_types(network)
         check_types(layers)
+
+        # Configure.
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         config.add_optimization_profile(_profile(builder, network, batch))
@@ -116,6 +150,8 @@ class Compiler:
         else:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, target.name.upper()), 0)
+
+        # Compile.
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise EngineRefused(f"TensorRT cannot compile the graph for {target}: {log.errors()}")
@@ -123,49 +159,60 @@ class Compiler:
 
 
 def find_compiler() -> Compiler:
-    """The TensorRT whose plans Triton runs, if it is installed and has a GPU, else TensorRT-RTX. Raises NoCompiler."""
-    if gpu_here() is not None and (trt := _module("tensorrt")):
+    """Return TensorRT if it is installed and has a GPU, else TensorRT-RTX.
+
+    Raises:
+        NoCompiler: Neither is available.
+    """
+    if gpu_here() is not None and (trt := _import("tensorrt")):
         return Compiler(STANDARD, trt)
-    if trt := _module("tensorrt_rtx_bindings"):
+    if trt := _import("tensorrt_rtx_bindings"):
         return Compiler(RTX, trt)
     raise NoCompiler(
-        "there is no TensorRT with a GPU here: run this in an image that has both; "
-        "to check without a GPU that the encoder compiles: pip install 'samserve[engine-check]'"
+        "no TensorRT with a GPU found; run this command in an image that has both, "
+        "or check that the encoder compiles without a GPU: pip install 'samserve[engine-check]'"
     )
 
 
 def layer_types(network: Any) -> tuple[Layer, ...]:
-    """The layers of a parsed network. A strongly typed engine computes in just these types; asking the engine itself
-    (its inspector) would take the GPU that it is for.
+    """Return the layers of a parsed network.
+
+    A strongly typed engine computes in exactly these types. The engine's own inspector would need
+    the GPU that the engine is for.
     """
     return tuple(_layer(network.get_layer(i)) for i in range(network.num_layers))
 
 
 def count_types(layers: Sequence[Layer]) -> dict[str, int]:
-    """How many layers of the kinds that matter compute in which type: {"NORMALIZATION FLOAT": 26, ...}."""
+    """Count products and sensitive layers by kind and type, such as {"NORMALIZATION FLOAT": 26}."""
     kinds = PRODUCTS | SENSITIVE
     return dict(
-        Counter(f"{layer.kind} {layer.takes[0]}" for layer in layers if layer.kind in kinds)
+        Counter(f"{layer.kind} {layer.input_types[0]}" for layer in layers if layer.kind in kinds)
     )
 
 
 def check_types(layers: Sequence[Layer]) -> None:
-    """Raises EngineRefused unless every normalisation and softmax takes and gives fp32 alone."""
+    """Check that every normalisation and softmax is computed in fp32.
+
+    Raises:
+        EngineRefused: One is not; the message names the layer.
+    """
     for layer in layers:
-        if layer.kind in SENSITIVE and {*layer.takes, *layer.gives} != {"FLOAT"}:
+        types = {*layer.input_types, *layer.output_types}
+        if layer.kind in SENSITIVE and types != {"FLOAT"}:
             raise EngineRefused(
-                f"the layer {layer.name} would be computed in {layer.takes[0]}, not in fp32"
+                f"layer {layer.name} would be computed in {layer.input_types[0]}; fp32 is required"
             )
 
 
 def _layer(layer: Any) -> Layer:
-    inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-    outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-    takes, gives = (
-        tuple(tensor.dtype.name for tensor in some if tensor is not None)
-        for some in (inputs, outputs)
+    inputs = (layer.get_input(i) for i in range(layer.num_inputs))
+    outputs = (layer.get_output(i) for i in range(layer.num_outputs))
+    input_types, output_types = (
+        tuple(tensor.dtype.name for tensor in tensors if tensor is not None)
+        for tensors in (inputs, outputs)
     )
-    return Layer(layer.name, layer.type.name, takes, gives)
+    return Layer(layer.name, layer.type.name, input_types, output_types)
 
 
 def _profile(builder: Any, network: Any, batch: tuple[int, int, int]) -> Any:
@@ -176,13 +223,14 @@ def _profile(builder: Any, network: Any, batch: tuple[int, int, int]) -> Any:
     return profile
 
 
-def _told(error: Any) -> str:
-    """A parser's error in one line: the node, and the first thing said of it that does not only say that it is bad."""
+def _describe_error(error: Any) -> str:
+    """Return the node and the first line that says more than that it is invalid."""
     lines = [line for line in error.desc().splitlines() if not line.startswith("Invalid Node")]
-    return f"TensorRT refuses the node {error.node_name()!r} ({error.node_operator()}): {lines[0] if lines else 'bad'}"
+    reason = lines[0] if lines else "invalid"
+    return f"TensorRT rejects node {error.node_name()!r} ({error.node_operator()}): {reason}"
 
 
-def _log(trt: Any) -> Any:
+def _new_log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -193,19 +241,17 @@ def _log(trt: Any) -> Any:
 
         def errors(self) -> str:
             serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
-            told = "; ".join(message for severity, message in self.lines if severity in serious)
-            return textwrap.shorten(told, 400)
+            messages = [message for severity, message in self.lines if severity in serious]
+            return textwrap.shorten("; ".join(messages), 400)
 
         def activations(self) -> int:
-            return max(
-                (int(found[1]) for _, line in self.lines if (found := MEMORY.search(line))),
-                default=0,
-            )
+            sizes = (int(match[1]) for _, line in self.lines if (match := MEMORY.search(line)))
+            return max(sizes, default=0)
 
     return Log()
 
 
-def _module(name: str) -> Any:
+def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -1,7 +1,7 @@
 """Engines: a bundle's encoder compiled by TensorRT for one kind of GPU.
 
-They are kept in the bundle's folder under `engines/`, each with its facts beside it, and are not served from there:
-`publish` makes a variant of one that has passed the gate.
+Engines are kept in the bundle's folder under `engines/`, with their facts beside them. They are not
+served from there: `publish_engine` turns an engine that passed the gate into a variant.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from samserve.bundles.bundle import ENCODER, Bundle
+from samserve.bundles.files import read_facts, sha256_of
 from samserve.bundles.gpu import Gpu
 from samserve.bundles.lock import locked
-from samserve.bundles.variant import FACTS, TENSORRT, VARIANTS, digest, read_facts, write_variant
+from samserve.bundles.variant import FACTS, TENSORRT, VARIANTS, write_variant
 from samserve.variants.compiler import STANDARD, Compiler, EngineRefused, count_types
-from samserve.variants.precision import Half, mixed
+from samserve.variants.precision import Half, to_mixed_precision
 
 ENGINES = "engines"
 PLAN = "model.plan"
@@ -33,7 +34,13 @@ WEIGHTS = "weights"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Images in a batch: the least and the most that the engine takes, and the number it is tuned for."""
+    """Numbers of images in a batch.
+
+    Attributes:
+        least: That the engine accepts.
+        optimum: That the engine is tuned for.
+        most: That the engine accepts.
+    """
 
     least: int
     optimum: int
@@ -41,11 +48,15 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str) -> Profile:
-        """`LEAST,OPTIMUM,MOST`. Raises ValueError."""
+        """Parse `LEAST,OPTIMUM,MOST`.
+
+        Raises:
+            ValueError: The text has another form, or the numbers are not in ascending order.
+        """
         sizes = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
         if len(sizes) != 3 or sizes[0] < 1 or sizes != sorted(sizes):
             raise ValueError(
-                f"{text!r} is no batch: give the least, the optimum and the most images, such as 1,4,8"
+                f"invalid batch profile {text!r}: expected LEAST,OPTIMUM,MOST such as 1,4,8"
             )
         return cls(*sizes)
 
@@ -59,7 +70,13 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What settles an engine besides its encoder and the TensorRT that compiles it."""
+    """What determines an engine, besides its encoder and the version of TensorRT.
+
+    Attributes:
+        target: GPU it is compiled for.
+        precision: Of its products; the rest is fp32.
+        profile: Batch sizes.
+    """
 
     target: Gpu
     precision: Half = "fp16"
@@ -68,15 +85,21 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """built: now, rather than found."""
+    """A compiled engine on disk.
+
+    Attributes:
+        file: Of the engine.
+        facts: Contents of the JSON file beside it.
+        built: Whether it was compiled just now, rather than found.
+    """
 
     file: Path
     facts: dict[str, Any]
     built: bool
 
 
-class Report(Protocol):
-    """What the gate (samserve.variants.gate) says of a candidate."""
+class GateReport(Protocol):
+    """The part of the gate's report that publishing needs; see samserve.variants.gate.judge."""
 
     @property
     def passed(self) -> bool: ...
@@ -86,71 +109,95 @@ class Report(Protocol):
 
 def build(
     bundle: Bundle,
-    recipe: EngineSpec,
+    spec: EngineSpec,
     compiler: Compiler,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Engine:
-    """Compile a bundle's encoder, unless that engine is there already; of several who ask at once, one does.
+    """Compile a bundle's encoder, unless that engine exists.
 
-    Raises NoCompiler for a target that the compiler does not know, EngineRefused.
+    If several processes ask for the same engine, one compiles it and the others wait.
+
+    Args:
+        bundle: Must be writable.
+        spec: What to compile.
+        compiler: An installed TensorRT.
+        on_progress: Receives the name of each step.
+
+    Raises:
+        NoCompiler: The compiler does not support the target.
+        EngineRefused: The compiler rejects the encoder.
     """
-    recipe = replace(recipe, target=compiler.aim(recipe.target))
+    spec = replace(spec, target=compiler.resolve_target(spec.target))
     folder = bundle.path / ENGINES
     folder.mkdir(exist_ok=True)
     onnx_digest = encoder_digest(bundle)
-    file = folder / file_name(recipe, compiler, onnx_digest)
-    with locked(folder, say):  # on one GPU two must not time kernels at once, either
+    file = folder / file_name(spec, compiler, onnx_digest)
+
+    built = False
+    with locked(folder, on_progress):  # also because TensorRT times kernels on the GPU
         if not file.exists():
-            with TemporaryDirectory(dir=folder) as aside:
-                say(f"writing the encoder's graph in {recipe.precision}")
-                graph = _write_graph(bundle, recipe.precision, Path(aside))
-                say(f"compiling it for {recipe.target}")
-                _compile(graph, recipe, compiler, file, onnx_digest)
-            return Engine(file, read_facts(_facts_of(file)), built=True)
-    return Engine(file, read_facts(_facts_of(file)), built=False)
+            with TemporaryDirectory(dir=folder) as work:
+                on_progress(f"writing the encoder's graph in {spec.precision}")
+                graph = _write_graph(bundle, spec.precision, Path(work))
+                on_progress(f"compiling for {spec.target}")
+                _compile(graph, spec, compiler, file, onnx_digest)
+            built = True
+
+    return Engine(file, read_facts(_facts_file(file)), built)
 
 
-def published(bundle: Bundle, engine: Engine) -> str | None:
-    """The name of the variant that this very engine is already, if it is."""
+def published_variant(bundle: Bundle, engine: Engine) -> str | None:
+    """Return the name of the variant that already contains this engine, or None."""
     name = _variant_name(engine)
     file = bundle.path / VARIANTS / name / FACTS
-    return name if file.exists() and read_facts(file)["sha256"] == engine.facts["sha256"] else None
+    if file.exists() and read_facts(file)["sha256"] == engine.facts["sha256"]:
+        return name
+    return None
 
 
-def publish(bundle: Bundle, engine: Engine, report: Report) -> Path:
-    """Make a variant of an engine that has passed the gate, in place of a former one of its name: its folder.
+def publish_engine(bundle: Bundle, engine: Engine, report: GateReport) -> Path:
+    """Turn an engine into a variant, replacing an earlier one of the same name.
 
-    Raises EngineRefused for one that has not passed, or that Triton cannot run.
+    Returns:
+        The variant's folder.
+
+    Raises:
+        EngineRefused: The engine has not passed the gate, or Triton cannot run it.
     """
     facts = engine.facts
     if facts["compiler"] != STANDARD:
         raise EngineRefused(
-            f"{engine.file.name} is a check by {facts['compiler']}: Triton runs plans of TensorRT only"
+            f"{engine.file.name} was compiled by {facts['compiler']}; "
+            "Triton runs plans of TensorRT only"
         )
     if not report.passed:
-        raise EngineRefused(f"{engine.file.name} has not passed the gate, and stays unpublished")
+        raise EngineRefused(f"{engine.file.name} has not passed the gate; it is not published")
+
+    # Complete the new variant beside the old one, then replace it.
     name = _variant_name(engine)
-    made, place = bundle.path / ENGINES / f"{name}.variant", bundle.path / VARIANTS / name
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    (made / PLAN).hardlink_to(engine.file)
-    published = {"backend": TENSORRT, "model": PLAN, **facts, "gate": report.as_json()}
-    write_variant(made, bundle.name, bundle.facts["preprocessing"], published)
-    shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(exist_ok=True)
-    return made.rename(place)
+    work = bundle.path / ENGINES / f"{name}.variant"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    (work / PLAN).hardlink_to(engine.file)
+    variant_facts = {"backend": TENSORRT, "model": PLAN, **facts, "gate": report.as_json()}
+    write_variant(work, bundle.name, bundle.facts["preprocessing"], variant_facts)
+
+    folder = bundle.path / VARIANTS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    return work.rename(folder)
 
 
-def file_name(recipe: EngineSpec, compiler: Compiler, onnx_digest: str) -> str:
-    """Everything that an engine depends on."""
-    batch = "-".join(map(str, recipe.profile.sizes))
+def file_name(spec: EngineSpec, compiler: Compiler, onnx_digest: str) -> str:
+    """Return a file name that contains everything an engine depends on."""
+    batch = "-".join(map(str, spec.profile.sizes))
     by = f"{compiler.kind}-{compiler.version}"
     suffix = "plan" if compiler.serves else "check"
-    return f"{recipe.target.slug}-{by}-{onnx_digest}-{recipe.precision}-batch-{batch}.{suffix}"
+    return f"{spec.target.slug}-{by}-{onnx_digest}-{spec.precision}-batch-{batch}.{suffix}"
 
 
 def encoder_digest(bundle: Bundle) -> str:
-    """12 hexadecimal digits that change with the encoder's graph or its weights, in however many files they lie."""
+    """Return 12 hexadecimal digits that depend on the encoder's graph and all its weights."""
     files = {
         name: file["sha256"]
         for name, file in bundle.facts["files"].items()
@@ -164,51 +211,56 @@ def _variant_name(engine: Engine) -> str:
 
 
 def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:
-    """The encoder in mixed precision, its weights in a file of their own: ViT-H's would triple in memory as one."""
+    """Write the encoder in mixed precision.
+
+    The weights go to a file of their own; in one file, ViT-H's would need three times the memory.
+    """
     graph = folder / ENCODER
     try:
-        model = mixed(onnx.load(bundle.encoder, load_external_data=False), precision, bundle.path)
-    except (DecodeError, ValueError) as problem:
-        raise EngineRefused(f"{bundle.encoder} is not an encoder's graph: {problem}") from problem
+        encoder = onnx.load(bundle.encoder, load_external_data=False)
+        model = to_mixed_precision(encoder, precision, bundle.path)
+    except (DecodeError, ValueError) as error:
+        raise EngineRefused(f"{bundle.encoder} is not a valid encoder graph: {error}") from error
     onnx.save(model, graph, save_as_external_data=True, location=WEIGHTS)
     return graph
 
 
 def _compile(
-    graph: Path, recipe: EngineSpec, compiler: Compiler, file: Path, onnx_digest: str
+    graph: Path, spec: EngineSpec, compiler: Compiler, file: Path, onnx_digest: str
 ) -> None:
-    """Compile into `file`, its facts first: the engine appears last, and whole."""
-    cache = file.parent / f"{recipe.target.slug}-{compiler.version}.timing"
-    begun = time.monotonic()
+    """Compile to `file`. The facts are written first, so that `file` is complete once it exists."""
+    cache = file.parent / f"{spec.target.slug}-{compiler.version}.timing"
+    started = time.monotonic()
     compiled = compiler.compile(
         graph,
-        recipe.target,
-        recipe.profile.sizes,
-        cache.read_bytes() if cache.exists() else b"",
+        spec.target,
+        batch=spec.profile.sizes,
+        timing_cache=cache.read_bytes() if cache.exists() else b"",
     )
-    seconds = time.monotonic() - begun
-    aside = file.with_suffix(".part")
-    aside.write_bytes(compiled.plan)
+    seconds = time.monotonic() - started
+
+    part = file.with_suffix(".part")
+    part.write_bytes(compiled.plan)
     facts = {
         "compiler": compiler.kind,
         "tensorrt_version": compiler.version,
-        "target": recipe.target.slug,
-        "gpu": recipe.target.gpu,
-        "compute_capability": recipe.target.capability,
+        "target": spec.target.slug,
+        "gpu": spec.target.gpu,
+        "compute_capability": spec.target.capability,
         "onnx_digest": onnx_digest,
-        "precision": recipe.precision,
-        "profile": list(recipe.profile.sizes),
-        "bytes": aside.stat().st_size,
-        "sha256": digest(aside),
+        "precision": spec.precision,
+        "profile": list(spec.profile.sizes),
+        "bytes": part.stat().st_size,
+        "sha256": sha256_of(part),
         "activation_bytes": compiled.activations,
         "seconds": round(seconds, 1),
         "layers": count_types(compiled.layers),
     }
-    _facts_of(file).write_text(json.dumps(facts, indent=1) + "\n")
+    _facts_file(file).write_text(json.dumps(facts, indent=1) + "\n")
     if compiled.timing_cache:
         cache.write_bytes(compiled.timing_cache)
-    aside.rename(file)
+    part.rename(file)
 
 
-def _facts_of(file: Path) -> Path:
+def _facts_file(file: Path) -> Path:
     return file.with_suffix(".json")

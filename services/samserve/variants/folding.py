@@ -1,78 +1,93 @@
-"""What of a graph does not depend on its inputs, computed once."""
+"""Constant folding: computes once everything in a graph that does not depend on its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 from onnx.reference import ReferenceEvaluator
 
-Constants = dict[str, NDArray[Any]]
+from samserve.core.arrays import Array
+
+Constants = dict[str, Array]
 
 
-def fold(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constants]:
-    """Split a graph into the nodes that its inputs reach, in order, and the value of everything else that these read.
+def fold_constants(model: onnx.ModelProto, folder: Path) -> tuple[list[NodeProto], Constants]:
+    """Split a graph into nodes that depend on its inputs, and constants.
 
-    folder: where the model's external data lies. Raises ValueError for graphs with branches, loops or functions.
+    Args:
+        model: To split; it is not changed.
+        folder: Where the model's external data lies.
+
+    Returns:
+        The dependent nodes in order, and the values of all constants that they read.
+
+    Raises:
+        ValueError: The graph has branches, loops or functions.
     """
-    if model.functions or any(_has_graph(node) for node in model.graph.node):
+    if model.functions or any(_has_subgraph(node) for node in model.graph.node):
         raise ValueError(
-            f"the graph {model.graph.name!r} has branches, loops or functions, which no encoder needs"
+            f"unsupported graph {model.graph.name!r}: it has branches, loops or functions"
         )
-    given = {tensor.name: _value(tensor, folder) for tensor in model.graph.initializer}
-    known = set(given)
-    fixed, reached = [], []
+
+    initializers = {tensor.name: _value(tensor, folder) for tensor in model.graph.initializer}
+    known = set(initializers)
+    constant_nodes, dependent_nodes = [], []
     for node in _with_plain_casts(model.graph):
         if known.issuperset(filter(None, node.input)):
-            fixed.append(node)
+            constant_nodes.append(node)
             known.update(node.output)
         else:
-            reached.append(node)
-    read = {name for node in reached for name in node.input if name in known}
-    computed = _run(fixed, given, sorted(read - given.keys()), model)
-    return reached, {name: given[name] for name in read & given.keys()} | computed
+            dependent_nodes.append(node)
+
+    read = {name for node in dependent_nodes for name in node.input if name in known}
+    computed = _run(constant_nodes, initializers, sorted(read - initializers.keys()), model)
+    stored = {name: initializers[name] for name in read & initializers.keys()}
+    return dependent_nodes, stored | computed
 
 
-def _value(tensor: TensorProto, folder: Path) -> NDArray[Any]:
-    """An initialiser's numbers; those in a file of their own are mapped, not read: they may be larger than memory."""
+def _value(tensor: TensorProto, folder: Path) -> Array:
+    """Return an initialiser's numbers. External data is mapped, since it may exceed the memory."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)
-    place = ExternalDataInfo(tensor)
-    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return np.memmap(folder / place.location, kind, "r", place.offset or 0, tuple(tensor.dims))
+    data = ExternalDataInfo(tensor)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.memmap(folder / data.location, dtype, "r", data.offset or 0, tuple(tensor.dims))
 
 
 def _with_plain_casts(graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """The graph's nodes; a CastLike, which reads a tensor only for its type, as a Cast where that type is noted."""
-    noted = {
+    """Yield the nodes, with Cast in place of each CastLike whose type is declared.
+
+    A CastLike reads its second input only for the type.
+    """
+    declared = {
         value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info]
     }
     for node in graph.node:
-        if node.op_type == "CastLike" and node.input[1] in noted:
+        if node.op_type == "CastLike" and node.input[1] in declared:
             yield helper.make_node(
-                "Cast", node.input[:1], node.output, node.name, to=noted[node.input[1]]
+                "Cast", node.input[:1], node.output, node.name, to=declared[node.input[1]]
             )
         else:
             yield node
 
 
 def _run(
-    nodes: list[NodeProto], given: Constants, wanted: list[str], model: onnx.ModelProto
+    nodes: list[NodeProto], inputs: Constants, names: list[str], model: onnx.ModelProto
 ) -> Constants:
-    outputs = [helper.make_empty_tensor_value_info(name) for name in wanted]
+    """Compute the tensors `names`."""
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
     graph = helper.make_graph(nodes, "constants", [], outputs)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
-    values = ReferenceEvaluator(graph, opsets=opsets).run(wanted, given)
-    return {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}
+    values = ReferenceEvaluator(graph, opsets=opsets).run(names, inputs)
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
 
-def _has_graph(node: NodeProto) -> bool:
+def _has_subgraph(node: NodeProto) -> bool:
     return any(
         attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
         for attribute in node.attribute

@@ -1,10 +1,12 @@
-"""A mixed-precision copy of an encoder's graph: every tensor's type is written down, as TensorRT asks since version 11.
+"""Converts an encoder's graph to mixed precision.
 
-Types go as in PyTorch's autocast. Products, where the time goes, take and give halves; what sums many numbers or
-stretches their range (LayerNormalization, Softmax, Pow, Exp, Erf, the pixels' normalisation and whatever is not named
-here) stays in fp32; what moves or combines elements follows its inputs, in fp32 if one of them is. Thus the residual
-stream of a transformer, begun by adding an fp32 position embedding, stays in fp32. Gelu follows too: its answer is no
-larger than its input, and of that it adds no more error than the rounding that the product before it did.
+Each tensor's type becomes explicit, as TensorRT requires since version 11. Types are chosen as in
+PyTorch's autocast. Products, where the time goes, take and give halves (fp16 or bf16). Operators
+that sum many numbers or stretch their range stay in fp32: LayerNormalization, Softmax, Pow, Exp,
+Erf, the pixels' normalisation, and all that are not listed here. Operators that move or combine
+elements follow their inputs, in fp32 if one of them is. So a transformer's residual stream, which
+starts with the addition of an fp32 position embedding, stays in fp32. Gelu follows its input too:
+its output is no larger, and it adds no more error than the rounding of the product before it.
 """
 
 from __future__ import annotations
@@ -16,34 +18,43 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
-from samserve.variants.folding import Constants, fold
+from samserve.core.arrays import Array
+from samserve.variants.folding import Constants, fold_constants
 
 Half = Literal["fp16", "bf16"]
 
-FP32, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+FP32 = TensorProto.FLOAT
+UINT8 = TensorProto.UINT8
 HALVES: dict[str, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 LARGEST = {"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")}
+BF16_OPSET = 22  # the first with convolutions in bf16; no other change since 20 affects encoders
+
 PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
-# Products that a half is not for, taken in fp32 but given on as halves: ONNX does not define Einsum in bf16, and
-# TensorRT does not compile a ConvTranspose in it (TensorRT-RTX 1.7).
+# Products that are computed in fp32 and give halves: ONNX does not define Einsum in bf16, and
+# TensorRT does not compile ConvTranspose in it (TensorRT-RTX 1.7).
 WIDE: dict[str, set[str]] = {"fp16": set(), "bf16": {"ConvTranspose", "Einsum"}}
+# Operators that move elements, and those that also combine them.
 MOVERS = {
-    *(
-        "Concat",
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherND",
-        "Identity",
-        "MaxPool",
-        "Pad",
-        "Reshape",
-    ),
-    *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+    "Concat",
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherND",
+    "Identity",
+    "MaxPool",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+    "Where",
 }
 FOLLOWERS = MOVERS | {
     "Abs",
@@ -58,17 +69,28 @@ FOLLOWERS = MOVERS | {
     "Relu",
     "Sub",
 }
-INDIFFERENT = {"Cast", "Shape"}  # they take a tensor in either precision
-BF16_OPSET = 22  # the first whose convolutions may be in bf16; what else came since 20 is no matter of an encoder
+INDIFFERENT = {"Cast", "Shape"}  # accept either precision
 
 
-def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.ModelProto:
-    """The same function in mixed precision, with its inputs and outputs as they were.
+def to_mixed_precision(
+    model: onnx.ModelProto, half: Half, folder: Path = Path()
+) -> onnx.ModelProto:
+    """Return the same function in mixed precision, with its inputs and outputs unchanged.
 
-    Weights that only products read are kept as halves. folder: where the model's external data lies; loaded without
-    it (`load_external_data=False`), one weight after another is read. Raises ValueError: see `fold`.
+    Weights that only products read are stored as halves.
+
+    Args:
+        model: The graph. If it was loaded without its external data
+            (`load_external_data=False`), one weight after another is read.
+        half: Type of the products.
+        folder: Where the external data lies.
+
+    Raises:
+        ValueError: The graph is unsupported, see `fold_constants`.
     """
-    nodes, constants = fold(model, folder)
+    nodes, constants = fold_constants(model, folder)
+
+    # An empty model of the same interface, in an opset that supports the half.
     least = BF16_OPSET if half == "bf16" else 0
     opsets = [
         helper.make_opsetid(o.domain, o.version if o.domain else max(o.version, least))
@@ -78,6 +100,7 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
     result = helper.make_model(
         body, opset_imports=opsets, ir_version=model.ir_version, producer_name="samserve"
     )
+
     graph = _Graph(result.graph, half, constants, _types(model, nodes, constants))
     for node in nodes:
         graph.add(node)
@@ -87,94 +110,121 @@ def mixed(model: onnx.ModelProto, half: Half, folder: Path = Path()) -> onnx.Mod
 
 
 class _Graph:
-    """The graph as it grows. A tensor `x` of the original is there as `x`, in its own type, as `x.fp16`, or as both."""
+    """The new graph while it grows.
+
+    A tensor `x` of the original exists as `x` in its own type, as `x.fp16` or `x.bf16`, or as both.
+    """
 
     def __init__(
         self, body: onnx.GraphProto, half: Half, constants: Constants, types: dict[str, int]
     ) -> None:
-        self._body, self._half, self._constants, self._types = body, half, constants, types
-        self._made = {value.name for value in body.input}  # names of tensors that are there
-        self._low: set[str] = set()  # originals that were computed as halves
-        self._products: set[str] = set()
+        """
+        Args:
+            body: The new graph.
+            half: Type of the products.
+            constants: Of the original graph.
+            types: Element types of the original tensors by name.
+        """
+        self._body = body
+        self._half = half
+        self._constants = constants
+        self._types = types
+        self._present = {value.name for value in body.input}  # tensors of the new graph
+        self._low: set[str] = set()  # original tensors that exist as halves
+        self._products: set[str] = set()  # outputs of products
 
     def add(self, node: NodeProto) -> None:
-        """Add a node of the original, whose inputs are added already, in the precision that is right for it."""
+        """Add an original node in the right precision. Its inputs must have been added before."""
         copy = NodeProto()
         copy.CopyFrom(node)
         if node.op_type in MOVERS and self._types.get(node.input[0]) == UINT8:
             copy.input[0] = self._widen(node.input[0])
             self._types[node.output[0]] = FP32
+
+        # Take the inputs in the node's precision.
         low = self._runs_low(copy)
         copy.input[:] = [
             self.take(name, name in self._low if node.op_type in INDIFFERENT else low)
             for name in copy.input
         ]
+
+        # Name the outputs by their precision.
         del copy.output[:]
         for name in node.output:
             is_low = low and self._types.get(name) == FP32
             copy.output.append(self._low_name(name) if is_low else name)
-            self._made.add(copy.output[-1])
+            self._present.add(copy.output[-1])
             if is_low:
                 self._low.add(name)
         self._body.node.append(copy)
+
         if node.op_type in PRODUCTS:
             self._products.update(node.output)
         if node.op_type in WIDE[self._half]:
             self._low.update(name for name in node.output if self.take(name, low=True) != name)
 
     def take(self, name: str, low: bool) -> str:
-        """The name of an original in the wanted precision, if it is a float; cast or written when first asked for."""
+        """Return the name of an original tensor in the given precision; create it if necessary.
+
+        Tensors that are not fp32 are returned as they are.
+        """
         is_float = self._types.get(name) == FP32
         wanted = self._low_name(name) if is_float and low else name
-        if wanted in self._made:
+        if wanted in self._present:
             return wanted
+
         if name in self._constants:
             value = self._constants[name]
             stored = value if wanted == name else value.astype(HALVES[self._half])
             self._body.initializer.append(numpy_helper.from_array(stored, wanted))
-            self._made.add(wanted)
+            self._present.add(wanted)
         elif is_float:
-            self._cast(
-                name if low else self._low_name(name), wanted, self._half_type if low else FP32
-            )
+            source = name if low else self._low_name(name)
+            self._cast(source, wanted, self._half_type if low else FP32)
         return wanted
 
     def _runs_low(self, node: NodeProto) -> bool:
+        """Whether a node is computed in halves."""
         floats = [name for name in node.input if self._types.get(name) == FP32]
         if node.op_type in WIDE[self._half]:
             return False
         if node.op_type in PRODUCTS:
             return all(
-                self._fits(self._constants[name]) for name in floats if name in self._constants
+                self._in_range(self._constants[name]) for name in floats if name in self._constants
             )
-        voters = [name for name in floats if not self._yields(node, name)]
-        return node.op_type in FOLLOWERS and bool(voters) and self._low.issuperset(voters)
 
-    def _yields(self, node: NodeProto, name: str) -> bool:
-        """Whether an input has no say in the node's precision: a lone number that a half holds, or a product's bias."""
+        deciding = [name for name in floats if not self._is_adaptable(node, name)]
+        return node.op_type in FOLLOWERS and bool(deciding) and self._low.issuperset(deciding)
+
+    def _is_adaptable(self, node: NodeProto, name: str) -> bool:
+        """Whether an input does not affect the node's precision.
+
+        That is a single number that a half can represent, or the bias of a product.
+        """
         value = self._constants.get(name)
         if value is None:
             return False
         if value.size == 1:
-            return self._holds(value)
+            return self._is_representable(value)
+
         is_bias = (
             node.op_type == "Add" and value.ndim == 1 and not self._products.isdisjoint(node.input)
         )
-        return is_bias and self._fits(value)
+        return is_bias and self._in_range(value)
 
-    def _holds(self, number: NDArray[Any]) -> bool:
+    def _is_representable(self, number: Array) -> bool:
         with np.errstate(over="ignore"):
             rounded = number.astype(HALVES[self._half]).astype(np.float32)
         return bool(np.allclose(rounded, number, rtol=2**-8, atol=0))
 
-    def _fits(self, value: NDArray[Any]) -> bool:
-        most = LARGEST[self._half]
-        return bool(-most <= value.min() and value.max() <= most)
+    def _in_range(self, value: Array) -> bool:
+        largest = LARGEST[self._half]
+        return bool(-largest <= value.min() and value.max() <= largest)
 
     def _widen(self, name: str) -> str:
-        """Bytes as floats, to be moved as such: TensorRT takes bytes into a Cast and nothing else."""
+        """Cast bytes to floats before they are moved: TensorRT accepts bytes only in a Cast."""
         wide = f"{name}.fp32"
-        if wide not in self._made:
+        if wide not in self._present:
             self._cast(name, wide, FP32)
             self._types[wide] = FP32
         return wide
@@ -183,7 +233,7 @@ class _Graph:
         self._body.node.append(
             helper.make_node("Cast", [source], [target], f"cast {target}", to=to)
         )
-        self._made.add(target)
+        self._present.add(target)
 
     def _low_name(self, name: str) -> str:
         return f"{name}.{self._half}"
@@ -196,16 +246,17 @@ class _Graph:
 def _types(
     model: onnx.ModelProto, nodes: Sequence[NodeProto], constants: Constants
 ) -> dict[str, int]:
-    """The element type of each tensor that the nodes read or write, by ONNX's inference; weights need not be held."""
-    given = [
+    """Infer the element type of each tensor that the nodes read or write, by name."""
+    weights = [
         helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
         )
         for name, value in constants.items()
     ]
-    skeleton = helper.make_graph(nodes, "types", [*model.graph.input, *given], model.graph.output)
+    skeleton = helper.make_graph(nodes, "types", [*model.graph.input, *weights], model.graph.output)
     inferred = shape_inference.infer_shapes(
         helper.make_model(skeleton, opset_imports=model.opset_import)
     ).graph
-    known: list[ValueInfoProto] = [*inferred.input, *inferred.value_info, *inferred.output]
-    return {info.name: info.type.tensor_type.elem_type for info in known}
+
+    tensors: list[ValueInfoProto] = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {tensor.name: tensor.type.tensor_type.elem_type for tensor in tensors}

@@ -1,9 +1,11 @@
-"""Encoders for CPUs: the files of a variant in another precision, or for another runtime. What they are worth, the gate
-says.
+"""Encoders for CPUs: variants in another precision or for another runtime.
 
-bf16   the graph as exported, run by OpenVINO in bfloat16: for CPUs with AMX or AVX-512 BF16
-int8   weights of the matrix products in int8, their inputs quantised as they come: for CPUs with VNNI but no AMX
-fp32   the graph as exported, run by OpenVINO: for all others
+bf16   the exported graph, run by OpenVINO in bfloat16: for CPUs with AMX or AVX-512 BF16
+int8   weights of the matrix products in int8, their inputs quantised at run time: for CPUs with
+       VNNI but no AMX
+fp32   the exported graph, run by OpenVINO: for all others
+
+The gate decides whether a variant is good enough.
 """
 
 from __future__ import annotations
@@ -18,29 +20,43 @@ from pathlib import Path
 from samserve.bundles.bundle import ENCODER, Bundle
 from samserve.bundles.variant import ONNXRUNTIME, OPENVINO, write_variant
 
-AUTO = "auto"  # the fastest of all that pass
-BASIC = 1  # ONNX Runtime's optimisation that folds constants and leaves the operators standard
+AUTO = "auto"  # the fastest precision that passes
+BASIC = 1  # ONNX Runtime's optimisation level that folds constants and keeps standard operators
 
 
 class NothingToQuantise(ValueError):
-    """A precision that would leave this encoder as it is."""
+    """The precision would leave this encoder unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuRecipe:
-    """What runs the variant, and what writes its encoder.onnx, and the files beside it, into a folder."""
+    """How to make a CPU variant.
+
+    Attributes:
+        backend: That runs it.
+        write: Writes encoder.onnx, and the files beside it, into a folder.
+    """
 
     backend: str
     write: Callable[[Bundle, Path], None]
 
 
 def variant_name(precision: str) -> str:
-    """What the variant of a precision is called."""
+    """Return the name of the CPU variant in a precision."""
     return f"cpu-{precision}"
 
 
-def write(bundle: Bundle, precision: str, folder: Path) -> None:
-    """Write a CPU variant's files and facts. precision: one of RECIPES. Raises NothingToQuantise."""
+def write_cpu_variant(bundle: Bundle, precision: str, folder: Path) -> None:
+    """Write a CPU variant's files and facts.
+
+    Args:
+        bundle: To take the encoder from.
+        precision: One of RECIPES.
+        folder: To write; it must not exist.
+
+    Raises:
+        NothingToQuantise: The encoder has no weights that this precision changes.
+    """
     recipe = RECIPES[precision]
     folder.mkdir(parents=True)
     recipe.write(bundle, folder)
@@ -48,20 +64,22 @@ def write(bundle: Bundle, precision: str, folder: Path) -> None:
     write_variant(folder, bundle.name, bundle.facts["preprocessing"], facts)
 
 
-def _as_exported(bundle: Bundle, folder: Path) -> None:
+def _copy_exported(bundle: Bundle, folder: Path) -> None:
     for file in bundle.path.glob(f"{ENCODER}*"):
         shutil.copyfile(file, folder / file.name)
 
 
-def _int8(bundle: Bundle, folder: Path) -> None:
-    """Weights by output channel, symmetric; inputs by tensor, as each image gives them."""
+def _quantise_int8(bundle: Bundle, folder: Path) -> None:
+    """Quantise weights per output channel, symmetrically, and inputs per tensor at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        folded = _folded(bundle.encoder, Path(aside))
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        folded = _fold_constants(bundle.encoder, Path(work))
+
+        # The quantiser logs advice to optimise the graph, which was just done.
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # its advice to do first what was done
+        root.setLevel(logging.ERROR)
         quantize_dynamic(
             folded,
             folder / ENCODER,
@@ -71,14 +89,15 @@ def _int8(bundle: Bundle, folder: Path) -> None:
             extra_options={"MatMulConstBOnly": True},
         )
         root.setLevel(level)
+
     if not _has_integer_products(folder / ENCODER):
         raise NothingToQuantise(
-            f"{bundle.name}'s encoder has no matrix products with weights for int8: try bf16"
+            f"the encoder of {bundle.name} has no matrix products to quantise to int8; try bf16"
         )
 
 
-def _folded(encoder: Path, folder: Path) -> Path:
-    """The graph with its constants computed, among them the fp32 weights that are kept as fp16."""
+def _fold_constants(encoder: Path, folder: Path) -> Path:
+    """Write the graph with its constants computed, such as fp32 weights stored as fp16."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -100,7 +119,7 @@ def _has_integer_products(encoder: Path) -> bool:
 
 
 RECIPES = {
-    "bf16": CpuRecipe(OPENVINO, _as_exported),
-    "int8": CpuRecipe(ONNXRUNTIME, _int8),
-    "fp32": CpuRecipe(OPENVINO, _as_exported),
+    "bf16": CpuRecipe(OPENVINO, _copy_exported),
+    "int8": CpuRecipe(ONNXRUNTIME, _quantise_int8),
+    "fp32": CpuRecipe(OPENVINO, _copy_exported),
 }

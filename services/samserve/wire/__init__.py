@@ -1,1 +1,1 @@
-"""Between protos and the domain: metadata, status, requests."""
+"""gRPC's side of calls: metadata, status, conversions, and what is recorded about each call."""

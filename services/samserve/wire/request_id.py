@@ -1,4 +1,4 @@
-"""The id by which a request's log lines are found, in every service that has a part in it."""
+"""The id of a request, which its log lines bear in every service that takes part in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,128}")
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The caller's: metadata `x-request-id`; a new one if there is none, or none fit for a log."""
+    """Return the caller's `x-request-id`, or a new id if it is missing or unfit for a log."""
     sent = next((str(value) for key, value in metadata if key == REQUEST_ID_KEY), "")
     return sent if _ID.fullmatch(sent) else secrets.token_hex(8)
 
 
 def request_id_here() -> tuple[tuple[str, str], ...]:
-    """Metadata that carries the id of the request being answered to a service that is asked; empty if there is none."""
-    name = structlog.contextvars.get_contextvars().get("request_id", "")
-    return ((REQUEST_ID_KEY, name),) if name else ()
+    """Return metadata that carries the current request's id to a called service, if it has one."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    return ((REQUEST_ID_KEY, request_id),) if request_id else ()

@@ -1,7 +1,7 @@
-"""The one table from the errors of core/errors.py to gRPC status, in both directions.
+"""The table between the errors of core/errors.py and gRPC status, in both directions.
 
-Servers send `status_of(error)`; the client library turns what it receives into the same classes with `error_of`,
-and with `error_in` where a stream goes on after a failure.
+Servers send `status_of(error)`. Clients turn a failed call back into the same error with
+`error_of`, and a status inside the answer of a stream with `error_in`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from samserve.core.errors import (
 
 DOMAIN = "samserve"
 DETAILS_KEY = "grpc-status-details-bin"
-
+DEFAULT_RETRY_AFTER = 1.0  # seconds, where a status names none
 
 log = structlog.get_logger()
 
@@ -49,9 +49,8 @@ def _info(reason: str, **metadata: str) -> Message:
 
 def _retry(error: Any) -> Message:
     whole, rest = divmod(error.retry_after, 1)
-    detail: Message = details.RetryInfo(
-        retry_delay=Duration(seconds=int(whole), nanos=int(rest * 1e9))
-    )
+    delay = Duration(seconds=int(whole), nanos=int(rest * 1e9))
+    detail: Message = details.RetryInfo(retry_delay=delay)
     return detail
 
 
@@ -79,48 +78,61 @@ _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """The gRPC code of an exception; INTERNAL for whatever is not in the table."""
-    return next(
-        (_TABLE[c][0] for c in type(error).__mro__ if c in _TABLE), grpc.StatusCode.INTERNAL
-    )
+    """Return the gRPC code of an exception; INTERNAL if it is not in the table."""
+    row = _row_of(error)
+    return grpc.StatusCode.INTERNAL if row is None else row[0]
 
 
 def status_of(error: BaseException) -> status_pb2.Status:
-    """The google.rpc.Status to answer with. A bug is logged here, and its caller told only an id."""
-    row = next((_TABLE[c] for c in type(error).__mro__ if c in _TABLE), None)
+    """Return the google.rpc.Status to answer with.
+
+    An exception outside the table is a bug: it is logged here, and the caller learns only the id of
+    the incident.
+    """
+    row = _row_of(error)
     if row is None:
         incident = secrets.token_hex(8)
         log.error("internal error", incident=incident, exc_info=error)
-        message, detail = (
-            f"internal error, incident {incident}",
-            _info("INTERNAL", incident=incident),
-        )
         code = grpc.StatusCode.INTERNAL
+        message = f"internal error, incident {incident}"
+        detail = _info("INTERNAL", incident=incident)
     else:
         code, describe = row
-        message, detail = str(error), describe(error)
+        message = str(error)
+        detail = describe(error)
+
     packed = AnyProto()
     packed.Pack(detail)
     return status_pb2.Status(code=code.value[0], message=message, details=[packed])
 
 
 def error_of(error: Any, stage: str) -> SamserveError:
-    """The exception a received grpc.RpcError stands for, plain or aio; `stage` is what the caller was waiting for."""
+    """Return the exception that a failed call stands for.
+
+    Args:
+        error: A grpc.RpcError, plain or aio.
+        stage: The service that the caller was waiting for.
+    """
     sent = (value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY)
     status = status_pb2.Status.FromString(next(sent, b""))
     return _error(error.code(), error.details() or "no reason given", status.details, stage)
 
 
 def error_in(status: status_pb2.Status, stage: str) -> SamserveError:
-    """The exception that a status inside an answer stands for; `stage` as in error_of."""
+    """Return the exception that a status inside an answer stands for; `stage` as in error_of."""
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
     return _error(code, status.message, status.details, stage)
+
+
+def _row_of(error: BaseException) -> tuple[grpc.StatusCode, Callable[[Any], Message]] | None:
+    return next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
 
 
 def _error(
     code: grpc.StatusCode, message: str, packed: Iterable[AnyProto], stage: str
 ) -> SamserveError:
     info, retry, bad = _unpack(packed)
+
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
             field = bad.field_violations[0].field if bad.field_violations else "request"
@@ -131,35 +143,52 @@ def _error(
             return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
         case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if (
-            "larger than max" in message
-        ):  # gRPC's own word, without details
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_message_too_large(message):
             return InvalidInput("data", f"the image is larger than {stage} accepts: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(info.metadata.get("stage", stage))
-        case grpc.StatusCode.UNKNOWN if (
-            "header with status: 5" in message
-        ):  # HAProxy's word on a replica that died
-            return Unavailable(f"{stage} broke off the call: {message}", retry)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, retry)
-        # gRPC's word on a call that reached a server as it began to stop; a caller's own cancelling is "Locally".
-        case grpc.StatusCode.CANCELLED if not message.startswith("Locally cancelled"):
+        case grpc.StatusCode.UNKNOWN if _is_broken_by_haproxy(message):
+            return Unavailable(f"{stage} ended the call early: {message}", retry)
+        case grpc.StatusCode.CANCELLED if not _is_cancelled_by_caller(message):
             return Unavailable(f"{stage} cancelled the call: it is stopping", retry)
-        case grpc.StatusCode.INTERNAL if (
-            not info.reason
-        ):  # not our word: Ray Serve's, for a replica that has died
+        case grpc.StatusCode.INTERNAL if _is_dead_replica(info):
             return Unavailable(f"{stage}: {message}", retry)
         case _:
             return SamserveError(f"{stage}: {message} ({code.name})")
 
 
+# Statuses that gRPC, HAProxy or Ray Serve made, not one of the services.
+
+
+def _is_message_too_large(message: str) -> bool:
+    """gRPC refuses a message over the limit with this text and no details."""
+    return "larger than max" in message
+
+
+def _is_broken_by_haproxy(message: str) -> bool:
+    """HAProxy answers HTTP 5xx for a replica that died, which gRPC reports so."""
+    return "header with status: 5" in message
+
+
+def _is_cancelled_by_caller(message: str) -> bool:
+    """gRPC says so of the caller's own cancellation; a stopping server cancels, too."""
+    return message.startswith("Locally cancelled")
+
+
+def _is_dead_replica(info: details.ErrorInfo) -> bool:
+    """Ray Serve answers INTERNAL without details for a replica that died; a service has them."""
+    return not info.reason
+
+
 def _unpack(packed: Iterable[AnyProto]) -> tuple[details.ErrorInfo, float, details.BadRequest]:
     info, retry, bad = details.ErrorInfo(), details.RetryInfo(), details.BadRequest()
-    for one in packed:
+    for detail in packed:
         for kind in (info, retry, bad):
-            one.Unpack(kind)
+            detail.Unpack(kind)
+
     seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-    return info, seconds or 1.0, bad
+    return info, seconds or DEFAULT_RETRY_AFTER, bad

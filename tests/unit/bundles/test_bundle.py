@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from samserve.bundles.bundle import DECODER, ENCODER, find_bundles, load_bundle, write_facts
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.names import SHIPPED
-from samserve.bundles.variant import BrokenBundle
 
 NANO = SHIPPED / "nano"
-MOST = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 
 
 @pytest.fixture
@@ -16,11 +16,11 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(NANO, tmp_path / "nano"))
 
 
-def test_the_shipped_model_is_whole_and_small() -> None:
+def test_the_shipped_model_is_complete_and_small() -> None:
     nano = load_bundle(NANO)
     assert nano.name == "nano"
     assert nano.embedding == {"embedding": (256, 64, 64)}
-    assert sum(file.stat().st_size for file in NANO.iterdir()) <= MOST
+    assert sum(file.stat().st_size for file in NANO.iterdir()) <= MAX_BYTES
     assert NANO in find_bundles(SHIPPED)
 
 
@@ -34,11 +34,11 @@ def test_a_damaged_file_is_named(copy: Path) -> None:
 
 def test_a_missing_file_is_named(copy: Path) -> None:
     (copy / DECODER).unlink()
-    with pytest.raises(BrokenBundle, match=f"lacks {DECODER}"):
+    with pytest.raises(BrokenBundle, match=f"{DECODER} is missing"):
         load_bundle(copy)
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BrokenBundle, match="not a model bundle"):
         load_bundle(tmp_path)
 
@@ -46,7 +46,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
     facts = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(BrokenBundle, match="format 99"):
+    with pytest.raises(BrokenBundle, match="unsupported format 99"):
         load_bundle(copy)
 
 

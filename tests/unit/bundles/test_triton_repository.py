@@ -1,4 +1,4 @@
-"""The texts that Triton is configured by, read as Triton reads them."""
+"""Triton's configuration files, parsed as Triton parses them."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ def nano() -> Bundle:
 
 
 def compiled(nano: Bundle, folder: Path, **facts: object) -> Bundle:
-    """A model made up: SAM 2's tensors, run by an engine."""
+    """An invented model: SAM 2's tensors, run by an engine."""
     plan = folder / "sm89.plan"
     plan.write_bytes(b"plan")
     engine = Variant("sm89", "huge-sm89", TENSORRT, plan, "fp16", {"profile": [1, 4, 16], **facts})
@@ -34,11 +34,11 @@ def read(folder: Path, name: str) -> ModelConfig:
     return text_format.Parse((folder / name / "config.pbtxt").read_text(), ModelConfig())
 
 
-def told(config: ModelConfig) -> dict[str, str]:
+def parameters(config: ModelConfig) -> dict[str, str]:
     return {key: value.string_value for key, value in config.parameters.items()}
 
 
-def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(
+def test_a_cpu_encoder_runs_in_the_python_backend_and_is_read_in_place(
     nano: Bundle, tmp_path: Path
 ) -> None:
     config = read(write_repository([nano], tmp_path, OPTIONS), "nano")
@@ -59,7 +59,7 @@ def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(
         (ModelInstanceGroup.KIND_CPU, 1)
     ]
     assert [each.batch_size for each in config.model_warmup] == [1]
-    assert told(config) == {
+    assert parameters(config) == {
         "bundle": "nano",
         "model_version": nano.model_version,
         "frame": "1024",
@@ -74,7 +74,7 @@ def test_an_encoder_for_the_cpu_runs_in_the_python_backend_and_is_read_in_place(
     assert [file.name for file in (tmp_path / "nano" / "1").iterdir()] == ["model.py"]
 
 
-def test_an_engine_runs_on_every_gpu_and_is_warm_for_one_image_and_for_its_best_batch(
+def test_an_engine_runs_on_every_gpu_and_warms_up_one_image_and_its_optimum_batch(
     nano: Bundle, tmp_path: Path
 ) -> None:
     huge = compiled(nano, tmp_path, gate=PASSED)
@@ -86,13 +86,15 @@ def test_an_engine_runs_on_every_gpu_and_is_warm_for_one_image_and_for_its_best_
     ]
     assert [each.batch_size for each in config.model_warmup] == [1, 4]
     assert [each.name for each in config.output] == ["embedding", "fine_1", "fine_0"]
-    assert told(config)["model_version"] == "huge-sm89"
+    assert parameters(config)["model_version"] == "huge-sm89"
     assert not config.HasField("optimization")
     (plan,) = (tmp_path / "huge" / "1").iterdir()
     assert (plan.name, plan.read_bytes()) == ("model.plan", b"plan")
 
 
-def test_people_go_before_data_sets_and_too_many_are_refused(nano: Bundle, tmp_path: Path) -> None:
+def test_interactive_requests_go_first_and_the_queue_is_bounded(
+    nano: Bundle, tmp_path: Path
+) -> None:
     write_repository(
         [nano, compiled(nano, tmp_path, gate=PASSED)],
         tmp_path,
@@ -109,9 +111,9 @@ def test_people_go_before_data_sets_and_too_many_are_refused(nano: Bundle, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("facts", "says"),
+    ("facts", "reason"),
     [
-        ({}, "has not been through it"),
+        ({}, "was never tested"),
         (
             {"gate": {"passed": False, "reasons": ["cosine .31: preprocessing differs"]}},
             "cosine .31: preprocessing",
@@ -119,16 +121,16 @@ def test_people_go_before_data_sets_and_too_many_are_refused(nano: Bundle, tmp_p
     ],
 )
 def test_a_variant_that_has_not_passed_the_gate_is_not_served(
-    nano: Bundle, tmp_path: Path, facts: dict[str, object], says: str
+    nano: Bundle, tmp_path: Path, facts: dict[str, object], reason: str
 ) -> None:
-    with pytest.raises(UnprovenVariant, match=says):
+    with pytest.raises(UnprovenVariant, match=reason):
         write_repository(
             [nano, compiled(nano, tmp_path, **facts)], tmp_path / "repository", OPTIONS
         )
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_plan_made_anew_takes_the_place_of_the_one_before(nano: Bundle, tmp_path: Path) -> None:
+def test_a_new_plan_replaces_the_previous_one(nano: Bundle, tmp_path: Path) -> None:
     huge = compiled(nano, tmp_path, gate=PASSED)
     write_repository([huge], tmp_path, OPTIONS)
     huge.variant.model.unlink()

@@ -28,16 +28,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Exporting writes a stand-in; what the comparison finds can be set."""
+    """Exports write a placeholder; the returned differences can be changed."""
 
     def export(_checkpoint: Checkpoint, bundle: Path, _say: object) -> dict[str, tuple[int, ...]]:
         (bundle / ENCODER).write_text("a graph")
         return {"embedding": (256, 16, 16)}
 
-    found = {"embedding": 1e-6, "low_res_logits": 2e-6}
+    differences = {"embedding": 1e-6, "low_res_logits": 2e-6}
     monkeypatch.setattr(converting, "export", export)
-    monkeypatch.setattr(converting, "differences", lambda _bundle, _checkpoint: found)
-    return found
+    monkeypatch.setattr(converting, "differences", lambda _bundle, _checkpoint: differences)
+    return differences
 
 
 def export(checkpoint: Path, name: str, *more: str) -> Result:
@@ -50,10 +50,10 @@ def export(checkpoint: Path, name: str, *more: str) -> Result:
 def test_an_exported_model_is_in_the_store_with_its_facts(store: Path, checkpoint: Path) -> None:
     answer = export(checkpoint, "mine", "--json")
     assert answer.exit_code == 0, answer.output
-    said = json.loads(answer.stdout)
+    facts = json.loads(answer.stdout)
     bundle = load_bundle(store / "mine")
-    assert said["model_version"] == bundle.model_version
-    assert said["differences"] == {"embedding": 1e-6, "low_res_logits": 2e-6}
+    assert facts["model_version"] == bundle.model_version
+    assert facts["differences"] == {"embedding": 1e-6, "low_res_logits": 2e-6}
     assert (bundle.family, bundle.frame.side, bundle.frame.stretch, bundle.low_res) == (
         "sam",
         256,
@@ -76,7 +76,7 @@ def test_a_name_that_is_taken_is_refused_and_its_model_kept(store: Path, checkpo
     assert (store / "mine" / "model.json").read_bytes() == before
 
 
-def test_what_is_no_checkpoint_or_no_name_is_the_callers_mistake(
+def test_an_invalid_checkpoint_or_name_is_the_callers_mistake(
     store: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "page.pth").write_text("<html>")
@@ -124,7 +124,7 @@ def test_without_torch_the_command_says_what_to_install(store: Path, checkpoint:
         "--name",
         "mine",
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "pip install 'samserve[train]'" in ended.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "pip install 'samserve[train]'" in result.stderr
     assert not store.exists()

@@ -16,8 +16,8 @@ from samserve.cli.models import app
 from typer.testing import CliRunner
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder's files."""
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the files of a folder, without logs."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -32,7 +32,9 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mirror(files: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(files))) as server:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(QuietHandler, directory=str(files))
+    ) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -54,8 +56,8 @@ def test_a_checkpoint_is_fetched_and_becomes_a_bundle(
 ) -> None:
     meta_sam(files / "sam.pth")
     digest = hashlib.sha256((files / "sam.pth").read_bytes()).hexdigest()
-    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest, "--json")
-    assert done.exit_code == 0, done.output
+    result = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest, "--json")
+    assert result.exit_code == 0, result.output
     bundle = store.load("sam-vit-b")
     assert bundle.facts["source"]["sha256"] == digest
     (files / "sam.pth").unlink()
@@ -63,28 +65,28 @@ def test_a_checkpoint_is_fetched_and_becomes_a_bundle(
     assert json.loads(again.stdout)["model_version"] == bundle.model_version
 
 
-def test_what_is_not_the_published_file_is_refused_and_not_kept(
+def test_a_file_with_another_digest_is_refused_and_deleted(
     store: Store, files: Path, mirror: str
 ) -> None:
     (files / "sam.pth").write_bytes(b"no checkpoint")
-    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth")
-    assert done.exit_code == 1
-    assert "has the SHA-256" in done.output
+    result = pull("sam-vit-b", "--url", f"{mirror}/sam.pth")
+    assert result.exit_code == 1
+    assert "has the SHA-256" in result.output
     assert not list(store.folder.glob(".checkpoints/*"))
 
 
-def test_a_file_with_the_right_sum_and_other_insides_is_no_checkpoint(
+def test_a_file_with_the_right_digest_must_still_be_a_checkpoint(
     store: Store, files: Path, mirror: str
 ) -> None:
     (files / "sam.pth").write_bytes(b"no checkpoint")
     digest = hashlib.sha256(b"no checkpoint").hexdigest()
-    done = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest)
-    assert done.exit_code == 2
-    assert "samserve:" in done.output
+    result = pull("sam-vit-b", "--url", f"{mirror}/sam.pth", "--sha256", digest)
+    assert result.exit_code == 2
+    assert "samserve:" in result.output
     assert not (store.folder / "sam-vit-b").exists()
 
 
-def test_an_unpublished_name_is_answered_with_those_there_are(store: Store) -> None:
-    done = pull("sam-vit-z")
-    assert done.exit_code == 2
-    assert "sam2.1-large" in done.output
+def test_an_unknown_name_lists_the_available_ones(store: Store) -> None:
+    result = pull("sam-vit-z")
+    assert result.exit_code == 2
+    assert "sam2.1-large" in result.output

@@ -17,12 +17,12 @@ from samserve.core.geometry import Frame, Size, fit, to_frame
         (Size(1, 5000), Size(1, 1024)),
     ],
 )
-def test_the_longest_side_becomes_the_frames(size: Size, inner: Size) -> None:
+def test_the_longest_side_fits_the_frame(size: Size, inner: Size) -> None:
     assert fit(size, Frame(1024)) == inner
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000))
-def test_an_images_corners_stay_its_corners(width: int, height: int) -> None:
+def test_corners_of_the_image_are_corners_in_the_frame(width: int, height: int) -> None:
     size = Size(width, height)
     inner = fit(size, Frame(1024))
     corners = to_frame(np.array([[0, 0], [width, height]], np.float32), size, Frame(1024))

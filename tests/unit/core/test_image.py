@@ -27,14 +27,14 @@ EXIF_ORIENTATION = 0x0112
 
 
 @pytest.fixture(autouse=True)
-def pillows_own_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to the process: put it back after each test."""
+def reset_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's limit on pixels belongs to the process."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     out = io.BytesIO()
-    picture.save(out, form, **options)
+    image.save(out, form, **options)
     return out.getvalue()
 
 
@@ -44,7 +44,7 @@ def photo(width: int = 64, height: int = 48) -> Image.Image:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
-def test_every_format_is_framed(form: str) -> None:
+def test_every_format_is_decoded(form: str) -> None:
     framed = frame_image(encoded(photo(), form), Frame(1024), LIMITS)
     assert framed.size == Size(64, 48)
     assert framed.valid == Size(1024, 768)
@@ -53,9 +53,9 @@ def test_every_format_is_framed(form: str) -> None:
     assert framed.pixels[:768].any()
 
 
-def sams(picture: Image.Image, frame: int) -> np.ndarray:
-    """SAM's own way: upright, RGB, ResizeLongestSide with Pillow's bilinear, zeros at the right and bottom."""
-    upright = ImageOps.exif_transpose(picture).convert("RGB")
+def framed_by_sam(image: Image.Image, frame: int) -> np.ndarray:
+    """SAM's own way: upright, RGB, ResizeLongestSide by Pillow's bilinear, padding at the end."""
+    upright = ImageOps.exif_transpose(image).convert("RGB")
     inner = fit(Size(*upright.size), Frame(frame))
     pixels = np.zeros((frame, frame, 3), np.uint8)
     scaled = upright.resize((inner.width, inner.height), Image.Resampling.BILINEAR)
@@ -63,8 +63,8 @@ def sams(picture: Image.Image, frame: int) -> np.ndarray:
     return pixels
 
 
-def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.abs(one.astype(int) - other.astype(int))
+def difference_of(pixels: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.abs(pixels.astype(int) - other.astype(int))
 
 
 @pytest.mark.parametrize("size", [(64, 48), (2001, 1337), (300, 1999)])
@@ -87,14 +87,15 @@ def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     ],
 )
 def test_every_mode_is_resized_as_sam_does(form: str, mode: str, size: tuple[int, int]) -> None:
-    picture = (
+    image = (
         Image.merge("LAB", photo(*size).split())
         if mode == "LAB"
         else photo(*size).convert("RGB").convert(mode)
     )
-    data = encoded(picture, form)
+    data = encoded(image, form)
     assert np.array_equal(
-        frame_image(data, Frame(1024), LIMITS).pixels, sams(Image.open(io.BytesIO(data)), 1024)
+        frame_image(data, Frame(1024), LIMITS).pixels,
+        framed_by_sam(Image.open(io.BytesIO(data)), 1024),
     )
 
 
@@ -119,7 +120,7 @@ def test_transparency_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
-def test_of_many_frames_the_first_counts(form: str) -> None:
+def test_the_first_of_several_frames_is_used(form: str) -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue", "lime")]
     data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
     red, green, blue = frame_image(data, Frame(32), LIMITS).pixels[10, 10]
@@ -129,20 +130,18 @@ def test_of_many_frames_the_first_counts(form: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
-def test_exif_orientation_is_applied_and_the_size_is_the_upright_one(
-    form: str, orientation: int
-) -> None:
+def test_exif_orientation_is_applied_to_pixels_and_size(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     data = encoded(photo(), form, exif=exif)
     framed = frame_image(data, Frame(48), LIMITS)
     assert framed.size == (Size(48, 64) if orientation >= 5 else Size(64, 48))
     assert framed.valid == fit(framed.size, Frame(48))
-    difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 48))
+    difference = difference_of(framed.pixels, framed_by_sam(Image.open(io.BytesIO(data)), 48))
     assert difference.max() <= (1 if orientation >= 5 else 0)
 
 
-def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
+def test_damaged_exif_is_ignored() -> None:
     exif = b"Exif\0\0II*\0" + b"\xff" * 40
     assert frame_image(encoded(photo(), "JPEG", exif=exif), Frame(64), LIMITS).size == Size(64, 48)
 
@@ -154,10 +153,10 @@ def test_a_large_jpeg_decoded_small_is_nearly_what_sam_sees(
 ) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    picture = Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.LANCZOS)
-    data = encoded(picture, "JPEG", exif=exif)
+    image = Image.fromarray(skimage.data.astronaut()).resize(size, Image.Resampling.LANCZOS)
+    data = encoded(image, "JPEG", exif=exif)
     framed = frame_image(data, Frame(256), LIMITS)
-    difference = apart(framed.pixels, sams(Image.open(io.BytesIO(data)), 256))
+    difference = difference_of(framed.pixels, framed_by_sam(Image.open(io.BytesIO(data)), 256))
     assert framed.size == (Size(*reversed(size)) if orientation == 6 else Size(*size))
     assert 0 < difference.mean() < 1
     assert difference.max() <= 24
@@ -174,26 +173,26 @@ SLIVER = encoded(Image.new("L", (1, 65)))
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
-        (b"", "empty: send"),
-        (b"certainly not an image", "known format, or damaged: send a JPEG, PNG"),
-        (encoded(photo(), "PNG")[:120], "PNG is damaged or cut short: send"),
-        (encoded(photo(), "JPEG")[:-300], "JPEG is damaged or cut short: send"),
-        (encoded(photo(), "JPEG", progressive=True)[:-300], "JPEG is damaged or cut short: send"),
-        (encoded(photo(), "JPEG")[:300], "known format, or damaged: send"),
-        (HUGE, "more than 100,000,000 pixels: send"),
-        (webp_canvas(20_000, 20_000), "more than 100,000,000 pixels: send"),
-        (gif_background(60_000, 60_000), "more than 100,000,000 pixels: send"),
-        (tiff_tiles(60_000, 60_000), "tiles have more than 100,000,000 pixels: send"),
-        (SLIVER, "1x65, longer than 64:1: send"),
-        (jpeg_scans(100), "more than 100 scans: save"),
+        (b"", "empty; send"),
+        (b"certainly not an image", "unsupported or damaged image; supported formats: JPEG, PNG"),
+        (encoded(photo(), "PNG")[:120], "PNG is damaged or truncated; send"),
+        (encoded(photo(), "JPEG")[:-300], "JPEG is damaged or truncated; send"),
+        (encoded(photo(), "JPEG", progressive=True)[:-300], "JPEG is damaged or truncated; send"),
+        (encoded(photo(), "JPEG")[:300], "unsupported or damaged image"),
+        (HUGE, "more than 100,000,000 pixels; send"),
+        (webp_canvas(20_000, 20_000), "more than 100,000,000 pixels; send"),
+        (gif_background(60_000, 60_000), "more than 100,000,000 pixels; send"),
+        (tiff_tiles(60_000, 60_000), "tiles have more than 100,000,000 pixels; use smaller tiles"),
+        (SLIVER, "1x65, over the side ratio of 64:1; crop"),
+        (jpeg_scans(100), "more than 100 scans; save"),
         (encoded(Image.new("F", (8, 8)), "TIFF"), "floating-point numbers"),
         (encoded(Image.new("I", (8, 8)), "TIFF"), "32-bit integers"),
     ],
 )
-def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) -> None:
-    with pytest.raises(InvalidInput, match=says) as caught:
+def test_an_invalid_image_is_refused_with_what_to_do(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as caught:
         frame_image(data, Frame(1024), LIMITS)
     assert caught.value.field == "data"
 
@@ -202,7 +201,7 @@ def test_what_cannot_be_framed_is_refused_in_a_sentence(data: bytes, says: str) 
     "data",
     [HUGE, webp_canvas(16_000, 16_000), gif_background(60_000, 60_000), tiff_tiles(60_000, 60_000)],
 )
-def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: bytes) -> None:
+def test_decompression_bombs_are_refused_before_memory_is_allocated(data: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidInput):
         frame_image(data, Frame(1024), LIMITS)
@@ -210,7 +209,7 @@ def test_bombs_are_refused_before_anything_of_their_size_is_allocated(data: byte
 
 
 @pytest.mark.parametrize(("most", "accepted"), [(98, False), (100, True)])
-def test_as_many_pixels_as_the_bound_are_accepted(most: int, accepted: bool) -> None:
+def test_the_limit_on_pixels_is_inclusive(most: int, accepted: bool) -> None:
     data = encoded(Image.new("L", (10, 10)))
     if accepted:
         frame_image(data, Frame(16), replace(LIMITS, max_pixels=most))
@@ -219,7 +218,7 @@ def test_as_many_pixels_as_the_bound_are_accepted(most: int, accepted: bool) -> 
             frame_image(data, Frame(16), replace(LIMITS, max_pixels=most))
 
 
-def test_hostile_images_are_framed_or_refused_in_a_sentence() -> None:
+def test_hostile_images_are_decoded_or_refused_as_invalid() -> None:
     framed = 0
     for data in itertools.islice(hostile_images(seed=0), 600):
         try:

@@ -12,14 +12,14 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
 @given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
 @settings(max_examples=200)
-def test_any_mask_is_written_as_pycocotools_writes_it_and_read_back(mask: np.ndarray) -> None:
+def test_any_mask_is_encoded_as_by_pycocotools_and_decoded_again(mask: np.ndarray) -> None:
     written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *mask.shape), mask)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 4096), (4096, 37), (1500, 2000)])
-def test_long_runs_are_written_as_pycocotools_writes_them(shape: tuple[int, int]) -> None:
+def test_long_runs_are_encoded_as_by_pycocotools(shape: tuple[int, int]) -> None:
     mask = np.zeros(shape, bool)
     mask[: shape[0] // 2 + 1, shape[1] // 3 :] = True
     written = encode_rle(runs_of(mask))

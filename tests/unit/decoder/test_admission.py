@@ -8,7 +8,7 @@ from samserve.decoder.admission import DecodeQueue
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -41,7 +41,7 @@ def waiting() -> float:
     return REGISTRY.get_sample_value("samserve_decode_waiting") or 0.0
 
 
-def test_as_many_as_work_and_may_wait_are_let_in_and_the_next_is_told_when_to_come_back() -> None:
+def test_calls_beyond_threads_and_queue_are_refused_with_a_time_to_retry() -> None:
     admission = DecodeQueue(threads=2, queue=3)
     with full(admission, 5):
         assert waiting() == 3
@@ -60,7 +60,7 @@ def test_a_call_counts_by_its_prompts() -> None:
             pass
 
 
-def test_a_call_of_more_prompts_than_may_wait_is_let_in_when_nobody_else_is() -> None:
+def test_a_call_with_more_prompts_than_places_is_accepted_when_idle() -> None:
     admission = DecodeQueue(threads=2, queue=3)
     with admission.place(), pytest.raises(Overloaded), admission.place(64):
         pass
@@ -81,7 +81,7 @@ def test_a_failure_frees_the_place() -> None:
 @pytest.mark.parametrize(
     ("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)]
 )
-def test_the_time_to_come_back_is_what_the_queue_takes_at_its_recent_pace(
+def test_the_time_to_retry_follows_the_recent_pace(
     clock: Clock, seconds: float, least: float, most: float
 ) -> None:
     admission = DecodeQueue(threads=2, queue=30)
@@ -95,7 +95,7 @@ def test_the_time_to_come_back_is_what_the_queue_takes_at_its_recent_pace(
         one.close()
 
 
-def test_an_idle_time_is_not_taken_for_a_slow_one(clock: Clock) -> None:
+def test_idle_time_does_not_count_as_slow(clock: Clock) -> None:
     admission = DecodeQueue(threads=1, queue=1)
     with full(admission, 2):
         before = refusal(admission).retry_after

@@ -28,7 +28,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert [name for name in "abcd" if resident.get(key(name))] == ["a", "c", "d"]
 
 
-def test_what_is_larger_than_the_bound_is_not_kept() -> None:
+def test_an_image_larger_than_the_bound_is_not_kept() -> None:
     resident = ImageLru(100)
     resident.put(key("a"), of_bytes(60))
     resident.put(key("b"), of_bytes(200))

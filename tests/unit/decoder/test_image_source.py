@@ -1,5 +1,7 @@
 import asyncio
-from dataclasses import replace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Overloaded
 from samserve.core.geometry import Size
+from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_lru import ImageLru
-from samserve.decoder.image_source import Embedded, ImageSource
+from samserve.decoder.image_source import ImageSource
+from samserve.decoder.registry import ServedModel
+from samserve.decoder.remote_embedder import RemoteEmbedding
 from samserve.decoder.sam.kernel_decoder import PreparedImage
 from samserve.decoder.sam.mask_decoder import ReadyImage
 from samserve.infra.cache import CacheKey
@@ -25,140 +30,173 @@ def made(version: str = "v1") -> Embedding:
 
 
 class FakeEmbedder:
-    """Makes an embedding of one version of the model, and counts; says what it is told to."""
+    """Returns embeddings of one version with a fixed status; counts its calls."""
 
     def __init__(self, version: str = "v1", status: CacheStatus = CacheStatus.MISS) -> None:
         self.version, self.status, self.asked = version, status, 0
 
-    async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
+    async def embed(self, request: ImageRequest) -> RemoteEmbedding:
         self.asked += 1
-        return Embedded(made(self.version), self.status, remote_ms={"encode": 2.0})
+        self.request = request
+        return RemoteEmbedding(made(self.version), self.status, remote_ms={"encode": 2.0})
+
+
+@dataclass
+class Facts:
+    """The facts of a bundle that a source reads."""
+
+    name: str = "nano"
+    model_version: str = "v1"
 
 
 class Preparer:
-    """Prepares embeddings as empty images, and counts."""
+    """A decoder that prepares empty images; counts its calls."""
+
+    bundle = Facts()
 
     def __init__(self) -> None:
         self.prepared = 0
 
-    async def __call__(self, embedding: Embedding) -> ReadyImage:
+    def prepare(self, embedding: Embedding) -> ReadyImage:
         self.prepared += 1
-        await asyncio.sleep(0)
         return ReadyImage(embedding, PreparedImage(np.zeros(0, np.float32), {}))
 
 
-async def test_this_process_is_asked_before_redis_and_redis_before_the_embedder() -> None:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+MODEL = ServedModel(Preparer(), VERSIONS)  # type: ignore[arg-type]
+
+
+async def test_images_are_looked_for_in_this_process_then_redis_then_the_embedding_service(
+    pool: ThreadPoolExecutor,
+) -> None:
     cache, embedder = FakeCache(), FakeEmbedder()
-    embeddings = ImageSource(ImageLru(1000), cache, embedder, Preparer(), ROOM)
-    first = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
-    again = await embeddings.find(KEY, "nano", VERSIONS, b"photo")
+    embeddings = ImageSource(ImageLru(1000), cache, embedder, pool, ROOM)
+    first = await embeddings.find(KEY, MODEL, b"photo")
+    again = await embeddings.find(KEY, MODEL, b"photo")
     assert (first.status, again.status, embedder.asked) == (CacheStatus.MISS, CacheStatus.HIT, 1)
     await cache.put(KEY, made())
-    cold = ImageSource(ImageLru(1000), cache, embedder, Preparer(), ROOM)
-    assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
+    cold = ImageSource(ImageLru(1000), cache, embedder, pool, ROOM)
+    assert (await cold.find(KEY, MODEL, None)).status is CacheStatus.HIT
     cache.entries.clear()
-    assert (await cold.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
+    assert (await cold.find(KEY, MODEL, None)).status is CacheStatus.HIT
     assert embedder.asked == 1
 
 
-async def test_what_the_embedding_service_says_of_its_cache_is_passed_on() -> None:
+async def test_the_embedding_services_cache_status_is_passed_on(
+    pool: ThreadPoolExecutor,
+) -> None:
     embeddings = ImageSource(
-        ImageLru(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), Preparer(), ROOM
+        ImageLru(1000), FakeCache(), FakeEmbedder(status=CacheStatus.COALESCED), pool, ROOM
     )
-    assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).status is CacheStatus.COALESCED
+    assert (await embeddings.find(KEY, MODEL, b"photo")).status is CacheStatus.COALESCED
 
 
-async def test_without_bytes_an_unknown_image_is_asked_for() -> None:
+async def test_an_unknown_image_without_bytes_is_not_cached(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(EmbeddingNotCached):
-        await ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), Preparer(), ROOM).find(
-            KEY, "nano", VERSIONS, None
+        await ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM).find(
+            KEY, MODEL, None
         )
 
 
-async def test_an_embedding_of_another_version_is_never_used() -> None:
+async def test_an_embedding_of_another_version_is_never_used(pool: ThreadPoolExecutor) -> None:
     resident = ImageLru(1000)
     with pytest.raises(ModelVersionMismatch):
-        await ImageSource(resident, FakeCache(), FakeEmbedder("v2"), Preparer(), ROOM).find(
-            KEY, "nano", VERSIONS, b"photo"
+        await ImageSource(resident, FakeCache(), FakeEmbedder("v2"), pool, ROOM).find(
+            KEY, MODEL, b"photo"
         )
     assert len(resident) == 0
 
 
-async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_version() -> None:
+async def test_an_embedding_by_another_variant_is_used_and_kept_under_its_own_version(
+    pool: ThreadPoolExecutor,
+) -> None:
     resident, embedder = ImageLru(1000), FakeEmbedder("v1-int8")
-    embeddings = ImageSource(resident, FakeCache(), embedder, Preparer(), ROOM)
-    assert (await embeddings.find(KEY, "nano", VERSIONS, b"photo")).image.model_version == "v1-int8"
+    embeddings = ImageSource(resident, FakeCache(), embedder, pool, ROOM)
+    assert (await embeddings.find(KEY, MODEL, b"photo")).image.model_version == "v1-int8"
     assert resident.get(KEY) is None
     int8 = replace(KEY, model_version="v1-int8")
-    assert (await embeddings.find(int8, "nano", VERSIONS, None)).status is CacheStatus.HIT
+    assert (await embeddings.find(int8, MODEL, None)).status is CacheStatus.HIT
     assert embedder.asked == 1
 
 
-async def test_after_bytes_the_variant_that_is_served_is_looked_for() -> None:
-    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder("v1-int8"), Preparer(), ROOM)
-    assert embeddings.version_served("nano", "v1") == "v1"
-    await embeddings.find(KEY, "nano", VERSIONS, b"photo")
-    served = replace(KEY, model_version=embeddings.version_served("nano", "v1"))
-    assert (await embeddings.find(served, "nano", VERSIONS, None)).image.model_version == "v1-int8"
-    assert embeddings.version_served("twin", "w1") == "w1"
+async def test_the_version_last_served_is_looked_for(
+    pool: ThreadPoolExecutor,
+) -> None:
+    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder("v1-int8"), pool, ROOM)
+    assert embeddings.version_served(MODEL) == "v1"
+    await embeddings.find(KEY, MODEL, b"photo")
+    served = replace(KEY, model_version=embeddings.version_served(MODEL))
+    assert (await embeddings.find(served, MODEL, None)).image.model_version == "v1-int8"
 
 
-async def test_calls_at_once_prepare_an_image_once() -> None:
+async def test_concurrent_calls_prepare_an_image_once(pool: ThreadPoolExecutor) -> None:
     prepare = Preparer()
-    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
-    found = await asyncio.gather(
-        *(embeddings.find(KEY, "nano", VERSIONS, b"photo") for _ in range(5))
-    )
+    model = ServedModel(prepare, VERSIONS)  # type: ignore[arg-type]
+    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM)
+    found = await asyncio.gather(*(embeddings.find(KEY, model, b"photo") for _ in range(5)))
     assert prepare.prepared == 1
     assert all(f.image is found[0].image for f in found)
 
 
-async def test_a_call_that_gives_up_leaves_the_preparing_to_the_others() -> None:
+async def test_a_cancelled_call_does_not_stop_the_preparation(
+    pool: ThreadPoolExecutor,
+) -> None:
     prepare = Preparer()
-    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), prepare, ROOM)
-    calls = [
-        asyncio.ensure_future(embeddings.find(KEY, "nano", VERSIONS, b"photo")) for _ in range(2)
-    ]
+    model = ServedModel(prepare, VERSIONS)  # type: ignore[arg-type]
+    embeddings = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM)
+    calls = [asyncio.ensure_future(embeddings.find(KEY, model, b"photo")) for _ in range(2)]
     await asyncio.sleep(0)
     calls[0].cancel()
     assert (await calls[1]).image.model_version == "v1"
     assert prepare.prepared == 1
 
 
-async def test_when_too_many_wait_redis_is_not_even_asked_but_an_image_that_is_ready_is_found() -> (
-    None
-):
+async def test_with_a_full_queue_redis_is_not_asked_and_prepared_images_are_found(
+    pool: ThreadPoolExecutor,
+) -> None:
     room, resident = DecodeQueue(1, 0), ImageLru(1000)
-    embeddings = ImageSource(resident, FakeCache(), FakeEmbedder(), Preparer(), room)
+    embeddings = ImageSource(resident, FakeCache(), FakeEmbedder(), pool, room)
     other = replace(KEY, image_id="cd" * 32)
-    await embeddings.find(KEY, "nano", VERSIONS, b"photo")
+    await embeddings.find(KEY, MODEL, b"photo")
     with room.place():
         with pytest.raises(Overloaded):
-            await embeddings.find(other, "nano", VERSIONS, None)
-        assert (await embeddings.find(KEY, "nano", VERSIONS, None)).status is CacheStatus.HIT
+            await embeddings.find(other, MODEL, None)
+        assert (await embeddings.find(KEY, MODEL, None)).status is CacheStatus.HIT
     with pytest.raises(EmbeddingNotCached):
-        await embeddings.find(other, "nano", VERSIONS, None)
+        await embeddings.find(other, MODEL, None)
 
 
-async def test_who_waits_for_the_embedding_service_takes_no_place() -> None:
+async def test_a_call_to_the_embedding_service_holds_no_place(pool: ThreadPoolExecutor) -> None:
     class Slow(FakeEmbedder):
         def __init__(self) -> None:
             super().__init__()
             self.busy, self.go = asyncio.Event(), asyncio.Event()
 
-        async def embed(self, tenant: str, model: str, data: bytes) -> Embedded:
+        async def embed(self, request: ImageRequest) -> RemoteEmbedding:
             self.busy.set()
             await self.go.wait()
-            return await super().embed(tenant, model, data)
+            return await super().embed(request)
 
     room, slow = DecodeQueue(1, 0), Slow()
     call = asyncio.create_task(
-        ImageSource(ImageLru(1000), FakeCache(), slow, Preparer(), room).find(
-            KEY, "", VERSIONS, b""
-        )
+        ImageSource(ImageLru(1000), FakeCache(), slow, pool, room).find(KEY, MODEL, b"")
     )
     await slow.busy.wait()
     with room.place():
         pass
     slow.go.set()
     assert (await call).status is CacheStatus.MISS
+
+
+async def test_the_hash_is_handed_on_to_the_embedding_service(pool: ThreadPoolExecutor) -> None:
+    embedder = FakeEmbedder()
+    source = ImageSource(ImageLru(1000), FakeCache(), embedder, pool, ROOM)
+    await source.find(KEY, MODEL, b"photo")
+    assert embedder.request == ImageRequest(
+        "public", "nano", b"photo", expected_image_id=KEY.image_id
+    )

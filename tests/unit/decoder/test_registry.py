@@ -14,12 +14,13 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
 from samserve.core.errors import ModelNotFound, ModelVersionMismatch
 from samserve.core.geometry import Size
+from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
-from samserve.decoder.image_source import Found
-from samserve.decoder.registry import ModelRegistry
+from samserve.decoder.image_source import SourcedImage
+from samserve.decoder.registry import ModelRegistry, ServedModel
 from samserve.decoder.sam.kernel_decoder import PreparedImage
 from samserve.decoder.sam.mask_decoder import ReadyImage
-from samserve.decoder.segmenter import ImageOrder, Segmenter
+from samserve.decoder.segmenter import FoundImage, Segmenter
 from samserve.infra.cache import CacheKey
 from samserve.infra.stages import StageClock
 
@@ -28,28 +29,26 @@ NAME = "ab" * 32
 
 @dataclass
 class Decoder:
-    """Has a bundle, and decodes nothing."""
+    """A decoder with a bundle that cannot decode."""
 
     bundle: Bundle
 
 
 @dataclass
 class Finder:
-    """Finds any image, embedded by the version asked for; remembers what it was asked."""
+    """Finds every image under the requested version; remembers the requests."""
 
     asked: list[tuple[CacheKey, str, frozenset[str]]] = field(default_factory=list)
 
-    def version_served(self, model: str, expected: str) -> str:
-        return expected
+    def version_served(self, model: ServedModel) -> str:
+        return model.model_version
 
-    async def find(
-        self, key: CacheKey, model: str, versions: frozenset[str], data: bytes | None
-    ) -> Found:
-        self.asked.append((key, model, versions))
+    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage:
+        self.asked.append((key, model.name, model.versions))
         image = ReadyImage(
             Embedding(key.model_version, Size(4, 3), {}), PreparedImage(np.zeros(0, np.float32), {})
         )
-        return Found(image, CacheStatus.HIT, {})
+        return SourcedImage(image, CacheStatus.HIT, {})
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +63,17 @@ def models() -> ModelRegistry:
     return ModelRegistry([Decoder(nano), Decoder(twin)])
 
 
-def order(model: str = "", version: str = "") -> ImageOrder:
-    return ImageOrder("public", model, None, NAME, "", version)
+async def find(segmenter: Segmenter, model: str, version: str) -> FoundImage:
+    request = ImageRequest("public", model, None, NAME, model_version=version)
+    return await segmenter.find(request, segmenter.resolve(model), StageClock())
 
 
-def test_a_model_is_found_by_its_name_and_by_any_of_its_versions(models: ModelRegistry) -> None:
-    assert models.named("twin").bundle.name == "twin"
-    assert models.named("").bundle.name == models.named("nano").bundle.name == "nano"
-    owners = [
-        models.of_version(version).bundle.name
-        for version in ("nano-fp32", "nano-int8", "twin-fp32")
-    ]
-    assert owners == ["nano", "nano", "twin"]
+def test_a_model_is_resolved_by_its_name(models: ModelRegistry) -> None:
+    assert models.resolve("twin").name == "twin"
+    assert models.resolve("") is models.resolve("nano")
+    assert models.resolve("nano").versions == {"nano-fp32", "nano-int8"}
     with pytest.raises(ModelNotFound) as caught:
-        models.named("sam9")
+        models.resolve("sam9")
     assert caught.value.known == ["nano", "twin"]
 
 
@@ -94,10 +90,9 @@ async def test_an_image_is_looked_for_under_the_version_of_its_reference(
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool:
-        found = await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(
-            order(model, version), StageClock()
-        )
-    assert finder.asked == [(CacheKey("public", looked_for, NAME), of, models.versions(of))]
+        found = await find(Segmenter(finder, models, pool, DecodeQueue(2, 8)), model, version)
+    versions = models.resolve(of).versions
+    assert finder.asked == [(CacheKey("public", looked_for, NAME), of, versions)]
     assert found.ready.model_version == looked_for
 
 
@@ -109,14 +104,12 @@ async def test_a_reference_of_another_model_or_of_no_known_version_is_refused(
 ) -> None:
     finder = Finder()
     with ThreadPoolExecutor(1) as pool, pytest.raises(ModelVersionMismatch) as caught:
-        await Segmenter(finder, models, pool, DecodeQueue(2, 8)).find(
-            order(model, version), StageClock()
-        )
+        await find(Segmenter(finder, models, pool, DecodeQueue(2, 8)), model, version)
     assert caught.value.asked == version
     assert not finder.asked
 
 
-async def test_a_variant_that_comes_later_is_taken_without_a_restart(
+async def test_a_variant_added_later_is_accepted_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "nano"
@@ -125,27 +118,33 @@ async def test_a_variant_that_comes_later_is_taken_without_a_restart(
     with ThreadPoolExecutor(1) as pool:
         segmenter = Segmenter(Finder(), models, pool, DecodeQueue(2, 8))
         with pytest.raises(ModelVersionMismatch):
-            await segmenter.find(order("nano", "nano-later"), StageClock())
+            await find(segmenter, "nano", "nano-later")
         variant = place / VARIANTS / "fp16-sm89"
         variant.mkdir(parents=True)
         (variant / FACTS).write_text(json.dumps({"model_version": "nano-later"}))
-        assert not await models.learn("nano")  # it has just been looked at
-        monkeypatch.setattr("samserve.decoder.registry.LEAST_BETWEEN", 0.0)
-        found = await segmenter.find(order("nano", "nano-later"), StageClock())
+        before = models.resolve("nano")
+        assert await models.refresh(before) is None  # it has just been looked at
+        monkeypatch.setattr("samserve.decoder.registry.REFRESH_INTERVAL", 0.0)
+        found = await find(segmenter, "nano", "nano-later")
         assert found.ready.model_version == "nano-later"
-        assert models.of_version("nano-later") is models.named("nano")
+        assert "nano-later" in models.resolve("nano").versions
+        assert await models.refresh(before) is models.resolve("nano")
         with pytest.raises(ModelVersionMismatch):
-            await segmenter.find(order("nano", "nano-never"), StageClock())
+            await find(segmenter, "nano", "nano-never")
 
 
-def test_the_size_of_a_mask_to_refine_is_the_models_own(models: ModelRegistry) -> None:
+def test_the_size_of_mask_input_depends_on_the_model(models: ModelRegistry) -> None:
     with ThreadPoolExecutor(1) as pool:
         segmenter = Segmenter(Finder(), models, pool, DecodeQueue(2, 8))
-        assert [segmenter.low_res(model) for model in ("", "nano", "twin")] == [256, 256, 128]
+        assert [segmenter.resolve(model).low_res for model in ("", "nano", "twin")] == [
+            256,
+            256,
+            128,
+        ]
 
 
-def test_metrics_name_every_version_whose_embeddings_are_taken(models: ModelRegistry) -> None:
-    models.tell()
+def test_metrics_name_every_accepted_version(models: ModelRegistry) -> None:
+    models.publish_metrics()
     for model, version in (("nano", "nano-fp32"), ("nano", "nano-int8"), ("twin", "twin-fp32")):
         labels = {"model": model, "version": version, "variant": "", "backend": ""}
         assert REGISTRY.get_sample_value("samserve_model_info", labels) == 1

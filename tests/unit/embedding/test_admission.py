@@ -7,7 +7,7 @@ from samserve.embedding.admission import EncodeSlots, Priority
 
 
 class Visitor:
-    """Someone who takes a slot, and keeps it until told to go."""
+    """A caller that takes a slot and holds it until told to leave."""
 
     def __init__(
         self, admission: EncodeSlots, priority: Priority, entered: list[str], name: str
@@ -32,7 +32,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_no_more_than_the_slots_are_under_way_and_the_interactive_go_first() -> None:
+async def test_images_in_flight_are_bounded_and_interactive_callers_go_first() -> None:
     admission, entered = EncodeSlots(slots=2, queue=8), list[str]()
     visitors = {}
     for name in ("bulk 1", "bulk 2", "bulk 3", "click 1", "bulk 4", "click 2"):
@@ -46,7 +46,7 @@ async def test_no_more_than_the_slots_are_under_way_and_the_interactive_go_first
     assert entered == ["bulk 1", "bulk 2", "click 1", "click 2", "bulk 3", "bulk 4"]
 
 
-async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
+async def test_a_full_queue_refuses_callers_with_a_time_to_retry() -> None:
     admission, entered = EncodeSlots(slots=1, queue=1), list[str]()
     inside = Visitor(admission, Priority.BULK, entered, "inside")
     waiting = Visitor(admission, Priority.BULK, entered, "waiting")
@@ -59,7 +59,7 @@ async def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None
     assert entered == ["inside", "waiting"]
 
 
-async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost() -> None:
+async def test_a_caller_that_leaves_the_queue_gets_no_slot_and_loses_none() -> None:
     admission, entered = EncodeSlots(slots=1, queue=8), list[str]()
     inside, gone, next_one = (
         Visitor(admission, Priority.BULK, entered, name) for name in ("inside", "gone", "next")
@@ -75,7 +75,7 @@ async def test_who_goes_away_while_waiting_is_never_let_in_and_no_slot_is_lost()
         pass
 
 
-async def test_who_is_cancelled_just_as_a_slot_is_given_passes_it_on() -> None:
+async def test_a_caller_cancelled_just_as_its_slot_is_granted_passes_it_on() -> None:
     admission, entered = EncodeSlots(slots=1, queue=8), list[str]()
     inside = ExitStack()
     inside.enter_context(await admission.slot(Priority.BULK))

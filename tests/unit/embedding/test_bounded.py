@@ -6,7 +6,7 @@ from samserve.embedding.bounded import bounded
 
 
 class Work:
-    """Items of one or more batches; each is done when it is let go."""
+    """Work on the items of some batches; each item finishes when the test says so."""
 
     def __init__(self, batches: list[list[int]]) -> None:
         self.batches, self.read = batches, 0
@@ -38,7 +38,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_results_come_as_they_are_done_and_together_if_they_can() -> None:
+async def test_results_come_as_they_finish_and_together_if_they_are_ready() -> None:
     work = Work([[1, 2, 3]])
     results = bounded(work.source(), work.work, in_flight=3)
     work.finish(2)
@@ -48,7 +48,7 @@ async def test_results_come_as_they_are_done_and_together_if_they_can() -> None:
     assert [rest async for rest in results] == []
 
 
-async def test_no_more_than_the_bound_are_worked_on() -> None:
+async def test_no_more_items_than_the_bound_are_in_flight() -> None:
     work = Work([[1, 2], [3, 4], [5, 6]])
     results = bounded(work.source(), work.work, in_flight=3)
     first = asyncio.ensure_future(anext(results))
@@ -65,7 +65,7 @@ async def test_no_more_than_the_bound_are_worked_on() -> None:
     ]
 
 
-async def test_results_that_nobody_takes_away_stop_the_reading() -> None:
+async def test_a_slow_consumer_stops_the_reading() -> None:
     work = Work([[item] for item in range(10)])
     work.finish(*range(10))
     results = bounded(work.source(), work.work, in_flight=2)
@@ -85,7 +85,7 @@ async def test_one_in_flight_is_enough() -> None:
     ]
 
 
-async def test_closed_early_it_cancels_what_it_began() -> None:
+async def test_closing_early_cancels_the_work() -> None:
     work = Work([[1, 2, 3]])
     results = bounded(work.source(), work.work, in_flight=3)
     work.finish(1)
@@ -94,7 +94,7 @@ async def test_closed_early_it_cancels_what_it_began() -> None:
     assert sorted(work.cancelled) == [2, 3]
 
 
-async def test_what_the_source_raises_is_raised() -> None:
+async def test_an_error_of_the_source_is_raised() -> None:
     async def source() -> AsyncIterator[list[int]]:
         yield [1]
         raise OSError("gone")

@@ -15,7 +15,7 @@ def embedding(**shapes: tuple[int, ...]) -> Embedding:
     return Embedding("v1", Size(30, 20), tensors)
 
 
-def test_the_header_says_all_that_is_needed_to_read_the_chunks() -> None:
+def test_the_header_describes_the_chunks() -> None:
     sent = embedding(high=(32, 64, 64), low=(256, 64, 64))
     header, *chunks = messages("ab", sent)
     image = header.header.image
@@ -34,7 +34,7 @@ def test_the_header_says_all_that_is_needed_to_read_the_chunks() -> None:
 
 
 @pytest.mark.parametrize("shape", [(256, 64, 64), (3, 5, 7), (256, 64, 65), (1,)])
-def test_what_is_sent_is_read(shape: tuple[int, ...]) -> None:
+def test_tensors_survive_a_round_trip(shape: tuple[int, ...]) -> None:
     sent = embedding(one=shape, two=(2, 3))
     got = read_tensors(messages("ab", sent))
     assert (got.model_version, got.size, list(got.tensors)) == ("v1", Size(30, 20), ["one", "two"])
@@ -47,7 +47,7 @@ def test_a_tensor_that_is_not_contiguous_is_sent_in_its_own_order() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 4])
-def test_a_stream_cut_short_is_noticed(kept: int) -> None:
+def test_a_truncated_stream_is_detected(kept: int) -> None:
     sent = list(messages("ab", embedding(one=(256, 64, 64))))
     with pytest.raises(Unavailable, match="complete"):
         read_tensors(sent[:kept])

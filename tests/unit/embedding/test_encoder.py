@@ -1,4 +1,4 @@
-"""What Triton is taken to serve, by its own gRPC on a real server."""
+"""What the encoder reads from Triton, over real gRPC."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -49,9 +49,7 @@ async def test_each_model_is_known_by_its_name_and_an_empty_one_means_the_defaul
 
 
 @pytest.mark.parametrize("model", ["sam9", "foreign"])
-async def test_a_model_that_is_not_ours_is_refused_with_the_list(
-    served: Served, model: str
-) -> None:
+async def test_a_model_that_samserve_did_not_write_is_unknown(served: Served, model: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
         await served.encoder.spec(model)
     assert (caught.value.model, caught.value.known) == (model, ["nano", "twin"])
@@ -67,7 +65,7 @@ async def test_a_model_changed_or_added_is_noticed(served: Served) -> None:
 
 
 @pytest.mark.usefixtures("asked_each_time")
-async def test_of_an_unloaded_model_what_was_known_stands(served: Served) -> None:
+async def test_an_unloaded_model_keeps_its_last_known_facts(served: Served) -> None:
     await served.encoder.spec("nano")
     served.triton.ready["nano"] = False
     assert await served.encoder.spec("nano") == NANO
@@ -77,7 +75,7 @@ async def test_a_model_not_loaded_since_the_start_is_unavailable_and_the_others_
     served: Served,
 ) -> None:
     served.triton.ready["nano"] = False
-    with pytest.raises(Unavailable, match="not loaded the model nano"):
+    with pytest.raises(Unavailable, match="not loaded model 'nano'"):
         await served.encoder.spec("")
     assert (await served.encoder.spec("twin")).model_version == "twin-1"
 
@@ -96,7 +94,7 @@ async def test_without_any_answer_from_triton_callers_are_told_to_retry(served: 
 
 
 @pytest.mark.usefixtures("asked_each_time")
-async def test_metrics_say_what_is_loaded_and_what_no_longer_is(served: Served) -> None:
+async def test_metrics_show_loaded_and_unloaded_models(served: Served) -> None:
     def said(model: str, version: str) -> float | None:
         labels = {"model": model, "version": version, "variant": "fp32", "backend": "onnxruntime"}
         return REGISTRY.get_sample_value("samserve_model_info", labels)

@@ -5,20 +5,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from fakes import FakeCache
-from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
 from samserve.core.errors import DeadlinePassed, Unavailable
 from samserve.core.geometry import Size
-from samserve.embedding.single_flight import Begin, Shared, SingleFlight
+from samserve.embedding.claims import ReplicaClaims
+from samserve.embedding.single_flight import Flight, Shared, SingleFlight
 from samserve.infra.cache import CacheKey
-from samserve.infra.stages import StageClock
 
 KEY = CacheKey("public", "v1", "ab" * 32)
 MADE = Embedding("v1", Size(4, 3), {"embedding": np.zeros(8, np.float16)})
 
 
 class Maker:
-    """Makes an embedding in two steps, each held until it is let go, and stores it; counts both."""
+    """Makes an embedding in two steps that the test releases, and stores it; counts the steps."""
 
     def __init__(self, cache: FakeCache) -> None:
         self.cache = cache
@@ -26,10 +25,10 @@ class Maker:
         self.decoded, self.encoded = asyncio.Event(), asyncio.Event()
         self.failure: Exception | None = None
 
-    async def __call__(self, begin: Begin) -> Embedding:
+    async def __call__(self, flight: Flight) -> Embedding:
         self.started += 1
         await self.decoded.wait()
-        begin()
+        flight.begin()
         self.begun += 1
         await self.encoded.wait()
         if self.failure is not None:
@@ -53,12 +52,25 @@ def maker(cache: FakeCache) -> Maker:
     return Maker(cache)
 
 
+class Replica:
+    """One process: its callers share a flight, and its flights claim the entry."""
+
+    def __init__(self, cache: FakeCache, patience: float = 60, expiry: float = 5) -> None:
+        self.flights: SingleFlight[CacheKey, Embedding | None] = SingleFlight()
+        self.claims = ReplicaClaims(cache, patience=patience, expiry=expiry)
+
+    async def call(self, maker: Maker) -> "Shared[Embedding | None]":
+        async def work(flight: Flight) -> Embedding | None:
+            async with self.claims.claim(KEY) as claim:
+                return await maker(flight) if await claim.acquire() else None
+
+        return await self.flights.run(KEY, work, math.inf)
+
+
 def asking(
-    turns: SingleFlight, maker: Maker, callers: int = 1
-) -> list["asyncio.Task[Shared | None]"]:
-    return [
-        asyncio.create_task(turns.take(KEY, maker, math.inf, StageClock())) for _ in range(callers)
-    ]
+    replica: Replica, maker: Maker, callers: int = 1
+) -> list["asyncio.Task[Shared[Embedding | None]]"]:
+    return [asyncio.create_task(replica.call(maker)) for _ in range(callers)]
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -69,40 +81,40 @@ async def until(true: Callable[[], object]) -> None:
     pytest.fail("it never came true")
 
 
-async def test_callers_of_one_process_share_one_making(cache: FakeCache, maker: Maker) -> None:
-    calls = asking(SingleFlight(cache, 5), maker, 5)
+async def test_callers_in_one_process_share_one_flight(cache: FakeCache, maker: Maker) -> None:
+    calls = asking(Replica(cache), maker, 5)
     maker.go()
-    made = [one for one in await asyncio.gather(*calls) if one is not None]
-    assert [one.status for one in made] == [CacheStatus.MISS] + 4 * [CacheStatus.COALESCED]
+    shared = await asyncio.gather(*calls)
+    assert shared == [Shared(MADE, joined=False)] + 4 * [Shared(MADE, joined=True)]
     assert (maker.started, cache.claims) == (1, {})
 
 
 async def test_another_replica_waits_until_the_entry_appears(
     cache: FakeCache, maker: Maker
 ) -> None:
-    (first,) = asking(SingleFlight(cache, 5), maker)
+    (first,) = asking(Replica(cache), maker)
     await until(lambda: maker.started)
-    (second,) = asking(SingleFlight(cache, 5), maker)
+    (second,) = asking(Replica(cache), maker)
     await asyncio.sleep(0.05)
     assert not second.done()
     maker.go()
-    assert await first == Shared(MADE, CacheStatus.MISS)
-    assert await second is None
+    assert await first == Shared(MADE, joined=False)
+    assert await second == Shared(None, joined=False)
     assert maker.started == 1
 
 
 async def test_when_the_holder_dies_another_takes_over(cache: FakeCache, maker: Maker) -> None:
     cache.claims[KEY] = "a replica that was killed"
-    (call,) = asking(SingleFlight(cache, 5), maker)
+    (call,) = asking(Replica(cache), maker)
     maker.go()
     await asyncio.sleep(0.05)
     assert not maker.started
     cache.claims.clear()  # as the claim's expiry does
-    assert await call == Shared(MADE, CacheStatus.MISS)
+    assert await call == Shared(MADE, joined=False)
 
 
 async def test_a_claim_is_renewed_while_the_work_goes_on(cache: FakeCache, maker: Maker) -> None:
-    (call,) = asking(SingleFlight(cache, 5, expiry=0.03), maker)
+    (call,) = asking(Replica(cache, expiry=0.03), maker)
     await until(lambda: cache.renewed >= 3)
     maker.go()
     await call
@@ -115,52 +127,54 @@ async def test_without_redis_callers_of_one_process_still_share(
     cache: FakeCache, maker: Maker
 ) -> None:
     cache.down = True
-    calls = asking(SingleFlight(cache, 5), maker, 5)
+    calls = asking(Replica(cache), maker, 5)
     maker.go()
-    assert len([one for one in await asyncio.gather(*calls) if one is not None]) == 5
+    assert [shared.result for shared in await asyncio.gather(*calls)] == [MADE] * 5
     assert maker.started == 1
 
 
-async def test_nobody_waits_for_another_replica_for_ever(cache: FakeCache, maker: Maker) -> None:
+async def test_the_wait_for_another_replica_is_bounded(cache: FakeCache, maker: Maker) -> None:
     cache.claims[KEY] = "a replica that never ends"
-    calls = asking(SingleFlight(cache, 0.05), maker, 3)
+    calls = asking(Replica(cache, patience=0.05), maker, 3)
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [DeadlinePassed] * 3
     assert cache.claims[KEY] == "a replica that never ends"
 
 
-async def test_a_caller_who_goes_stops_nothing_for_the_others(
+async def test_a_caller_that_leaves_does_not_stop_the_others(
     cache: FakeCache, maker: Maker
 ) -> None:
-    first, second = asking(SingleFlight(cache, 5), maker, 2)
+    first, second = asking(Replica(cache), maker, 2)
     await until(lambda: maker.started)
     first.cancel()
     maker.go()
-    assert await second == Shared(MADE, CacheStatus.COALESCED)
+    assert await second == Shared(MADE, joined=True)
     assert maker.started == 1
 
 
-async def test_work_that_nobody_waits_for_is_not_begun(cache: FakeCache, maker: Maker) -> None:
-    turns = SingleFlight(cache, 5)
-    calls = asking(turns, maker, 2)
+async def test_work_without_callers_is_cancelled_before_it_begins(
+    cache: FakeCache, maker: Maker
+) -> None:
+    replica = Replica(cache)
+    calls = asking(replica, maker, 2)
     await until(lambda: maker.started)
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)
     maker.go()
     (late,) = asking(
-        turns, maker
+        replica, maker
     )  # the former work is still ending; this one must not share its end
-    assert await late == Shared(MADE, CacheStatus.MISS)
+    assert await late == Shared(MADE, joined=False)
     assert (maker.started, maker.begun) == (2, 1)
     assert not cache.claims
 
 
-async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(
+async def test_a_caller_that_leaves_while_another_replica_works_leaves_no_claim(
     cache: FakeCache, maker: Maker
 ) -> None:
     cache.claims[KEY] = "another replica"
-    (call,) = asking(SingleFlight(cache, 5), maker)
+    (call,) = asking(Replica(cache), maker)
     await asyncio.sleep(0.02)
     call.cancel()
     await asyncio.wait([call])
@@ -169,10 +183,8 @@ async def test_a_caller_who_goes_while_another_replica_works_leaves_no_claim(
     assert (cache.claims, maker.started) == ({}, 0)
 
 
-async def test_work_that_has_begun_is_finished_even_if_nobody_waits(
-    cache: FakeCache, maker: Maker
-) -> None:
-    (call,) = asking(SingleFlight(cache, 5), maker)
+async def test_work_that_has_begun_finishes_without_callers(cache: FakeCache, maker: Maker) -> None:
+    (call,) = asking(Replica(cache), maker)
     maker.decoded.set()
     await until(lambda: maker.begun)
     call.cancel()
@@ -181,27 +193,27 @@ async def test_work_that_has_begun_is_finished_even_if_nobody_waits(
     assert cache.entries[KEY] is MADE
 
 
-async def test_a_failure_is_given_to_all_who_wait_and_to_nobody_later(
+async def test_a_failure_reaches_all_waiting_callers_and_no_later_one(
     cache: FakeCache, maker: Maker
 ) -> None:
-    turns = SingleFlight(cache, 5)
+    replica = Replica(cache)
     maker.failure = Unavailable("Triton is away")
-    calls = asking(turns, maker, 3)
+    calls = asking(replica, maker, 3)
     maker.go()
     failures = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(failure) for failure in failures] == [Unavailable] * 3
     maker.failure = None
-    assert await asking(turns, maker)[0] == Shared(MADE, CacheStatus.MISS)
+    assert await asking(replica, maker)[0] == Shared(MADE, joined=False)
 
 
-async def test_a_failure_in_one_replica_is_anothers_turn(cache: FakeCache, maker: Maker) -> None:
+async def test_after_a_failure_in_one_replica_another_tries(cache: FakeCache, maker: Maker) -> None:
     failing = Maker(cache)
     failing.failure = Unavailable("the image encoder ran out of memory")
-    (first,) = asking(SingleFlight(cache, 5), failing)
+    (first,) = asking(Replica(cache), failing)
     await until(lambda: failing.started)
-    (second,) = asking(SingleFlight(cache, 5), maker)
+    (second,) = asking(Replica(cache), maker)
     failing.go()
     maker.go()
     with pytest.raises(Unavailable):
         await first
-    assert await second == Shared(MADE, CacheStatus.MISS)
+    assert await second == Shared(MADE, joined=False)

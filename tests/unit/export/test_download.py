@@ -1,4 +1,4 @@
-"""Downloads, from a real HTTP server on this machine that can cut off, forget ranges, and refuse."""
+"""Downloads from a local HTTP server that can close connections, ignore ranges, and refuse."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ SUM = hashlib.sha256(DATA).hexdigest()
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves DATA at /file. cuts: after how many bytes to break off each of the first answers; asked: the ranges."""
+    """Serves DATA at /file.
+
+    Attributes:
+        cuts: bytes after which each of the first responses breaks off.
+        asked: the Range header of each request.
+        supports_ranges: whether it answers to that header.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.cuts: list[int] = []
         self.asked: list[str | None] = []
-        self.knows_ranges = True
+        self.supports_ranges = True
 
     @property
     def url(self) -> str:
@@ -42,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(wanted)
         begin = (
             int(wanted.removeprefix("bytes=").rstrip("-"))
-            if wanted and self.server.knows_ranges
+            if wanted and self.server.supports_ranges
             else 0
         )
         if begin >= len(DATA):
@@ -68,10 +74,15 @@ def server() -> Iterator[FileServer]:
         server.shutdown()
 
 
-def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_arrives_complete_and_reports_its_progress(
+    server: FileServer, tmp_path: Path
+) -> None:
     seen: list[tuple[int, int]] = []
     download(
-        server.url, tmp_path / "new" / "file", SUM, lambda there, total: seen.append((there, total))
+        server.url,
+        tmp_path / "new" / "file",
+        SUM,
+        on_progress=lambda present, total: seen.append((present, total)),
     )
     assert (tmp_path / "new" / "file").read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
@@ -80,7 +91,7 @@ def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_pat
     assert len(server.asked) == 1
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(
+def test_an_interrupted_download_resumes_where_it_stopped(
     server: FileServer, tmp_path: Path
 ) -> None:
     server.cuts = [20 * CHUNK, 10 * CHUNK]
@@ -91,14 +102,14 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     assert later == [f"bytes={20 * CHUNK}-", f"bytes={30 * CHUNK}-"]
 
 
-def test_a_later_run_goes_on_with_what_is_there(server: FileServer, tmp_path: Path) -> None:
+def test_a_later_run_resumes_the_part(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(DATA[:2_000_000])
     download(server.url, tmp_path / "file", SUM)
     assert server.asked == ["bytes=2000000-"]
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_a_part_that_is_whole_already_is_only_checked(server: FileServer, tmp_path: Path) -> None:
+def test_a_complete_part_is_only_checked(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(DATA)
     download(server.url, tmp_path / "file", SUM)
     assert (tmp_path / "file").read_bytes() == DATA
@@ -107,24 +118,24 @@ def test_a_part_that_is_whole_already_is_only_checked(server: FileServer, tmp_pa
 def test_a_server_without_ranges_is_read_from_the_start_again(
     server: FileServer, tmp_path: Path
 ) -> None:
-    server.knows_ranges = False
+    server.supports_ranges = False
     server.cuts = [1_000_000]
     download(server.url, tmp_path / "file", SUM, pause=0)
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_another_file_than_the_one_meant_is_not_kept(server: FileServer, tmp_path: Path) -> None:
-    with pytest.raises(DownloadFailed, match=f"has the SHA-256 {SUM}, not {'0' * 64}"):
+def test_a_file_with_another_digest_is_deleted(server: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed, match=f"has the SHA-256 {SUM}, expected {'0' * 64}"):
         download(server.url, tmp_path / "file", "0" * 64)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_file_is_said_at_once(server: FileServer, tmp_path: Path) -> None:
-    with pytest.raises(DownloadFailed, match="answers 404"):
+def test_a_missing_file_fails_at_once(server: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed, match="returned 404"):
         download(f"{server.url}-not", tmp_path / "file", "")
 
 
-def test_a_server_that_never_sends_more_is_given_up_and_the_part_kept(
+def test_a_server_that_sends_no_more_is_given_up_and_the_part_kept(
     server: FileServer, tmp_path: Path
 ) -> None:
     server.cuts = [8 * CHUNK] + [0] * ATTEMPTS
@@ -133,10 +144,10 @@ def test_a_server_that_never_sends_more_is_given_up_and_the_part_kept(
     assert (tmp_path / "file.part").read_bytes() == DATA[: 8 * CHUNK]
 
 
-def test_every_published_checkpoint_has_its_address_and_sum() -> None:
+def test_every_published_checkpoint_has_its_address_and_digest() -> None:
     assert {"sam-vit-b", "sam-vit-l", "sam-vit-h", "sam2.1-tiny", "sam2.1-large"} <= set(PUBLISHED)
-    assert len({one.sha256 for one in PUBLISHED.values()}) == len(PUBLISHED)
-    assert len({one.url for one in PUBLISHED.values()}) == len(PUBLISHED)
-    for one in PUBLISHED.values():
-        assert len(bytes.fromhex(one.sha256)) == 32
-        assert one.file.endswith((".pth", ".pt"))
+    assert len({checkpoint.sha256 for checkpoint in PUBLISHED.values()}) == len(PUBLISHED)
+    assert len({checkpoint.url for checkpoint in PUBLISHED.values()}) == len(PUBLISHED)
+    for checkpoint in PUBLISHED.values():
+        assert len(bytes.fromhex(checkpoint.sha256)) == 32
+        assert checkpoint.file.endswith((".pth", ".pt"))

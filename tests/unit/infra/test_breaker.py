@@ -29,20 +29,20 @@ def fail(breaker: Breaker, times: int = 1) -> None:
             raise OSError
 
 
-def test_failures_in_a_row_open_it_and_then_nothing_is_tried(breaker: Breaker) -> None:
+def test_failures_in_a_row_open_the_circuit_and_calls_are_refused(breaker: Breaker) -> None:
     fail(breaker, 3)
     with pytest.raises(BreakerOpen), breaker.guard():
         pytest.fail("tried")
 
 
-def test_failures_with_a_success_between_them_do_not_open_it(breaker: Breaker) -> None:
+def test_a_success_between_failures_keeps_the_circuit_closed(breaker: Breaker) -> None:
     for _ in range(5):
         fail(breaker, 2)
         with breaker.guard():
             pass
 
 
-def test_failures_at_the_same_time_are_one(breaker: Breaker, clock: Clock) -> None:
+def test_overlapping_failures_count_as_one(breaker: Breaker, clock: Clock) -> None:
     for _ in range(2):
         clock.seconds += 1
         with ExitStack() as together:
@@ -54,7 +54,7 @@ def test_failures_at_the_same_time_are_one(breaker: Breaker, clock: Clock) -> No
     assert not breaker.open
 
 
-def test_after_its_rest_one_call_tries_and_the_others_still_go_around(
+def test_after_the_rest_one_call_tries_and_others_are_still_refused(
     breaker: Breaker, clock: Clock
 ) -> None:
     fail(breaker, 3)
@@ -64,7 +64,7 @@ def test_after_its_rest_one_call_tries_and_the_others_still_go_around(
     assert not breaker.open
 
 
-def test_a_trial_that_fails_is_another_rest(breaker: Breaker, clock: Clock) -> None:
+def test_a_failed_trial_starts_another_rest(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.seconds = 2.0
     fail(breaker)
@@ -77,7 +77,7 @@ def test_a_trial_that_fails_is_another_rest(breaker: Breaker, clock: Clock) -> N
     assert not breaker.open
 
 
-def test_a_trial_that_is_cancelled_leaves_it_to_the_next(breaker: Breaker, clock: Clock) -> None:
+def test_after_a_cancelled_trial_the_next_call_tries(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.seconds = 2.0
     with suppress(asyncio.CancelledError), breaker.guard():

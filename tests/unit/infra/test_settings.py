@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,30 +8,30 @@ from samserve.infra.settings import (
     DecoderSettings,
     EmbeddingSettings,
     load_settings,
-    unknown_variables,
+    unknown_variable_warnings,
     variable_of,
 )
 from samserve.infra.settings import __file__ as settings_file
 
 
-def test_known_variables_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_well_known_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://cache:6380/1")
     monkeypatch.setenv("SAMSERVE_DECODER_PORT", "9001")
     settings = load_settings(DecoderSettings)
     assert (settings.redis_url, settings.decoder_port) == ("redis://cache:6380/1", 9001)
 
 
-def test_a_wrong_variable_is_named_and_ends_the_program(
+def test_an_invalid_variable_is_named_and_ends_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SAMSERVE_REPLICAS", "many")
     monkeypatch.setenv("REDIS_URL", "http://cache")
     with pytest.raises(SystemExit) as ended:
         load_settings(EmbeddingSettings)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert ended.value.code == 2
-    assert "SAMSERVE_REPLICAS='many'" in said
-    assert "REDIS_URL='http://cache'" in said
+    assert "SAMSERVE_REPLICAS='many'" in printed
+    assert "REDIS_URL='http://cache'" in printed
 
 
 def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +46,7 @@ def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("MODELS", "", "give model names"),
         ("MODELS", "nano,,huge", "give model names"),
@@ -53,19 +54,19 @@ def test_models_are_listed_and_the_first_is_the_default(monkeypatch: pytest.Monk
         ("CACHE_CODING", "tiny", "'small' or 'exact'"),
     ],
 )
-def test_a_wrong_list_of_models_or_coding_is_refused(
+def test_an_invalid_list_of_models_or_coding_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
     value: str,
-    says: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv(f"SAMSERVE_{name}", value)
     with pytest.raises(SystemExit):
         load_settings(EmbeddingSettings)
-    said = capsys.readouterr().err
-    assert f"SAMSERVE_{name}={value!r}" in said
-    assert says in said
+    printed = capsys.readouterr().err
+    assert f"SAMSERVE_{name}={value!r}" in printed
+    assert message in printed
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_wrong_list_of_models_or_coding_is_refused(
         ("SAMSERVE_XYZ", ""),
     ],
 )
-def test_an_unknown_variable_is_warned_of_by_name(
+def test_a_warning_names_an_unknown_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, hint: str
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -90,7 +91,7 @@ def test_the_variables_of_every_program_are_known(capsys: pytest.CaptureFixture[
         for name, field in kind.model_fields.items()
     }
     assert {"SAMSERVE_BUNDLES", "SAMSERVE_REPLICAS", "SAMSERVE_DECODE_QUEUE"} < known
-    assert unknown_variables(dict.fromkeys([*known, "SAMSERVE_LARGE", "HOME"], "")) == []
+    assert unknown_variable_warnings(dict.fromkeys([*known, "SAMSERVE_LARGE", "HOME"], "")) == []
 
 
 def test_a_service_has_only_settings_that_it_reads() -> None:
@@ -100,7 +101,7 @@ def test_a_service_has_only_settings_that_it_reads() -> None:
     for kind, package in ((EmbeddingSettings, "embedding"), (DecoderSettings, "decoder")):
         code = "".join(path.read_text() for path in (services / package).rglob("*.py"))
         for name in kind.model_fields:
-            assert f"settings.{name}" in code or f"self.{name}" in methods, (package, name)
+            assert re.search(rf"\.{name}\b", code) or f"self.{name}" in methods, (package, name)
 
 
 def test_every_setting_is_described_in_a_sentence() -> None:

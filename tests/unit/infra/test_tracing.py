@@ -1,4 +1,4 @@
-"""That spans reach a collector; the rest of tracing is in tests/contract."""
+"""Spans reach a collector; tests/contract has the rest of tracing."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ with tracing.span("Predict"), StageClock().stage("decode"):
 
 
 class Collector(rpc.TraceServiceServicer):
-    """Keeps what it is sent: service and name of each span."""
+    """Keeps the service and name of each span that it receives."""
 
     def __init__(self) -> None:
         self.spans: set[tuple[str, str]] = set()
@@ -31,9 +31,11 @@ class Collector(rpc.TraceServiceServicer):
         self, request: pb.ExportTraceServiceRequest, _: grpc.ServicerContext
     ) -> pb.ExportTraceServiceResponse:
         for resource in request.resource_spans:
-            told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+            attributes = {
+                pair.key: pair.value.string_value for pair in resource.resource.attributes
+            }
             self.spans |= {
-                (told["service.name"], span.name)
+                (attributes["service.name"], span.name)
                 for scope in resource.scope_spans
                 for span in scope.spans
             }
@@ -52,11 +54,9 @@ def test_the_spans_of_a_program_that_ends_reach_the_collector() -> None:
     assert collector.spans == {("samserve-decoder", "Predict"), ("samserve-decoder", "decode")}
 
 
-def test_without_an_endpoint_nothing_of_it_is_loaded() -> None:
-    code = (
-        PROGRAM
-        + "print(*[name for name in sys.modules if 'opentelemetry' in name or name.endswith('spans')])"
-    )
+def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
+    loaded = "[n for n in sys.modules if 'opentelemetry' in n or n.endswith('otel')]"
+    code = f"{PROGRAM}print(*{loaded})"
     done = subprocess.run(
         [sys.executable, "-c", code, ""], capture_output=True, text=True, check=True
     )
@@ -64,7 +64,7 @@ def test_without_an_endpoint_nothing_of_it_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("found", [None, object()])
-def test_an_endpoint_needs_what_it_takes_to_send(
+def test_an_endpoint_needs_the_tracing_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: object
 ) -> None:
     monkeypatch.setattr("samserve.infra.settings.find_spec", lambda _: found)

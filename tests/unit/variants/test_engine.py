@@ -8,7 +8,7 @@ import pytest
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.variants.compiler import RTX, STANDARD, EngineRefused, Layer, check_types
-from samserve.variants.engine import ENGINES, Engine, Profile, publish
+from samserve.variants.engine import ENGINES, Engine, Profile, publish_engine
 
 
 @dataclass
@@ -39,43 +39,43 @@ def nano(tmp_path: Path) -> Path:
 
 
 def test_an_engine_that_passed_the_gate_becomes_a_variant(nano: Path) -> None:
-    place = publish(load_bundle(nano), engine(nano, STANDARD), Report(passed=True))
-    bundle = load_bundle(nano, place.name)
-    assert (place.name, bundle.variant.backend) == ("fp16-l4-sm89", "tensorrt")
+    folder = publish_engine(load_bundle(nano), engine(nano, STANDARD), Report(passed=True))
+    bundle = load_bundle(nano, folder.name)
+    assert (folder.name, bundle.variant.backend) == ("fp16-l4-sm89", "tensorrt")
     assert bundle.variant.model.read_bytes() == b"a plan"
     assert bundle.variant.facts["profile"] == [1, 4, 8]
     assert bundle.variant.facts["gate"] == {"passed": True, "mean_iou": 0.999}
     assert bundle.model_version != load_bundle(nano).model_version
 
 
-def test_a_new_engine_takes_the_place_of_the_former(nano: Path) -> None:
+def test_a_new_engine_replaces_the_earlier_one(nano: Path) -> None:
     bundle = load_bundle(nano)
-    first = publish(bundle, engine(nano, STANDARD), Report(passed=True))
+    first = publish_engine(bundle, engine(nano, STANDARD), Report(passed=True))
     before = load_bundle(nano, first.name).model_version
-    publish(bundle, engine(nano, STANDARD, b"another plan"), Report(passed=True))
+    publish_engine(bundle, engine(nano, STANDARD, b"another plan"), Report(passed=True))
     assert load_bundle(nano, first.name).model_version != before
     assert json.loads((first / "variant.json").read_text())["files"].keys() == {"model.plan"}
 
 
 @pytest.mark.parametrize(
-    ("compiler", "passed", "why"),
+    ("compiler", "passed", "reason"),
     [(STANDARD, False, "has not passed the gate"), (RTX, True, "Triton runs plans of")],
 )
-def test_what_must_not_be_served_is_not_published(
-    nano: Path, compiler: str, passed: bool, why: str
+def test_an_engine_that_must_not_be_served_is_not_published(
+    nano: Path, compiler: str, passed: bool, reason: str
 ) -> None:
-    with pytest.raises(EngineRefused, match=why):
-        publish(load_bundle(nano), engine(nano, compiler), Report(passed))
+    with pytest.raises(EngineRefused, match=reason):
+        publish_engine(load_bundle(nano), engine(nano, compiler), Report(passed))
     assert not (nano / "variants").exists()
 
 
 @pytest.mark.parametrize("text", ["", "4", "1,4", "4,1,8", "0,1,2", "1,4,x", "1,4,8,16"])
-def test_a_batch_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="1,4,8"):
+def test_an_invalid_batch_profile_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid batch profile .* such as 1,4,8"):
         Profile.parse(text)
 
 
-def test_a_normalisation_in_halves_is_refused_by_name() -> None:
+def test_a_normalisation_in_halves_is_refused_and_named() -> None:
     check_types([Layer("norm 1", "NORMALIZATION", ("FLOAT", "FLOAT", "FLOAT"), ("FLOAT",))])
     with pytest.raises(EngineRefused, match="norm 2 would be computed in HALF"):
         check_types([Layer("norm 2", "NORMALIZATION", ("HALF", "HALF", "HALF"), ("HALF",))])

@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 from samserve.bundles.bundle import ENCODER, load_bundle, write_facts
 from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import load_variant
-from samserve.variants.quantise import NothingToQuantise, write
+from samserve.variants.quantise import NothingToQuantise, write_cpu_variant
 
 NANO = load_bundle(SHIPPED / "nano")
 
@@ -31,7 +31,7 @@ def test_int8_weights_are_a_quarter_and_products_nearly_the_same(tmp_path: Path)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, str(folder / ENCODER))
     write_facts(folder, {**NANO.facts, "name": "product"})
-    write(load_bundle(folder), "int8", tmp_path / "int8")
+    write_cpu_variant(load_bundle(folder), "int8", tmp_path / "int8")
     written = load_variant(tmp_path / "int8")
     x = rng.normal(0, 1, (4, 256)).astype(np.float32)
     (y,) = ReferenceEvaluator(onnx.load(str(written.model))).run(None, {"x": x})
@@ -42,12 +42,12 @@ def test_int8_weights_are_a_quarter_and_products_nearly_the_same(tmp_path: Path)
 
 def test_an_encoder_without_matrix_products_has_no_int8(tmp_path: Path) -> None:
     with pytest.raises(NothingToQuantise, match="try bf16"):
-        write(NANO, "int8", tmp_path / "int8")
+        write_cpu_variant(NANO, "int8", tmp_path / "int8")
 
 
-def test_bf16_is_a_model_version_of_its_own_and_another_runtime_is_not(tmp_path: Path) -> None:
+def test_bf16_changes_the_model_version_and_another_runtime_does_not(tmp_path: Path) -> None:
     for precision in ("bf16", "fp32"):
-        write(NANO, precision, tmp_path / precision)
+        write_cpu_variant(NANO, precision, tmp_path / precision)
     bf16, fp32 = (load_variant(tmp_path / precision) for precision in ("bf16", "fp32"))
     assert fp32.backend == bf16.backend == "openvino"
     assert fp32.model_version == NANO.model_version != bf16.model_version

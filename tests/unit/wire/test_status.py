@@ -18,7 +18,7 @@ EVERY = [
 
 
 class Received(grpc.RpcError):
-    """A failure as a client gets it."""
+    """A failed call as a client sees it."""
 
     def __init__(self, code: grpc.StatusCode, status: status_pb2.Status) -> None:
         self._code, self._status = code, status
@@ -34,7 +34,7 @@ class Received(grpc.RpcError):
 
 
 @pytest.mark.parametrize(("error", "code"), EVERY, ids=lambda v: type(v).__name__)
-def test_every_error_reaches_the_caller_as_itself(
+def test_every_error_reaches_the_caller_as_the_same_error(
     error: SamserveError, code: grpc.StatusCode
 ) -> None:
     status = status_of(error)
@@ -58,33 +58,26 @@ def test_every_error_reaches_the_caller_as_itself(
             assert getattr(received, name, None) == getattr(error, name, None)
 
 
-def test_an_internal_error_that_is_not_ours_may_pass() -> None:
-    died = status_pb2.Status(
-        message="The actor died unexpectedly before finishing this task."
-    )  # Ray Serve's
-    assert (
-        type(error_of(Received(grpc.StatusCode.INTERNAL, died), "the embedding service"))
-        is errors.Unavailable
-    )
-    cut = status_pb2.Status(
-        message="Received http2 header with status: 500"
-    )  # gRPC's, for what HAProxy says of it
-    assert (
-        type(error_of(Received(grpc.StatusCode.UNKNOWN, cut), "the embedding service"))
-        is errors.Unavailable
-    )
+def test_an_internal_error_of_a_proxy_means_unavailable() -> None:
+    for code, message in (
+        # Ray Serve's message for a replica that died.
+        (grpc.StatusCode.INTERNAL, "The actor died unexpectedly before finishing this task."),
+        # gRPC's message for the answer of HAProxy about one.
+        (grpc.StatusCode.UNKNOWN, "Received http2 header with status: 500"),
+    ):
+        received = Received(code, status_pb2.Status(message=message))
+        assert type(error_of(received, "the embedding service")) is errors.Unavailable
+
     ours = Received(grpc.StatusCode.INTERNAL, status_of(ValueError("a bug")))
     assert type(error_of(ours, "the embedding service")) is SamserveError
 
 
-def test_a_call_cancelled_by_a_stopping_server_may_be_tried_elsewhere_and_the_callers_own_is_over() -> (
-    None
-):
-    for words, expected in (
+def test_a_call_cancelled_by_a_stopping_server_can_be_retried() -> None:
+    for message, expected in (
         ("CANCELLED", errors.Unavailable),
         ("Locally cancelled by application!", SamserveError),
     ):
-        received = Received(grpc.StatusCode.CANCELLED, status_pb2.Status(message=words))
+        received = Received(grpc.StatusCode.CANCELLED, status_pb2.Status(message=message))
         assert type(error_of(received, "the decoder")) is expected
 
 
@@ -99,7 +92,7 @@ def test_a_subclass_is_answered_as_its_parent() -> None:
     assert code_of(QuotaSpent("quota")) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_bug_tells_its_caller_an_id_and_nothing_else() -> None:
+def test_a_bug_answers_with_an_incident_id_only() -> None:
     status = status_of(ValueError("the password is 1234"))
     info = details.ErrorInfo()
     assert status.details[0].Unpack(info)

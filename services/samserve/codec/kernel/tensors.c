@@ -1,13 +1,24 @@
-/* The coding of a tensor for the cache; `samserve/codec/tensors.py` has the reasons and the layout.
+/* The q1 coding of a tensor; samserve/codec/tensors.py has the reasons and the layout.
 
-   A tensor is `planes` planes of height x width fp16 values. Each plane has its own step and offset: a value becomes the
-   integer q = round(value / step) - offset. An integer is predicted from its left, upper, upper left and upper right
-   neighbours, and what is left is coded by rANS. Which table codes it is told by the leftovers around it and by the
-   plane's level. Sixteen planes go side by side through the lanes of a vector, each with a coder of its own; up to four
-   vectors in turn share a stream of 16-bit words, so that one's latency hides the other's.
+   A tensor is `planes` planes of height x width fp16 values. Each plane has its own step and offset.
+   A value becomes the integer q = round(value / step) - offset. It is predicted from its left, upper,
+   upper left and upper right neighbours. What is left over, the residual, is coded by rANS.
 
-   Everything that a reader must find again is exact: integers in floats, below 2^24 (coefficients are multiples of 1/256
-   below 2, integers at most MOST). Reading is safe for any bytes. Compiled once per instruction set (build.py); no state. */
+   Words used below:
+     left_over  magnitude of a residual
+     level      of a plane: six times the mean magnitude of its residuals
+     unrest     activity around a value: a weighted sum of the magnitudes nearby and of the level
+     context    one of CONTEXTS ranges of unrest; each has its own frequency table
+     symbol     residual + MIDDLE; symbol 0 is the escape
+     apart      escapes: integers that no symbol stands for, stored by themselves
+
+   Sixteen planes go side by side through the lanes of a vector, each with its own rANS state. Up to
+   four vectors (a group) share one stream of 16-bit words in turn, so that the latency of one is
+   hidden by the work of the others.
+
+   All that the reader repeats is exact: integers in floats below 2^24, since weights are multiples of
+   1/256 below 2 and integers are at most MOST. Reading is safe for any bytes. The file is compiled
+   once per instruction set (native/build.py) and has no state. */
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -15,12 +26,12 @@
 
 #define LANES 16
 #define GROUP 4         /* vectors that share a stream */
-#define BITS 11         /* of a symbol's frequency */
-#define STATE (1u << 16) /* the least state of a coder */
-#define MIDDLE 128      /* the symbol of leftover 0; symbol 0 says that the integer follows elsewhere */
+#define BITS 11         /* of a frequency: a table adds up to 2^BITS */
+#define STATE (1u << 16) /* least value of a coder's state */
+#define MIDDLE 128      /* symbol of residual 0 */
 #define CONTEXTS 22
-#define LAST_UNREST 2047.0f /* of the last context */
-#define FIRST_CONTEXT (127 << 1) /* of a float's exponent and first bit: of 1.0 */
+#define LAST_UNREST 2047.0f /* in the last context */
+#define FIRST_CONTEXT (127 << 1) /* exponent and first mantissa bit of 1.0f */
 #define MOST 8191.0f
 #define INLINE static inline __attribute__((always_inline))
 
@@ -32,7 +43,7 @@ typedef uint32_t uloose __attribute__((vector_size(64), aligned(2), may_alias));
 
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec magnitude(vec x) { return (vec)((ivec)x & 0x7fffffff); }
-INLINE vec nearest(vec x) { return (x + all(12582912.0f)) - all(12582912.0f); } /* 1.5 * 2^23: to even, |x| < 2^22 */
+INLINE vec nearest(vec x) { return (x + all(12582912.0f)) - all(12582912.0f); } /* 1.5 * 2^23; rounds to even, |x| < 2^22 */
 INLINE uvec choose(ivec mask, uvec a, uvec b) { return (a & (uvec)mask) | (b & ~(uvec)mask); }
 
 #ifdef __AVX512F__
@@ -46,7 +57,7 @@ INLINE uvec blend_bits(uvec a, uvec b, uint32_t of_b)
     return (uvec)_mm512_ternarylogic_epi32(_mm512_set1_epi32((int)of_b), (__m512i)b, (__m512i)a, 0xca);
 }
 INLINE vec rough_inverse(vec x) { return (vec)_mm512_rcp14_ps((__m512)x); }
-/* Lanes in need take the next words, in order; the rest stay. */
+/* Lanes whose state is too small take the next words, in order; the others keep theirs. */
 INLINE uvec refill(uvec x, const uint16_t **from)
 {
     __mmask16 need = _mm512_cmplt_epu32_mask((__m512i)x, _mm512_set1_epi32((int)STATE));
@@ -54,7 +65,7 @@ INLINE uvec refill(uvec x, const uint16_t **from)
     *from += __builtin_popcount(need);
     return (uvec)_mm512_mask_or_epi32((__m512i)x, need, _mm512_slli_epi32((__m512i)x, 16), words);
 }
-/* Lanes that are too full give their low words, in order, before `to`. */
+/* Lanes whose state is too large write their low word before `to`, in order. */
 INLINE uvec spill(uvec x, uvec most, uint16_t **to)
 {
     __mmask16 full = _mm512_cmpge_epu32_mask((__m512i)x, (__m512i)most);
@@ -119,7 +130,7 @@ INLINE uvec spill(uvec x, uvec most, uint16_t **to)
     uint16_t *p = *to;
     for (int k = LANES - 1; k >= 0; k--) {
         uint32_t full = v.one[k] >= limit.one[k];
-        p[-1] = (uint16_t)v.one[k]; /* if it is not full, the next one to give writes over it */
+        p[-1] = (uint16_t)v.one[k]; /* overwritten by the next lane if this one is not full */
         v.one[k] = full ? v.one[k] >> 16 : v.one[k];
         p -= full;
     }
@@ -131,7 +142,7 @@ INLINE uvec spill(uvec x, uvec most, uint16_t **to)
 INLINE void transpose(vec *a)
 {
 #ifdef __AVX512F__
-    for (int stage = 0; stage < 4; stage++) { /* four perfect shuffles of the rows' and lanes' joint index */
+    for (int stage = 0; stage < 4; stage++) { /* four perfect shuffles of the joint index (row, lane) */
         vec b[LANES];
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
@@ -150,7 +161,7 @@ INLINE void transpose(vec *a)
 #endif
 }
 
-/* Up to 16 values at p, zeros after them. */
+/* Load up to 16 values at p; fill with zeros. */
 INLINE vec some_halves(const uint16_t *p, int64_t count)
 {
     if (count >= LANES) return from_half(p);
@@ -159,8 +170,8 @@ INLINE vec some_halves(const uint16_t *p, int64_t count)
     return from_half(part);
 }
 
-/* Of each plane: sum, sum of squares, least and greatest of its values less its first. An infinity or a NaN anywhere makes
-   the sum of squares no number. */
+/* For each plane, of the values less the plane's first one: sum, sum of squares, least, greatest. The sum of squares is
+   not finite if a value is infinite or NaN. */
 void measure(const uint16_t *x, int64_t planes, int64_t size, float *sums)
 {
     for (int64_t plane = 0; plane < planes; plane++, x += size, sums += 4) {
@@ -182,8 +193,8 @@ void measure(const uint16_t *x, int64_t planes, int64_t size, float *sums)
     }
 }
 
-/* Of each plane, on every fourth row's inner columns: the products of (left, upper, upper left, upper right, itself) with
-   one another, the triangle's 15, of values less their plane's mean. */
+/* For each plane: the sums of products of (left, upper, upper left, upper right, value) with each other, 15 in a lower
+   triangle. Values are taken less the plane's mean, in the inner columns of every fourth row. */
 void correlate(const uint16_t *x, int64_t planes, int64_t height, int64_t width, const float *mean, float *products)
 {
     for (int64_t plane = 0; plane < planes; plane++, x += height * width, products += 15) {
@@ -204,8 +215,8 @@ void correlate(const uint16_t *x, int64_t planes, int64_t height, int64_t width,
     }
 }
 
-/* What writing knows of sixteen planes' present row: integers and leftovers' magnitudes, [width + 2], the
-   first and last standing for what lies outside, and the same of the row above. */
+/* Sixteen planes' current row and the row above, when writing: integers and magnitudes of residuals, [width + 2]. The first
+   and last elements stand for the values outside the plane. */
 typedef struct {
     vec *row, *upper, *left_over, *upper_left_over;
 } Rows;
@@ -221,7 +232,7 @@ INLINE void next_row(Rows *rows, int64_t width)
     left_over[width + 1] = left_over[width];
 }
 
-/* A plane's usual leftover. */
+/* Mean magnitude of a plane's residuals, which stands in before the first row. */
 INLINE vec usual(vec level) { return __builtin_convertvector(__builtin_convertvector(level, ivec) / 6, vec); }
 
 INLINE Rows first_row(vec *memory, int64_t width, vec level)
@@ -235,7 +246,7 @@ INLINE Rows first_row(vec *memory, int64_t width, vec level)
     return rows;
 }
 
-/* The first row has none above it: what the others would give for the upper ones goes to the left one. */
+/* The first row has no row above: its left neighbour gets the weights of the upper ones, too. */
 INLINE void weights_of(const float *weights, int64_t y, vec *out)
 {
     float sum = weights[0] + weights[1] + weights[2] + weights[3];
@@ -253,10 +264,10 @@ INLINE vec unrest_above(const Rows *rows, int64_t at, vec level)
     return upper[at] + upper[at] + upper[at - 1] + upper[at + 1] + level;
 }
 
-/* Two tables to the octave. Unrest is 1 at least; what is too much or no number (by damage only) has the last table. */
+/* Two contexts to the octave of unrest, which is at least 1. NaN (in damaged data only) gets the last context. */
 INLINE ivec context_of(vec unrest) { return (((ivec)at_most(unrest, LAST_UNREST) >> 22) - FIRST_CONTEXT) << 8; }
 
-/* The reader's index of (context, the state's low BITS), from the first context's. */
+/* Index into the reader's table, by context and the low BITS of the state. */
 INLINE ivec slot_of(vec unrest, uvec state)
 {
     ivec context = (ivec)at_most(unrest, LAST_UNREST) >> (22 - BITS);
@@ -268,13 +279,13 @@ INLINE vec level_of(const float *levels, int64_t vector) { return *(const loose 
 typedef struct {
     int64_t planes, height, width, size;
     const uint16_t *values;
-    const float *inverses, *offsets, *levels, *weights; /* of planes' steps, of planes [vectors * 16], of neighbours [4] */
-    const uint32_t *codes;                           /* [CONTEXTS][256] of first << 16 | frequency; 0: no such symbol */
-    float *memory;                                   /* 4 * (width + 2) vectors */
-    uint32_t *chosen;                                /* [GROUP][size][16] codes, in turn */
-    int16_t *apart;                                  /* [most_apart] integers that no symbol stands for */
+    const float *inverses, *offsets, *levels, *weights; /* 1 / step, offset, level: [vectors * 16]; weights [4] */
+    const uint32_t *codes;                           /* [CONTEXTS][256]: first slot << 16 | frequency; 0: escape */
+    float *memory;                                   /* scratch of 4 * (width + 2) vectors */
+    uint32_t *chosen;                                /* [GROUP][size][16]: the codes of a group */
+    int16_t *apart;                                  /* [most_apart]: the escapes */
     int64_t most_apart;
-    int32_t *counts; /* of them, [vectors] */
+    int32_t *counts; /* [vectors]: number of escapes */
     uint16_t *words; /* [most_words] */
     int64_t most_words;
 } Writing;
@@ -295,8 +306,8 @@ INLINE void read_row(const Writing *job, Rows *rows, int64_t vector, int64_t y)
     }
 }
 
-/* Sixteen planes to codes, and integers apart, of which `used` are there already. Returns how many there are then, or -1
-   if they do not fit. */
+/* Turn sixteen planes into codes and escapes. `used` escapes exist already. Returns their number afterwards, or -1 if
+   they do not fit. */
 static int64_t to_codes(const Writing *job, int64_t vector, uint32_t *chosen, int64_t used)
 {
     vec level = level_of(job->levels, vector), share[4];
@@ -326,7 +337,8 @@ static int64_t to_codes(const Writing *job, int64_t vector, uint32_t *chosen, in
     return used;
 }
 
-/* The codes of up to GROUP vectors, backwards, before `to`: the reader meets them forwards. NULL: they do not fit. */
+/* Write the codes of up to GROUP vectors before `to`, from the last to the first, since rANS reads in reverse. Returns
+   where they begin, or NULL if they do not fit. */
 INLINE uint16_t *write_group(const Writing *job, uint16_t *to, int group)
 {
     uvec state[GROUP];
@@ -338,7 +350,7 @@ INLINE uint16_t *write_group(const Writing *job, uint16_t *to, int group)
             uvec code = *(const uloose *)(job->chosen + LANES * (v * job->size + at));
             uvec often = code & 0xffff, first = code >> 16;
             uvec x = spill(state[v], often << (32 - BITS), &to);
-            /* x / often < 2^21, so that an inverse to 22 bits misses it by one at most */
+            /* x / often < 2^21, so a quotient by an inverse of 22 bits is off by at most one */
             vec divisor = __builtin_convertvector((ivec)often, vec), inverse = rough_inverse(divisor);
             inverse *= 2.0f - divisor * inverse;
             vec ratio = __builtin_convertvector(x, vec) * inverse;
@@ -357,7 +369,8 @@ INLINE uint16_t *write_group(const Writing *job, uint16_t *to, int group)
     return to;
 }
 
-/* Planes to words, at the end of job->words, the first group's last. Returns how many, or -1 if something does not fit. */
+/* Code planes as words at the end of job->words; the first group comes last. Returns the number of words, or -1 if
+   something does not fit. */
 int64_t to_words(const Writing *job)
 {
     int64_t vectors = (job->planes + LANES - 1) / LANES, used = 0;
@@ -383,17 +396,17 @@ int64_t to_words(const Writing *job)
 typedef struct {
     int64_t planes, height, width, size;
     const float *steps, *offsets, *levels, *weights;
-    const uint32_t *table; /* [CONTEXTS][2048] of (symbol - MIDDLE) << 24 | frequency << 12 | slot's place in the symbol */
+    const uint32_t *table; /* [CONTEXTS][2048]: (symbol - MIDDLE) << 24 | frequency << 12 | slot's place in the symbol */
     const int16_t *apart;
-    const int64_t *bounds; /* of each vector's integers apart, [vectors + 1] */
-    float *memory;         /* GROUP * 2 * (width + 1) vectors */
+    const int64_t *bounds; /* [vectors + 1]: where each vector's escapes begin */
+    float *memory;         /* scratch of GROUP * 2 * (width + 1) vectors */
     uint16_t *out;
-    const uint16_t *words; /* the last LANES * GROUP are there for vectors to read past the others */
+    const uint16_t *words; /* with LANES * GROUP at the end that vectors may read past the others */
     int64_t count;
 } Reading;
 
-/* What reading knows of sixteen planes' row above, overwritten from the left by the present row; the last stands for what
-   lies outside. */
+/* Sixteen planes' row above, when reading, overwritten from the left by the current row. The last element stands for the
+   value outside the plane. */
 typedef struct {
     vec *row, *left_over; /* [width + 1] */
 } Above;
@@ -402,7 +415,7 @@ INLINE void write_row(const Reading *job, const Above *above, int64_t vector, in
 {
     vec step = level_of(job->steps, vector), offset = level_of(job->offsets, vector);
     int64_t lanes = job->planes - vector * LANES < LANES ? job->planes - vector * LANES : LANES;
-    /* Two blocks in turn: planes' lines compete for the same places in the cache, and want writing whole. */
+    /* Two blocks at a time: the planes' cache lines map to the same sets, so write each line whole. */
     for (int64_t from = 0; from < job->width; from += 2 * LANES) {
         vec block[2][LANES];
         int64_t count = job->width - from < 2 * LANES ? job->width - from : 2 * LANES;
@@ -494,7 +507,7 @@ INLINE const uint16_t *read_group(const Reading *job, int64_t vector, const uint
     return from;
 }
 
-/* Words to planes. Returns 0, or -1 if these words were not written for this shape. */
+/* Decode words to planes. Returns 0, or -1 if the words are invalid for this shape. */
 int64_t from_words(const Reading *job)
 {
     const uint16_t *from = job->words, *end = job->words + job->count;

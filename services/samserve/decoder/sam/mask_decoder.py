@@ -1,30 +1,39 @@
-"""Prompts on an image to candidate masks."""
+"""Decodes prompts on an image into candidate masks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from samserve.bundles.bundle import Bundle
+from samserve.bundles.files import BrokenBundle
+from samserve.core.arrays import Floats
 from samserve.core.embedding import Embedding
-from samserve.decoder.masks.outline import stability_score
-from samserve.decoder.prompt import Floats, Prompt, tokens
-from samserve.decoder.sam.family import family_of, single_mask
+from samserve.core.family import Family, UnknownFamily, family_named
+from samserve.decoder.prompt import Prompt, tokens
+from samserve.decoder.sam.backend import DecoderBackend, DecodeRequest
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.decoder.sam.onnx_decoder import OnnxDecoder
-from samserve.decoder.sam.prepared_image import PreparedImage, ReadyImage
+from samserve.decoder.sam.prepared_image import ReadyImage
+from samserve.decoder.sam.single_mask import single_mask_rule
+from samserve.decoder.sam.stability import stability_score
 from samserve.decoder.sam.support import supports
-from samserve.decoder.sam.threads import Cores, Threads
+from samserve.decoder.sam.threads import Threads, ThreadShare
+
+SINGLE_MASK = [0]
+CANDIDATES = [1, 2, 3]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The answer to one prompt: logits [M, L, L] in the model's frame, predicted_iou and stability [M]. Best first: by
-    the product of the two (docs/decisions/0006).
+    """The masks for one prompt, best first: by predicted IoU x stability (docs/decisions/0006).
+
+    Attributes:
+        logits: [M, L, L], low-res, in the model's mask frame.
+        predicted_iou: [M].
+        stability: [M], stability scores.
     """
 
     logits: Floats
@@ -32,75 +41,84 @@ class Candidates:
     stability: Floats
 
 
-class DecoderBackend(Protocol):
-    """A way to compute a model's decoder, for prompts of up to `most_points` points."""
-
-    @property
-    def most_points(self) -> int: ...
-
-    def prepare(self, embedding: Embedding, cores: Cores) -> PreparedImage: ...
-
-    def decode(
-        self,
-        image: ReadyImage,
-        points: Floats,
-        labels: Floats,
-        mask_input: Floats | None,
-        wanted: list[int],
-        cores: Cores,
-    ) -> tuple[Floats, Floats]: ...
-
-
 class MaskDecoder:
-    """Decodes prompts with one model. Threads may share it; calls that overlap share the cores."""
+    """Decodes prompts with one model. Thread-safe; calls that overlap share the cores."""
 
     def __init__(self, bundle: Bundle, threads: Threads) -> None:
-        """Raises BrokenBundle for a family that is not known."""
+        """Load the model's decoder.
+
+        Raises:
+            BrokenBundle: The bundle is of an unknown family.
+        """
         self.bundle = bundle
-        self._family, self._single = family_of(bundle), single_mask(bundle)
-        self._cells = (bundle.low_res // 4) ** 2
-        self._ways, self._threads = _ways(bundle, threads.count), threads
+        self._family = _family_of(bundle)
+        self._single_mask = single_mask_rule(bundle)
+        self._cells = _side_in_cells(bundle) ** 2
+        self._backends = _load_backends(bundle, self._family, threads.count)
+        self._threads = threads
 
     def prepare(self, embedding: Embedding) -> ReadyImage:
-        """Do what all prompts on an image share."""
-        with self._threads.share(self._cells) as cores:
-            return ReadyImage(
-                replace(embedding, packed=b""), self._ways[0].prepare(embedding, cores)
-            )
+        """Do the work that all prompts on an image share."""
+        with self._threads.share(self._cells) as threads:
+            prepared = self._backends[0].prepare(embedding, threads)
+            return ReadyImage(replace(embedding, packed=b""), prepared)
 
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
-        """Answer the prompts in their order: one with all free cores, several with a core each."""
-        with self._threads.share(self._cells) as cores:
-            if len(prompts) == 1 or len(cores.spans) == 1:
-                return [self._decode(image, prompt, cores) for prompt in prompts]
-            alone = Cores(self._cells)
-            return cores.each(lambda prompt: self._decode(image, prompt, alone), prompts)
+        """Answer the prompts in order: one with all free cores, several with one core each."""
+        with self._threads.share(self._cells) as threads:
+            if len(prompts) == 1 or len(threads.spans) == 1:
+                return [self._decode(image, prompt, threads) for prompt in prompts]
 
-    def _decode(self, image: ReadyImage, prompt: Prompt, cores: Cores) -> Candidates:
-        points, labels = tokens(prompt, image.size, self.bundle.frame, self._family.always_padded)
-        way = next(way for way in self._ways if len(labels) <= way.most_points)
-        dynamic = self._family.dynamic and not prompt.multimask
-        wanted = [0, 1, 2, 3] if dynamic else [1, 2, 3] if prompt.multimask else [0]
-        logits, every = way.decode(image, points, labels, prompt.mask_input, wanted, cores)
+            one_thread = ThreadShare(self._cells)
+            return threads.map(lambda prompt: self._decode(image, prompt, one_thread), prompts)
+
+    def _decode(self, image: ReadyImage, prompt: Prompt, threads: ThreadShare) -> Candidates:
+        dynamic = self._family.dynamic_single_mask and not prompt.multimask
         if dynamic:
-            wanted = [self._single.choose(logits, every)]
+            wanted = SINGLE_MASK + CANDIDATES
+        else:
+            wanted = CANDIDATES if prompt.multimask else SINGLE_MASK
+
+        # The fastest backend that takes so many points.
+        points, labels = tokens(prompt, image.size, self.bundle.frame, self._family.always_padded)
+        backend = next(each for each in self._backends if len(labels) <= each.most_points)
+        request = DecodeRequest(points, labels, prompt.mask_input, wanted)
+        logits, all_ious = backend.decode(image, request, threads)
+
+        if dynamic:
+            wanted = [self._single_mask.choose(logits, all_ious)]
             logits = logits[wanted]
-        ious = every[wanted]
-        stability = np.array(
-            [stability_score(each, image.size, self.bundle.mask_frame) for each in logits],
-            np.float32,
-        )
-        best_first: NDArray[np.intp] = np.argsort(-ious * stability, kind="stable")
+
+        return self._rank(logits, all_ious[wanted], image)
+
+    def _rank(self, logits: Floats, ious: Floats, image: ReadyImage) -> Candidates:
+        """Score the masks and put the best first."""
+        frame = self.bundle.mask_frame
+        scores = [stability_score(mask, image.size, frame) for mask in logits]
+        stability = np.array(scores, np.float32)
+
+        best_first = np.argsort(-ious * stability, kind="stable")
         return Candidates(logits[best_first], ious[best_first], stability[best_first])
 
 
-def _ways(bundle: Bundle, threads: int) -> list[DecoderBackend]:
-    """The ways to compute a bundle's decoder, the fastest first."""
-    written = OnnxDecoder(bundle, threads)
+def _family_of(bundle: Bundle) -> Family:
+    try:
+        return family_named(bundle.family)
+    except UnknownFamily as error:
+        raise BrokenBundle(f"cannot load {bundle.path}: {error}") from error
+
+
+def _side_in_cells(bundle: Bundle) -> int:
+    return bundle.low_res // 4
+
+
+def _load_backends(bundle: Bundle, family: Family, threads: int) -> list[DecoderBackend]:
+    """Return the backends for a bundle, the fastest first."""
+    onnx_decoder = OnnxDecoder(bundle, threads)
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }
-    family = family_of(bundle)
     if not supports(weights, family, bundle.embedding, bundle.frame):
-        return [written]
-    return [KernelDecoder(weights, bundle.low_res // 4, family), written]
+        return [onnx_decoder]
+
+    return [KernelDecoder(weights, _side_in_cells(bundle), family), onnx_decoder]

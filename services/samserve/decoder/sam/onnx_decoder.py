@@ -1,69 +1,65 @@
-"""A model's decoder as its authors wrote it, for what the rearranged one does not answer: its own ONNX graph."""
+"""A decoder backend that runs the model's own ONNX graph."""
 
 from __future__ import annotations
 
 import sys
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from samserve.bundles.bundle import Bundle
+from samserve.core.arrays import Floats
 from samserve.core.embedding import Embedding
+from samserve.decoder.sam.backend import DecodeRequest
 from samserve.decoder.sam.prepared_image import PreparedImage, ReadyImage
-from samserve.decoder.sam.threads import Cores
-
-Floats = NDArray[Any]
+from samserve.decoder.sam.threads import ThreadShare
 
 
 class OnnxDecoder:
-    """Knows every family, and any number of points. Threads may share it."""
+    """Decodes prompts for every family, with any number of points. Thread-safe.
+
+    The session opens with the first prompt, because most models never need it.
+    """
 
     most_points = sys.maxsize
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        self._bundle, self._threads = bundle, threads
+        self._bundle = bundle
+        self._threads = threads
 
-    def prepare(self, embedding: Embedding, cores: Cores) -> PreparedImage:
-        """Nothing: the graph reads the embedding itself."""
+    def prepare(self, embedding: Embedding, threads: ThreadShare) -> PreparedImage:
+        """Return an empty value: the graph reads the embedding itself."""
         return PreparedImage(np.empty(0, np.float32), {})
 
     def decode(
-        self,
-        image: ReadyImage,
-        points: Floats,
-        labels: Floats,
-        mask_input: Floats | None,
-        wanted: list[int],
-        cores: Cores,
+        self, image: ReadyImage, request: DecodeRequest, threads: ThreadShare
     ) -> tuple[Floats, Floats]:
-        """As Transformer.decode. The embedding's tensors are inputs of the graph by their names."""
-        side = self._bundle.low_res
+        """Decode one prompt; see `DecoderBackend.decode`. ONNX Runtime uses its own threads."""
+        has_mask = request.mask_input is not None
+        mask = request.mask_input
+        if mask is None:
+            mask = np.zeros((self._bundle.low_res, self._bundle.low_res), np.float32)
+
+        # The embedding's tensors are inputs of the graph under their own names. All inputs have a
+        # batch axis in front.
         features = {
             name: tensor[None].astype(np.float32)
             for name, tensor in image.embedding.tensors.items()
         }
-        logits, ious = self._session.run(
-            ["low_res_logits", "predicted_iou"],
-            {
-                **features,
-                "points": points[None],
-                "labels": labels[None],
-                "mask_input": (
-                    np.zeros((side, side), np.float32) if mask_input is None else mask_input
-                )[None, None],
-                "has_mask": np.array([mask_input is not None], np.float32),
-            },
-        )
-        return logits[0, wanted], ious[0]
+        prompt = {
+            "points": request.points[None],
+            "labels": request.labels[None],
+            "mask_input": mask[None, None],
+            "has_mask": np.array([has_mask], np.float32),
+        }
+        logits, ious = self._session.run(["low_res_logits", "predicted_iou"], features | prompt)
+        return logits[0, request.wanted], ious[0]
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # the cores are shared
+        # Spinning threads would take time from the other calls on the same cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(self._bundle.decoder, options, ["CPUExecutionProvider"])

@@ -1,27 +1,30 @@
-"""An image on which prompts can be decoded at once."""
+"""An image that is ready for prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
-
+from samserve.core.arrays import Array, Floats
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What of a prompt's work depends on the image alone: parts for the kernel, by its names, 16-bit integers with the
-    scales of their channels [8, 1, 16], and SAM 2's finer maps, fp16; x: the image itself [tiles, 256, 64].
+    """The part of a prompt's work that depends on the image alone.
+
+    Attributes:
+        x: The image as the kernel reads it, [tiles, 256, 64].
+        parts: Arrays by their names in decode_job.h: 16-bit projections of the image with a scale
+            per row, fp32 sums for the norms, and SAM 2's finer maps in fp16.
     """
 
-    x: NDArray[Any]
-    parts: dict[str, NDArray[Any]]
+    x: Floats
+    parts: dict[str, Array]
 
     @property
     def nbytes(self) -> int:
+        """Memory in bytes."""
         return self.x.nbytes + sum(array.nbytes for array in self.parts.values())
 
 
@@ -34,12 +37,15 @@ class ReadyImage:
 
     @property
     def size(self) -> Size:
+        """Of the source image."""
         return self.embedding.size
 
     @property
     def model_version(self) -> str:
+        """The version that made the embedding."""
         return self.embedding.model_version
 
     @property
     def nbytes(self) -> int:
+        """Memory in bytes."""
         return self.embedding.nbytes + self.prepared.nbytes

@@ -1,20 +1,23 @@
-"""A decoder's weights by name, and whether the kernel is made for them. Pure."""
+"""The names and shapes of a decoder's weights, and whether the kernel supports them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.core.arrays import Array
+from samserve.core.family import Family, Shape
 from samserve.core.geometry import Frame
-from samserve.decoder.sam.family import Family
 
-Tensors = Mapping[str, NDArray[Any]]
+Tensors = Mapping[str, Array]  # by transformers' names
+
+CHANNELS = 256  # of the embedding's coarse map
+CELL_PIXELS = 16  # side of a cell in the frame
+CELL_MULTIPLE = 8  # an embedding whose side is a multiple of it consists of whole tiles
 
 TRANSFORMER = "mask_decoder.transformer"
-SHAPES = {  # of weights that tell whether the kernel fits a decoder
+SHAPES = {  # of the weights by which decoders differ
     "mask_decoder.mask_tokens.weight": (4, 256),
     "mask_decoder.iou_prediction_head.layers.0.weight": (256, 256),
     "mask_decoder.output_hypernetworks_mlps.3.layers.0.weight": (256, 256),
@@ -26,46 +29,49 @@ SHAPES = {  # of weights that tell whether the kernel fits a decoder
     f"{TRANSFORMER}.layers.1.mlp.lin1.weight": (2048, 256),
     "prompt_encoder.mask_embed.conv3.weight": (256, 16, 1, 1),
 }
-PIXELS = 16  # of the frame, to a cell's side
-ROW = 8  # sides of whole multiples of it have whole tiles of cells
-RENAMED = (
+THIRD_LAYER = f"{TRANSFORMER}.layers.2.mlp.lin1.weight"
+
+SAM2_RENAMES = (  # part of a name in transformers' SAM 2, and in its SAM
     (".o_proj.", ".out_proj."),
     (".mlp.proj_in.", ".mlp.lin1."),
     (".mlp.proj_out.", ".mlp.lin2."),
 )
 
 
-def rename_sam2_weights(tensors: Tensors) -> dict[str, NDArray[Any]]:
-    """SAM 2's weights under the names that SAM's have; SAM's own as they are."""
-    named = {}
+def rename_sam2_weights(tensors: Tensors) -> dict[str, Array]:
+    """Give SAM 2's weights the names that SAM's have; SAM's own weights stay as they are."""
+    renamed = {}
     for name, tensor in tensors.items():
-        for theirs, ours in RENAMED:
-            name = name.replace(theirs, ours)
-        named[name] = tensor
-    kinds = named.pop("prompt_encoder.point_embed.weight", np.empty((0, 0)))
-    return named | {
-        f"prompt_encoder.point_embed.{kind}.weight": row[None] for kind, row in enumerate(kinds)
-    }
+        for sam2_part, sam_part in SAM2_RENAMES:
+            name = name.replace(sam2_part, sam_part)
+        renamed[name] = tensor
+
+    # SAM 2 has one array for the four kinds of points, SAM has four arrays.
+    kinds = renamed.pop("prompt_encoder.point_embed.weight", np.empty((0, 0)))
+    for kind, row in enumerate(kinds):
+        renamed[f"prompt_encoder.point_embed.{kind}.weight"] = row[None]
+
+    return renamed
 
 
 def supports(
-    tensors: Tensors, family: Family, embedding: Mapping[str, tuple[int, ...]], frame: Frame
+    tensors: Tensors, family: Family, embedding: Mapping[str, Shape], frame: Frame
 ) -> bool:
-    """Whether a Transformer computes the decoder that has these weights, on an embedding of these shapes."""
-    if not family.tokens or embedding != _maps(family, frame.side // PIXELS):
+    """Return whether `KernelDecoder` computes the decoder with these weights.
+
+    Args:
+        tensors: The decoder's weights.
+        family: Of the model.
+        embedding: Shapes of the embedding's tensors by name.
+        frame: What the encoder sees.
+    """
+    side = frame.side // CELL_PIXELS
+    whole_tiles = side - side % CELL_MULTIPLE
+    if not family.token_weights or embedding != family.embedding_shapes(CHANNELS, whole_tiles):
         return False
+
     named = rename_sam2_weights(tensors)
-    deeper = f"{TRANSFORMER}.layers.2.mlp.lin1.weight" in named
-    return not deeper and all(
-        name in named and named[name].shape == shape for name, shape in SHAPES.items()
-    )
+    if THIRD_LAYER in named:
+        return False
 
-
-def _maps(family: Family, side: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a family's embedding, of whole tiles."""
-    whole = side - side % ROW
-    finer = {
-        name: (128 >> step, whole << step, whole << step)
-        for step, name in enumerate(family.fine, 1)
-    }
-    return {"embedding": (256, whole, whole), **finer}
+    return all(name in named and named[name].shape == shape for name, shape in SHAPES.items())

@@ -1,4 +1,4 @@
-"""Shares work over an image's cells out among cores."""
+"""Divides the work on an image's cells among threads."""
 
 from __future__ import annotations
 
@@ -12,65 +12,75 @@ from typing import TypeVar
 
 from samserve.decoder.sam.kernel import TILE
 
-T = TypeVar("T")
-U = TypeVar("U")
-_core_here = ctypes.CDLL(None).sched_getcpu
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+_current_core = ctypes.CDLL(None).sched_getcpu
 
 
-class Workers:
-    """Threads that wait for work, and can be told on which cores."""
+class WorkerPool:
+    """Threads that wait for work and can be moved to other cores."""
 
     def __init__(self, count: int) -> None:
         self._cores = os.sched_getaffinity(0)
-        self._ids: list[int] = []
-        started = threading.Barrier(count + 1)
+        self._thread_ids: list[int] = []
+        all_started = threading.Barrier(count + 1)
 
         def enter() -> None:
-            self._ids.append(threading.get_native_id())
-            started.wait()
+            self._thread_ids.append(threading.get_native_id())
+            all_started.wait()
 
-        self.pool = ThreadPoolExecutor(count, "cells", initializer=enter)
+        self.executor = ThreadPoolExecutor(count, "cells", initializer=enter)
         for _ in range(count):
-            self.pool.submit(int)
-        started.wait()
+            self.executor.submit(int)  # the executor starts a thread for each
+        all_started.wait()
 
-    def beside_me(self) -> None:
-        """Keep the workers off the caller's core: a thread that is woken is often put on the core of the one that woke
-        it, where it would wait until that one is done.
+    def avoid_callers_core(self) -> None:
+        """Keep the workers off the calling thread's core.
+
+        The system often wakes a thread on the core of the thread that woke it, where it would wait
+        for that thread to finish.
         """
-        self._allow(self._cores - {_core_here()} or self._cores)
+        self._allow(self._cores - {_current_core()} or self._cores)
 
-    def anywhere(self) -> None:
+    def use_all_cores(self) -> None:
+        """Let the workers run on every core of the process."""
         self._allow(self._cores)
 
     def _allow(self, cores: set[int]) -> None:
-        for thread in self._ids:
-            os.sched_setaffinity(thread, cores)
+        for thread_id in self._thread_ids:
+            os.sched_setaffinity(thread_id, cores)
 
 
-class Cores:
-    """The cores one call may use; without workers the caller does it all."""
+class ThreadShare:
+    """The threads that one call may use. Without workers the calling thread does all the work.
 
-    def __init__(self, cells: int, threads: int = 1, workers: Workers | None = None) -> None:
+    Attributes:
+        spans: (first, last) cells of each thread, last exclusive, in whole tiles.
+    """
+
+    def __init__(self, cells: int, threads: int = 1, workers: WorkerPool | None = None) -> None:
         step = -(-cells // (TILE * threads)) * TILE
         self.spans = [(first, min(first + step, cells)) for first in range(0, cells, step)]
         self._workers = workers
 
-    def each(self, work: Callable[[U], T], items: Iterable[U]) -> list[T]:
-        """work(item) for every item."""
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return work(item) for every item, in order."""
         if self._workers is None:
             return [work(item) for item in items]
-        self._workers.anywhere()
-        return list(self._workers.pool.map(work, items))
 
-    def split(self, work: Callable[[int, int], T]) -> list[T]:
-        """work(first, last) on every span of cells; the caller takes one of them."""
+        self._workers.use_all_cores()
+        return list(self._workers.executor.map(work, items))
+
+    def map_spans(self, work: Callable[[int, int], Result]) -> list[Result]:
+        """Return work(first, last) for every span of cells; the calling thread does the first."""
         if self._workers is None:
             return [work(*span) for span in self.spans]
-        self._workers.beside_me()
-        others = [self._workers.pool.submit(work, *span) for span in self.spans[1:]]
-        own = work(*self.spans[0])
-        return [own, *(other.result() for other in others)]
+
+        self._workers.avoid_callers_core()
+        futures = [self._workers.executor.submit(work, *span) for span in self.spans[1:]]
+        own_result = work(*self.spans[0])
+        return [own_result, *(future.result() for future in futures)]
 
 
 class Threads:
@@ -78,17 +88,23 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._workers = Workers(count) if count > 1 else None
-        self._busy, self._lock = 0, threading.Lock()
+        self._workers = WorkerPool(count) if count > 1 else None
+        self._active_calls = 0
+        self._lock = threading.Lock()
 
     @contextmanager
-    def share(self, cells: int) -> Iterator[Cores]:
-        """A call's share of the threads: all of them, unless other calls are at work."""
+    def share(self, cells: int) -> Iterator[ThreadShare]:
+        """Yield a call's share: all threads, divided by the number of calls in progress.
+
+        Args:
+            cells: Of the embedding that the call works on.
+        """
         with self._lock:
-            self._busy += 1
-            threads = max(1, self.count // self._busy)
+            self._active_calls += 1
+            threads = max(1, self.count // self._active_calls)
+
         try:
-            yield Cores(cells, threads, self._workers if threads > 1 else None)
+            yield ThreadShare(cells, threads, self._workers if threads > 1 else None)
         finally:
             with self._lock:
-                self._busy -= 1
+                self._active_calls -= 1

@@ -1,1 +1,1 @@
-"""Reading checkpoints as their authors publish them: what one is, its sizes, its weights under transformers' names."""
+"""Reads checkpoints in the formats of their authors and of transformers."""

@@ -1,38 +1,33 @@
-"""A checkpoint that was read: which model it is, its weights, and how images are prepared for it."""
+"""A checkpoint in memory: its family, its weights, and how images are prepared for it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, Sam2Model, SamHQModel, SamModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-SAM, SAM2, SAM_HQ = "sam", "sam2", "sam_hq"
-MODELS: dict[str, type[PreTrainedModel]] = {SAM: SamModel, SAM2: Sam2Model, SAM_HQ: SamHQModel}
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, which all of the family use
-PIXEL_STD = (58.395, 57.12, 57.375)
+from samserve.core.family import Rgb
+from samserve.export.families.family import ExportFamily
+from samserve.export.weights import BadCheckpoint, State, shorten
+
 UNKNOWN = "unknown"
 
-State = dict[str, Tensor]
-
-# the one positional encoding, of which transformers' models hold two copies and files one or both
-PLACES = (
+# transformers' models hold the positional encoding twice; files contain one copy or both
+POSITIONS = (
     "shared_image_embedding.positional_embedding",
     "prompt_encoder.shared_embedding.positional_embedding",
 )
 
 
-class BadCheckpoint(ValueError):
-    """A file that is no checkpoint we can read; the message says what was expected and what was found."""
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where weights come from. sha256: of the file, or of a folder's weight files one after the other."""
+    """Where weights come from.
+
+    Attributes:
+        file: Name of the file, or of a folder and its first weight file.
+        sha256: Of the file, or of a folder's weight files one after the other.
+        format: For people, such as "SAM 2.1".
+    """
 
     file: str
     sha256: str
@@ -41,86 +36,88 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """family: sam, sam2 or sam_hq; state: fp32 weights under transformers' names; frame: side of what the encoder sees,
-    in pixels; resize: LONGEST or STRETCH; pixel_mean, pixel_std: of RGB, in 0 to 255; licence: "unknown" if nothing
-    says it.
+    """A checkpoint that was read.
+
+    Attributes:
+        family: How to export it.
+        config: transformers' description of its sizes.
+        state: fp32 weights under transformers' names.
+        pixel_mean: Of RGB, 0 to 255.
+        pixel_std: Of RGB, 0 to 255.
+        source: Where the weights come from.
+        licence: UNKNOWN if it is not stated.
     """
 
-    family: str
+    family: ExportFamily
     config: PretrainedConfig
     state: State
-    frame: int
-    resize: str
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
+    pixel_mean: Rgb
+    pixel_std: Rgb
     source: Source
     licence: str
 
+    @property
+    def frame(self) -> int:
+        """Side of the square that the encoder sees, in pixels."""
+        return int(self.config.prompt_encoder_config.image_size)
+
     def build(self) -> PreTrainedModel:
-        """transformers' model, in evaluation mode; models of one checkpoint share their weights' memory."""
-        model = empty_model(self.family, self.config)
+        """Build transformers' model in evaluation mode. All models share the weights' memory."""
+        model = self.family.empty_model(self.config)
         model.load_state_dict(self.state, assign=True)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return model.eval()
 
 
-def empty_model(family: str, config: PretrainedConfig) -> PreTrainedModel:
-    """transformers' model of these sizes, without memory for its weights."""
-    with torch.device("meta"):
-        return MODELS[family](config)
+def complete_weights(
+    family: ExportFamily, config: PretrainedConfig, state: State, path: str
+) -> State:
+    """Check the weights' names and shapes, and convert them to fp32.
 
+    Args:
+        family: Of the model.
+        config: Its sizes.
+        state: Weights under transformers' names.
+        path: Of the file, for messages.
 
-def complete(family: str, config: PretrainedConfig, state: State, name: str) -> State:
-    """The weights as fp32, each exactly once under every name that transformers has for it.
+    Returns:
+        The weights under every name that transformers has for them.
 
-    name: of the file, for messages. Raises BadCheckpoint unless names and shapes are those of the model.
+    Raises:
+        BadCheckpoint: Names or shapes are not those of the model.
     """
-    whole = dict(state)
-    for one, other in (PLACES, PLACES[::-1]):
-        if one in whole:
-            whole.setdefault(other, whole[one])
-    wanted = {
-        key: tuple(tensor.shape) for key, tensor in empty_model(family, config).state_dict().items()
-    }
-    found = {key: tuple(tensor.shape) for key, tensor in whole.items()}
+    state = dict(state)
+    for name, other in (POSITIONS, POSITIONS[::-1]):
+        if name in state:
+            state.setdefault(other, state[name])
+
+    model = family.empty_model(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+
     problems = []
-    if missing := [key for key in wanted if key not in found]:
-        problems.append(f"it lacks {listed(missing)}")
-    if unexpected := [key for key in found if key not in wanted]:
-        problems.append(f"it has what such a model has not: {listed(unexpected)}")
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"missing: {shorten(missing)}")
+    if unexpected := [name for name in found if name not in expected]:
+        problems.append(f"unexpected: {shorten(unexpected)}")
     if not problems:
-        differ = [key for key in wanted if wanted[key] != found[key]]
-        problems += [f"{key} is {list(found[key])}, not {list(wanted[key])}" for key in differ[:3]]
-        if len(differ) > 3:
-            problems.append(f"and {len(differ) - 3} more shapes differ")
+        problems = _wrong_shapes(found, expected)
     if problems:
-        raise BadCheckpoint(f"{name} looks like a {family} checkpoint, but {'; '.join(problems)}")
-    return {key: tensor.float() for key, tensor in whole.items()}
+        raise BadCheckpoint(f"invalid {family.title} checkpoint {path}: {'; '.join(problems)}")
+
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
-def renamed(state: State, names: Iterable[tuple[str, str]]) -> State:
-    """The weights under other names: each pattern in turn is replaced wherever it is found."""
-    patterns = [(re.compile(pattern), new) for pattern, new in names]
-    result = {}
-    for name, tensor in state.items():
-        for pattern, new in patterns:
-            name = pattern.sub(new, name)
-        result[name] = tensor
-    return result
-
-
-def listed(names: list[str]) -> str:
-    """The first few names, and how many there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"
-
-
-def settings(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a configuration. Raises BadCheckpoint where it is not there."""
-    part = facts.get(name)
-    if not isinstance(part, dict):
-        raise BadCheckpoint(
-            f"config.json has no {name}: it is not the configuration of a whole model"
-        )
-    return part
+def _wrong_shapes(
+    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> list[str]:
+    """Describe the first three weights whose shapes differ, and count the others."""
+    wrong = [name for name in expected if found[name] != expected[name]]
+    problems = [
+        f"shape of {name} is {list(found[name])}, expected {list(expected[name])}"
+        for name in wrong[:3]
+    ]
+    if len(wrong) > 3:
+        problems.append(f"{len(wrong) - 3} more shapes differ")
+    return problems

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read without running any code in them."""
+"""Reads files written by torch.save, without running any code they contain."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samserve.export.checkpoints.checkpoint import BadCheckpoint, State
+from samserve.export.weights import BadCheckpoint, State
 
 
 def load_torch_file(path: Path) -> State:
-    """The tensors in a file of weights, or under "model" or "state_dict" in it; memory is mapped where it can be.
+    """Load the weights of a file, which may be under "model" or "state_dict" in it.
 
-    Raises BadCheckpoint.
+    Zip files are mapped into memory instead of read.
+
+    Raises:
+        BadCheckpoint: The file is damaged or contains no weights.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.load(
+            contents = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except (
@@ -31,18 +34,19 @@ def load_torch_file(path: Path) -> State:
         ValueError,
         KeyError,
         AttributeError,
-    ) as problem:
-        what = (str(problem).strip().splitlines() or ["it ends too early"])[0]
+    ) as error:
+        reason = (str(error).strip().splitlines() or ["unexpected end of file"])[0]
         raise BadCheckpoint(
-            f"{path} is not a whole file of weights written by torch.save: {what[:120]}"
-        ) from problem
-    for wrapper in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in found.values()
+            f"{path} is not a complete file of weights written by torch.save: {reason[:120]}"
+        ) from error
+
+    for key in ("model", "state_dict"):
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            contents = contents[key]
+    if not isinstance(contents, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in contents.values()
     ):
         raise BadCheckpoint(
-            f"{path} should hold weights by their names, but it holds a {type(found).__name__}"
+            f"{path} contains no weights: expected tensors by name, found {type(contents).__name__}"
         )
-    return {str(name): tensor for name, tensor in found.items()}
+    return {str(name): tensor for name, tensor in contents.items()}

@@ -1,1 +1,1 @@
-"""The graphs that are exported, one file per family."""
+"""Graphs of SAM's image encoder and decoder, which the other families build on."""

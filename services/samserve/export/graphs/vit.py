@@ -1,7 +1,8 @@
-"""SAM's image encoder as a graph: transformers' modules, with what is constant at one frame worked out beforehand.
+"""SAM's image encoder as a graph: transformers' modules, with constants computed in advance.
 
-transformers looks the relative positions up for every image, by interpolation and gathering; here each block holds its
-tables. Attention is written as plain products and one softmax, which every compiler of graphs knows.
+transformers interpolates and gathers the relative positions for every image; here each block holds
+its table. Attention is written as plain products and one softmax, which every graph compiler
+supports.
 """
 
 from __future__ import annotations
@@ -29,78 +30,100 @@ class VitEncoder(nn.Module):
         return (self.encode(pixels)[0],)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The embedding, and the outputs [B, G, G, C] of the blocks that see the whole image."""
+        """Encode images.
+
+        Returns:
+            The embedding, and the outputs [B, G, G, C] of the blocks with global attention.
+        """
         x = self.patch_embed(pixels) + self.pos_embed
-        wholes = []
+        global_features = []
         for layer in self.layers:
             x = layer(x)
-            if layer.whole:
-                wholes.append(x)
-        return self.neck(x), wholes
+            if layer.is_global:
+                global_features.append(x)
+        return self.neck(x), global_features
 
 
 class Block(nn.Module):
     """One layer of the encoder: attention within windows or over the whole image, then an MLP."""
 
     def __init__(self, layer: nn.Module, cells: int) -> None:
+        """
+        Args:
+            layer: transformers' layer.
+            cells: Side of the whole image, G.
+        """
         super().__init__()
-        self.cells, self.whole = cells, layer.window_size == 0
+        self.cells = cells
+        self.is_global = layer.window_size == 0
         self.window = layer.window_size or cells
         self.windows = -(-cells // self.window)  # along each axis
-        self.layer_norm1, self.layer_norm2, self.mlp = (
-            layer.layer_norm1,
-            layer.layer_norm2,
-            layer.mlp,
-        )
+        self.layer_norm1 = layer.layer_norm1
+        self.layer_norm2 = layer.layer_norm2
+        self.mlp = layer.mlp
         self.attn = Attention(layer.attn, self.window)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, G, G, C] -> the same."""
-        x = x + self.joined(self.attn(self.split(self.layer_norm1(x))))
+        """[B, G, G, C] -> the same shape."""
+        x = x + self.join(self.attn(self.split(self.layer_norm1(x))))
         return x + self.mlp(self.layer_norm2(x))
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, G, G, C] -> windows [B', W, W, C], the last ones padded with zeros."""
-        if self.whole:
+        """[B, G, G, C] -> windows [B', W, W, C]; the last ones are padded with zeros."""
+        if self.is_global:
             return x
-        beyond = self.windows * self.window - self.cells
-        tiles = F.pad(x, (0, 0, 0, beyond, 0, beyond))
+        padding = self.windows * self.window - self.cells
+        tiles = F.pad(x, (0, 0, 0, padding, 0, padding))
         tiles = tiles.reshape(-1, self.windows, self.window, self.windows, self.window, x.shape[-1])
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, self.window, self.window, x.shape[-1])
 
-    def joined(self, windows: Tensor) -> Tensor:
-        """The reverse of `split`."""
-        if self.whole:
+    def join(self, windows: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        if self.is_global:
             return windows
-        side, channels = self.windows * self.window, windows.shape[-1]
+        side = self.windows * self.window
+        channels = windows.shape[-1]
         tiles = windows.reshape(-1, self.windows, self.windows, self.window, self.window, channels)
-        whole = tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
-        return whole[:, : self.cells, : self.cells]
+        padded = tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
+        return padded[:, : self.cells, : self.cells]
 
 
 class Attention(nn.Module):
     """Attention over a square of S x S cells, with relative positions along each axis."""
 
     def __init__(self, attention: nn.Module, side: int) -> None:
+        """
+        Args:
+            attention: transformers' attention.
+            side: Of the square, S.
+        """
         super().__init__()
-        self.qkv, self.proj = attention.qkv, attention.proj
-        self.side, self.heads, self.scale = side, attention.num_attention_heads, attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.side = side
+        self.heads = attention.num_attention_heads
+        self.scale = attention.scale
         for axis in "hw":
-            distances = attention.get_rel_pos(
-                side, side, getattr(attention, f"rel_pos_{axis}")
-            )  # [from, to, D]
+            table = getattr(attention, f"rel_pos_{axis}")
+            distances = attention.get_rel_pos(side, side, table)  # [from, to, D]
             self.register_buffer(f"rel_{axis}", distances.detach().transpose(1, 2).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, S, C] -> the same."""
-        side, cells, channels = self.side, self.side**2, x.shape[-1]
+        """[B, S, S, C] -> the same shape."""
+        side = self.side
+        cells = side**2
+        channels = x.shape[-1]
         depth = channels // self.heads
         query, key, value = (
             self.qkv(x).reshape(-1, cells, 3, self.heads, depth).permute(2, 0, 3, 1, 4).unbind(0)
         )
+
+        # Relative positions: one product along each axis, added for every pair of cells.
         grid = query.reshape(-1, side, side, depth)
-        down = grid @ self.rel_h
-        across = (grid.transpose(1, 2) @ self.rel_w).transpose(1, 2)
-        place = (down[..., None] + across[..., None, :]).reshape(-1, self.heads, cells, cells)
-        shares = torch.softmax((query * self.scale) @ key.transpose(2, 3) + place, -1)
-        return self.proj((shares @ value).transpose(1, 2).reshape(-1, side, side, channels))
+        vertical = grid @ self.rel_h
+        horizontal = (grid.transpose(1, 2) @ self.rel_w).transpose(1, 2)
+        positions = vertical[..., None] + horizontal[..., None, :]
+        positions = positions.reshape(-1, self.heads, cells, cells)
+
+        attention = torch.softmax((query * self.scale) @ key.transpose(2, 3) + positions, -1)
+        return self.proj((attention @ value).transpose(1, 2).reshape(-1, side, side, channels))

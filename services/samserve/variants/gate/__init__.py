@@ -1,1 +1,1 @@
-"""The gate: whether another way to run an encoder gives the embeddings and masks of the exported one."""
+"""The gate: checks that a variant gives the embeddings and masks of the exported encoder."""

@@ -1,32 +1,41 @@
-"""Whether an encoder may serve in place of the exported one: figures, thresholds and, where they are missed, reasons.
+"""Decides whether an encoder may replace the exported one, by thresholds on embeddings and masks.
 
-Averages hide the worst: a graph whose LayerNorm overflows on one picture of eight has a fine mean. So every picture
-must hold, and masks are judged beside the embeddings, as they are what a caller sees.
+Averages hide the worst case: a graph whose LayerNorm overflows on one image of eight has a fine
+mean. So every image must pass. Masks are compared besides embeddings because they are what clients
+see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from samserve.core.arrays import Array
 from samserve.core.geometry import Size
 from samserve.core.image import FramedImage
 from samserve.decoder.sam.mask_decoder import MaskDecoder
-from samserve.variants.gate.images import Picture
-from samserve.variants.gate.masks import Overlaps, Tensors, overlaps
+from samserve.variants.gate.images import GateImage
+from samserve.variants.gate.masks import Tensors, overlaps
 
-Encoder = Callable[
-    [FramedImage], Tensors
-]  # to fp16 tensors by their names, as EmbeddingService caches them
-ONE_CHANNEL = 0.5  # of the squared error: so much in one channel is worth a word
+# image -> fp16 tensors by name, as the embedding service caches them
+Encoder = Callable[[FramedImage], Tensors]
+
+WRONG_COSINE = 0.9  # below it an encoder is wrong, rather than imprecise
+ONE_CHANNEL = 0.5  # share of the squared error; a channel with more of it is reported
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """cosine: the least between two tensors of a picture; mean_iou and worst_iou: of all masks that count."""
+    """The limits of the gate.
+
+    Attributes:
+        cosine: Least cosine between two tensors of an image.
+        mean_iou: Least mean IoU of all masks that count.
+        worst_iou: Least IoU of any mask that counts.
+    """
 
     cosine: float = 0.999
     mean_iou: float = 0.99
@@ -34,13 +43,20 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Of one picture. cosine: by tensor; not_finite: values that are NaN or infinite, the reference's among them;
-    masks: pairs that count; too_small: pairs left out (masks.overlaps). Without masks the IoUs are 1;
-    where a value is not finite there is one, of IoU 0.
+class ImageScores:
+    """Results for one image.
+
+    Attributes:
+        image: Its name.
+        cosine: Between the reference's and the candidate's tensor, by the tensor's name.
+        not_finite: Number of values in both embeddings that are NaN or infinite.
+        masks: Number of mask pairs that count.
+        too_small: Number of mask pairs that are left out, see masks.overlaps.
+        mean_iou: Of the masks that count; 1 if there are none, 0 if a value is not finite.
+        worst_iou: likewise.
     """
 
-    picture: str
+    image: str
     cosine: dict[str, float]
     not_finite: int
     masks: int
@@ -48,10 +64,26 @@ class Figures:
     mean_iou: float
     worst_iou: float
 
+    @property
+    def worst_cosine(self) -> float:
+        return min(self.cosine.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the gate found. cosine and worst_iou: the least of all; mean_iou: of all masks that count."""
+    """The gate's decision.
+
+    Attributes:
+        passed: Whether the candidate may be served.
+        reasons: Why not; empty if it passed.
+        thresholds: That were applied.
+        cosine: The lowest of all images and tensors.
+        masks: Number of mask pairs that count.
+        too_small: Number of mask pairs that are left out.
+        mean_iou: Of all masks that count.
+        worst_iou: The lowest of all images.
+        images: Results for each image.
+    """
 
     passed: bool
     reasons: list[str]
@@ -61,7 +93,7 @@ class Report:
     too_small: int
     mean_iou: float
     worst_iou: float
-    pictures: list[Figures]
+    images: list[ImageScores]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,118 +101,142 @@ class Report:
 
 def judge(
     decoder: MaskDecoder,
-    pictures: Sequence[Picture],
+    images: Sequence[GateImage],
     reference: Sequence[Tensors],
     candidate: Encoder,
+    *,
     thresholds: Thresholds = Thresholds(),
     advance: Callable[[], object] = lambda: None,
 ) -> Report:
-    """Hold a candidate against the reference's tensors of the same pictures; `advance` is called after each."""
-    figures: list[Figures] = []
+    """Compare a candidate with the exported encoder.
+
+    Args:
+        decoder: Of the bundle.
+        images: To encode.
+        reference: The exported encoder's tensors for each image.
+        candidate: The encoder to be judged.
+        thresholds: That it must meet.
+        advance: Called after each image.
+    """
+    scores: list[ImageScores] = []
     answers: list[Tensors] = []
-    for picture, wanted in zip(pictures, reference, strict=True):
-        answers.append(candidate(picture.image))
-        figures.append(_figures(decoder, picture, wanted, answers[-1]))
+    for image, expected in zip(images, reference, strict=True):
+        answers.append(candidate(image.image))
+        scores.append(_score(decoder, image, expected, answers[-1]))
         advance()
-    masks = sum(one.masks for one in figures)
+
+    masks = sum(score.masks for score in scores)
     report = Report(
         passed=False,
         reasons=[],
         thresholds=thresholds,
-        cosine=min(min(one.cosine.values()) for one in figures),
+        cosine=min(score.worst_cosine for score in scores),
         masks=masks,
-        too_small=sum(one.too_small for one in figures),
-        mean_iou=sum(one.mean_iou * one.masks for one in figures) / masks if masks else 0.0,
-        worst_iou=min(one.worst_iou for one in figures),
-        pictures=figures,
+        too_small=sum(score.too_small for score in scores),
+        mean_iou=sum(score.mean_iou * score.masks for score in scores) / masks if masks else 0.0,
+        worst_iou=min(score.worst_iou for score in scores),
+        images=scores,
     )
-    reasons = _reasons(report)
+
+    reasons = [*_reasons(report)]
     if reasons and report.cosine < thresholds.cosine:
-        worst = int(np.argmin([min(one.cosine.values()) for one in figures]))
-        reasons += _causes(pictures[worst], reference[worst], answers[worst], candidate)
+        worst = int(np.argmin([score.worst_cosine for score in scores]))
+        reasons += _causes(images[worst], reference[worst], answers[worst], candidate)
     return replace(report, passed=not reasons, reasons=reasons)
 
 
-def _figures(decoder: MaskDecoder, picture: Picture, wanted: Tensors, got: Tensors) -> Figures:
-    not_finite = sum(
-        int(np.count_nonzero(~np.isfinite(tensor))) for tensor in (*wanted.values(), *got.values())
-    )
-    if not_finite:
-        return Figures(picture.name, dict.fromkeys(wanted, 0.0), not_finite, 1, 0, 0.0, 0.0)
-    found: Overlaps = overlaps(decoder, wanted, got, picture.image.size)
-    ious = found.ious or [1.0]
-    cosines = {name: cosine(tensor, got[name]) for name, tensor in wanted.items()}
-    return Figures(
-        picture.name, cosines, 0, len(found.ious), found.too_small, float(np.mean(ious)), min(ious)
-    )
-
-
-def cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """Of two tensors as vectors; 0 if either is zero."""
-    a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+def cosine(tensor: Array, other: Array) -> float:
+    """Cosine of two tensors as vectors; 0 if either is zero."""
+    a = tensor.astype(np.float64).ravel()
+    b = other.astype(np.float64).ravel()
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / norms) if norms else 0.0
 
 
-def _reasons(report: Report) -> list[str]:
-    """A sentence for each threshold that is missed."""
+def _score(decoder: MaskDecoder, image: GateImage, expected: Tensors, got: Tensors) -> ImageScores:
+    tensors = (*expected.values(), *got.values())
+    not_finite = sum(int(np.count_nonzero(~np.isfinite(tensor))) for tensor in tensors)
+    if not_finite:
+        return ImageScores(
+            image=image.name,
+            cosine=dict.fromkeys(expected, 0.0),
+            not_finite=not_finite,
+            masks=1,
+            too_small=0,
+            mean_iou=0.0,
+            worst_iou=0.0,
+        )
+
+    agreement = overlaps(decoder, expected, got, image.image.size)
+    ious = agreement.ious or [1.0]
+    return ImageScores(
+        image=image.name,
+        cosine={name: cosine(tensor, got[name]) for name, tensor in expected.items()},
+        not_finite=0,
+        masks=len(agreement.ious),
+        too_small=agreement.too_small,
+        mean_iou=float(np.mean(ious)),
+        worst_iou=min(ious),
+    )
+
+
+def _reasons(report: Report) -> Iterator[str]:
+    """Yield a sentence for each threshold that is missed."""
+    overflowed = [score for score in report.images if score.not_finite]
+    for score in overflowed:
+        yield (
+            f"the embedding of {score.image} has {score.not_finite:,} values that are not finite; "
+            "fp16 ends at 65,504, so run LayerNorm and softmax in fp32"
+        )
+    if overflowed:
+        return
+
     limits = report.thresholds
-    found = [
-        f"the embeddings of {one.picture} hold {one.not_finite:,} values that are not finite: fp16 ends at 65,504, "
-        "so run LayerNorm and softmax in fp32"
-        for one in report.pictures
-        if one.not_finite
-    ]
-    if found:
-        return found
-    low = [one for one in report.pictures if min(one.cosine.values()) < limits.cosine]
+    low = [score for score in report.images if score.worst_cosine < limits.cosine]
     if low:
-        worst = min(low, key=lambda one: min(one.cosine.values()))
+        worst = min(low, key=lambda score: score.worst_cosine)
         tensor, value = min(worst.cosine.items(), key=lambda item: item[1])
-        cause = (
-            "its preprocessing or its weights differ"
-            if value < 0.9
-            else "digits are lost, or a part differs"
+        cause = "preprocessing or weights differ" if value < WRONG_COSINE else "precision is lost"
+        yield (
+            f"the cosine of {tensor!r} is below {limits.cosine:g} on {len(low)} of "
+            f"{len(report.images)} images, {value:.4f} on {worst.image}: {cause}"
         )
-        found.append(
-            f"the cosine of {tensor!r} is below {limits.cosine:g} on {len(low)} of {len(report.pictures)} pictures, "
-            f"{value:.4f} on {worst.picture}: {cause}"
-        )
+
     if not report.masks:
-        found.append("no mask was large enough to be compared: give other pictures")
+        yield "no mask was large enough to be compared; use other images"
     elif report.mean_iou < limits.mean_iou:
-        found.append(f"the masks' mean IoU is {report.mean_iou:.4f}, not {limits.mean_iou:g}")
+        yield f"mean IoU of the masks is {report.mean_iou:.4f}, required: {limits.mean_iou:g}"
     if report.worst_iou < limits.worst_iou:
-        worst = min(report.pictures, key=lambda one: one.worst_iou)
-        found.append(
-            f"a mask of {worst.picture} has an IoU of {report.worst_iou:.3f}, not {limits.worst_iou:g}"
+        worst = min(report.images, key=lambda score: score.worst_iou)
+        yield (
+            f"IoU of a mask of {worst.image} is {report.worst_iou:.3f}, "
+            f"required: {limits.worst_iou:g}"
         )
-    return found
 
 
-def _causes(picture: Picture, wanted: Tensors, got: Tensors, candidate: Encoder) -> list[str]:
-    """Sentences on mistakes that can be told from the answers: the input misread, or one channel gone astray."""
-    image, found = picture.image, []
-    before = min(cosine(tensor, got[name]) for name, tensor in wanted.items())
-    misread = {
-        "it takes RGB for BGR: swap the channels of its input": replace(
-            image, pixels=image.pixels[..., ::-1].copy()
+def _causes(image: GateImage, expected: Tensors, got: Tensors, candidate: Encoder) -> Iterator[str]:
+    """Yield a sentence for each mistake that explains the answers of one image."""
+    # Would the answer be right if the candidate misread its input in a known way?
+    framed = image.image
+    before = min(cosine(tensor, got[name]) for name, tensor in expected.items())
+    misreadings = {
+        "the encoder takes RGB for BGR; swap the channels of its input": replace(
+            framed, pixels=framed.pixels[..., ::-1].copy()
         ),
-        "it takes `valid` for width and height: it is height and width": replace(
-            image, valid=Size(image.valid.height, image.valid.width)
+        "the encoder takes `valid` for width and height; it is height and width": replace(
+            framed, valid=Size(framed.valid.height, framed.valid.width)
         ),
     }
-    for sentence, other in misread.items():
-        answer = candidate(other)
-        after = min(cosine(tensor, answer[name]) for name, tensor in wanted.items())
+    for sentence, misread in misreadings.items():
+        answer = candidate(misread)
+        after = min(cosine(tensor, answer[name]) for name, tensor in expected.items())
         if after > before and 1 - after < 0.1 * (1 - before):
-            found.append(sentence)
-    for name, tensor in wanted.items():
+            yield sentence
+
+    # Does one channel contain most of the error?
+    for name, tensor in expected.items():
         axes = tuple(range(1, tensor.ndim))
         errors = np.square(tensor.astype(np.float64) - got[name]).sum(axes)
         share = float(errors.max() / errors.sum()) if errors.sum() else 0.0
         if share > ONE_CHANNEL:
-            found.append(
-                f"{share:.0%} of the error lies in channel {int(errors.argmax())} of {name!r}"
-            )
-    return found
+            yield f"{share:.0%} of the error is in channel {int(errors.argmax())} of {name!r}"

@@ -1,4 +1,4 @@
-"""The masks that the gate compares: what the bundle's own decoder answers to fixed prompts. Pure."""
+"""The masks that the gate compares: the answers of the bundle's decoder to fixed prompts. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.core.arrays import Bools, Halves
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.runs import dense
@@ -15,82 +15,110 @@ from samserve.decoder.masks.outline import outline
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 
-Masks = list[NDArray[np.bool_]]
-Tensors = dict[str, NDArray[np.float16]]
+Masks = list[Bools]
+Tensors = dict[str, Halves]
 
 GRID = 4  # points along each side
-BOXES = (
+BOXES = (  # left, top, right, bottom as shares of the image
     (0.05, 0.05, 0.5, 0.5),
     (0.5, 0.1, 0.9, 0.6),
     (0.1, 0.5, 0.6, 0.95),
     (0.3, 0.3, 0.7, 0.7),
     (0.0, 0.0, 1.0, 1.0),
 )
-LEAST_CELLS = 20  # cells of the low-res logits that a mask must cover to count
+LEAST_CELLS = 20  # cells of the low-res logits; smaller masks do not count
 
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """ious: of the masks that count, prompt by prompt; too_small: how many do not."""
+    """How well the masks of two embeddings agree.
+
+    Attributes:
+        ious: Of the masks that count, prompt by prompt.
+        too_small: Number of masks that do not count.
+    """
 
     ious: list[float]
     too_small: int
 
 
 def prompts(size: Size) -> list[Prompt]:
-    """A grid of clicks that ask for three candidates, and boxes that ask for one mask."""
+    """Return a grid of clicks with three candidates each, and boxes with one mask each."""
     places = (np.arange(GRID) + 0.5) / GRID
     clicks = np.stack(np.meshgrid(places, places), -1).reshape(-1, 1, 2) * (size.width, size.height)
     boxes = np.array(BOXES) * (size.width, size.height, size.width, size.height)
-    one, none = np.ones(1, np.float32), np.zeros((0, 2), np.float32)
+
+    foreground = np.ones(1, np.float32)
+    no_points = np.zeros((0, 2), np.float32)
+    no_labels = np.zeros(0, np.float32)
     return [
-        *(Prompt(click.astype(np.float32), one, None, None, multimask=True) for click in clicks),
-        *(Prompt(none, one[:0], box.astype(np.float32), None, multimask=False) for box in boxes),
+        *(
+            Prompt(click.astype(np.float32), foreground, None, None, multimask=True)
+            for click in clicks
+        ),
+        *(
+            Prompt(no_points, no_labels, box.astype(np.float32), None, multimask=False)
+            for box in boxes
+        ),
     ]
 
 
-def masks_of(decoder: MaskDecoder, tensors: Tensors, size: Size) -> list[Masks]:
-    """Of each prompt the candidates' masks at the source's size."""
+def decode_masks(decoder: MaskDecoder, tensors: Tensors, size: Size) -> list[Masks]:
+    """Return the candidates' masks of each prompt, at the source's size."""
     bundle = decoder.bundle
     ready = decoder.prepare(Embedding(bundle.model_version, size, tensors))
     answers = decoder.decode(ready, prompts(size))
     return [
-        [dense(outline(each, size, bundle.mask_frame)) for each in answer.logits]
+        [dense(outline(logits, size, bundle.mask_frame)) for logits in answer.logits]
         for answer in answers
     ]
 
 
 def overlaps(decoder: MaskDecoder, reference: Tensors, candidate: Tensors, size: Size) -> Overlaps:
-    """How well the candidates of each prompt agree.
+    """Compare the masks of two embeddings of one image.
 
-    They come best first, and two of nearly the same score may change places, which changes no mask: of all orders the
-    one that agrees best counts. A pair of masks that both cover fewer than LEAST_CELLS cells is left out: one cell
-    more or less, the decoder's own pixel, would bring it below an IoU of 0.95.
+    Candidates come best first, so two with nearly the same score may swap. That changes no mask:
+    the order with the best agreement counts. Pairs in which both masks cover fewer than LEAST_CELLS
+    cells are left out, because one cell more or less, the decoder's resolution, would push their
+    IoU below 0.95.
+
+    Args:
+        decoder: Of the bundle.
+        reference: The exported encoder's embedding.
+        candidate: The variant's embedding.
+        size: Of the source image.
     """
-    least = LEAST_CELLS * _cell(decoder, size)
+    smallest = LEAST_CELLS * _cell_area(decoder, size)
+    expected = decode_masks(decoder, reference, size)
+    actual = decode_masks(decoder, candidate, size)
+
     ious: list[float] = []
     too_small = 0
-    for wanted, got in zip(
-        masks_of(decoder, reference, size), masks_of(decoder, candidate, size), strict=True
-    ):
-        table = [[iou(one, other) for other in got] for one in wanted]
-        every = range(len(got))
-        order = max(permutations(every), key=lambda order: sum(table[i][order[i]] for i in every))
-        for i in every:
-            if max(wanted[i].sum(), got[order[i]].sum()) < least:
+    for wanted, got in zip(expected, actual, strict=True):
+        table = [[iou(mask, other) for other in got] for mask in wanted]
+        for i, j in enumerate(_best_order(table)):
+            if max(wanted[i].sum(), got[j].sum()) < smallest:
                 too_small += 1
             else:
-                ious.append(table[i][order[i]])
+                ious.append(table[i][j])
     return Overlaps(ious, too_small)
 
 
-def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Two empty masks agree."""
-    either = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / either) if either else 1.0
+def iou(mask: Bools, other: Bools) -> float:
+    """Intersection over union; 1 for two empty masks."""
+    union = np.count_nonzero(mask | other)
+    return float(np.count_nonzero(mask & other) / union) if union else 1.0
 
 
-def _cell(decoder: MaskDecoder, size: Size) -> float:
-    """Source pixels in a cell of the low-res logits."""
+def _best_order(table: list[list[float]]) -> tuple[int, ...]:
+    """Return the order of columns that maximises the sum along the diagonal."""
+    return max(
+        permutations(range(len(table))),
+        key=lambda order: sum(row[column] for row, column in zip(table, order, strict=True)),
+    )
+
+
+def _cell_area(decoder: MaskDecoder, size: Size) -> float:
+    """Area of a cell of the low-res logits, in source pixels."""
     frame = decoder.bundle.frame
     return size.pixels / fit(size, frame).pixels * (frame.side / decoder.bundle.low_res) ** 2

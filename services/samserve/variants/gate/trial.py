@@ -1,4 +1,4 @@
-"""Variants on their way through the gate: made aside, judged and timed over Triton, published only if they pass."""
+"""Trials of variants, which are judged and timed in Triton, and published if they pass."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from samserve.core.image import FramedImage
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.variants.engine import Engine
-from samserve.variants.gate.images import Picture
+from samserve.variants.gate.images import GateImage
 from samserve.variants.gate.judge import Encoder, Report, judge
 from samserve.variants.gate.masks import Tensors
 from samserve.variants.gate.triton import start_encoder
-from samserve.variants.quantise import variant_name, write
+from samserve.variants.quantise import variant_name, write_cpu_variant
 
-Advance = Callable[[], object]
+Advance = Callable[[], object]  # called after each image
 THREADS = 2  # of the gate's own decoder
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """What the exported encoder makes of the pictures; milliseconds: an image through Triton, the median."""
+class ReferenceRun:
+    """Results of the exported encoder.
+
+    Attributes:
+        tensors: The embedding of each image.
+        milliseconds: Median time of one image in Triton.
+    """
 
     tensors: list[Tensors]
     milliseconds: float
@@ -36,7 +41,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A variant's folder aside of the bundle's others, what the gate says, and its median time of an image."""
+    """A variant that was judged, and is not published.
+
+    Attributes:
+        precision: Of the variant.
+        folder: Where it lies.
+        report: The gate's decision.
+        milliseconds: Median time of one image in Triton.
+    """
 
     precision: str
     folder: Path
@@ -45,89 +57,122 @@ class Trial:
 
 
 class TimedEncoder:
-    """An encoder, and how long each of its answers took."""
+    """An encoder that measures the time of each call."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._encoder, self._taken = encoder, list[float]()
+        self._encoder = encoder
+        self._times: list[float] = []  # milliseconds
 
     def __call__(self, image: FramedImage) -> Tensors:
         started = time.perf_counter()
-        answer = self._encoder(image)
-        self._taken.append(1000 * (time.perf_counter() - started))
-        return answer
+        tensors = self._encoder(image)
+        self._times.append(1000 * (time.perf_counter() - started))
+        return tensors
 
     @property
     def milliseconds(self) -> float:
-        return statistics.median(self._taken)
+        """Median time of one image."""
+        return statistics.median(self._times)
 
 
-def encode_reference(bundle: Bundle, pictures: Sequence[Picture], advance: Advance) -> Reference:
-    """Run the exported encoder over the pictures. Raises StartFailed, Unavailable."""
+def encode_reference(bundle: Bundle, images: Sequence[GateImage], advance: Advance) -> ReferenceRun:
+    """Run the exported encoder over the images.
+
+    Raises:
+        StartFailed, Unavailable: Triton does not start, or does not answer.
+    """
     tensors = []
     with start_encoder(load_bundle(bundle.path)) as encoder:
         timed = TimedEncoder(encoder)
-        for picture in pictures:
-            tensors.append(timed(picture.image))
+        for image in images:
+            tensors.append(timed(image.image))
             advance()
-    return Reference(tensors, timed.milliseconds)
+    return ReferenceRun(tensors, timed.milliseconds)
 
 
 def verify(
     bundle: Bundle,
     encoder: Encoder,
-    pictures: Sequence[Picture],
-    reference: Reference,
+    images: Sequence[GateImage],
+    reference: ReferenceRun,
     advance: Advance,
 ) -> tuple[Report, float]:
-    """The gate's report on an encoder, and its median milliseconds of an image."""
+    """Judge and time an encoder.
+
+    Returns:
+        The gate's report, and the median time of one image in milliseconds.
+    """
     timed = TimedEncoder(encoder)
     decoder = MaskDecoder(bundle, Threads(THREADS))
-    return judge(decoder, pictures, reference.tensors, timed, advance=advance), timed.milliseconds
+    report = judge(decoder, images, reference.tensors, timed, advance=advance)
+    return report, timed.milliseconds
 
 
 def try_variant(
     bundle: Bundle,
     precision: str,
-    aside: Path,
-    pictures: Sequence[Picture],
-    reference: Reference,
+    work: Path,
+    images: Sequence[GateImage],
+    reference: ReferenceRun,
     advance: Advance,
 ) -> Trial:
-    """Make a CPU variant under `aside`, and judge and time it. Raises NothingToQuantise, StartFailed, Unavailable."""
-    folder = aside / variant_name(precision)
-    write(bundle, precision, folder)
+    """Make a CPU variant in the folder `work`; judge and time it.
+
+    Raises:
+        NothingToQuantise: The precision does not change this encoder.
+        StartFailed, Unavailable: Triton does not start, or does not answer.
+    """
+    folder = work / variant_name(precision)
+    write_cpu_variant(bundle, precision, folder)
     with start_encoder(replace(bundle, variant=load_variant(folder))) as encoder:
-        report, milliseconds = verify(bundle, encoder, pictures, reference, advance)
+        report, milliseconds = verify(bundle, encoder, images, reference, advance)
     return Trial(precision, folder, report, milliseconds)
 
 
 def try_engine(
     bundle: Bundle,
     engine: Engine,
-    pictures: Sequence[Picture],
-    reference: Reference,
+    images: Sequence[GateImage],
+    reference: ReferenceRun,
     advance: Advance,
 ) -> tuple[Report, float]:
-    """Judge and time an engine on this machine's GPU, by Triton's TensorRT backend. Raises StartFailed, Unavailable."""
+    """Judge and time an engine on this machine's GPU, in Triton's TensorRT backend.
+
+    Returns:
+        The gate's report, and the median time of one image in milliseconds.
+
+    Raises:
+        StartFailed, Unavailable: Triton does not start, or does not answer.
+    """
     facts = engine.facts
     version = version_of(
         bundle.name, facts["sha256"], bundle.facts["preprocessing"], facts["precision"]
     )
-    candidate = Variant(engine.file.stem, version, TENSORRT, engine.file, facts["precision"], facts)
-    with start_encoder(replace(bundle, variant=candidate)) as encoder:
-        return verify(bundle, encoder, pictures, reference, advance)
+    variant = Variant(engine.file.stem, version, TENSORRT, engine.file, facts["precision"], facts)
+    with start_encoder(replace(bundle, variant=variant)) as encoder:
+        return verify(bundle, encoder, images, reference, advance)
 
 
-def publish(bundle: Bundle, tried: Trial, reference: Reference) -> str:
-    """Move a variant that has passed among the bundle's, its report with it; returns its name."""
-    if not tried.report.passed:
-        raise ValueError(f"{tried.folder.name} has not passed the gate: it must not be published")
-    file = tried.folder / FACTS
-    speed = {"milliseconds": tried.milliseconds, "exported_milliseconds": reference.milliseconds}
-    facts = {**json.loads(file.read_text()), "gate": tried.report.as_json(), "speed": speed}
+def publish_trial(bundle: Bundle, trial: Trial, reference: ReferenceRun) -> str:
+    """Move a variant that passed to the bundle, with its report.
+
+    Returns:
+        The variant's name.
+
+    Raises:
+        ValueError: It has not passed.
+    """
+    name = trial.folder.name
+    if not trial.report.passed:
+        raise ValueError(f"{name} has not passed the gate; it must not be published")
+
+    file = trial.folder / FACTS
+    speed = {"milliseconds": trial.milliseconds, "exported_milliseconds": reference.milliseconds}
+    facts = {**json.loads(file.read_text()), "gate": trial.report.as_json(), "speed": speed}
     file.write_text(json.dumps(facts, indent=1) + "\n")
-    place = bundle.path / VARIANTS / tried.folder.name
-    place.parent.mkdir(exist_ok=True)
-    shutil.rmtree(place, ignore_errors=True)
-    tried.folder.rename(place)
-    return place.name
+
+    folder = bundle.path / VARIANTS / name
+    folder.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    trial.folder.rename(folder)
+    return name

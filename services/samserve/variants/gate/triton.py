@@ -1,4 +1,4 @@
-"""The path that serves, for the gate: pictures go to a real Triton as the embedding service sends them."""
+"""Runs encoders in a real Triton for the gate, and sends images as the embedding service does."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from samserve.local.process import free_port
 from samserve.variants.gate.judge import Encoder
 from samserve.variants.gate.masks import Tensors
 
-SECONDS = 600.0  # for a large model's load, and for an image on a slow machine
+SECONDS = 600.0  # limit for a large model's load, and for one image on a slow machine
 
 
 class WrongModelServed(ValueError):
-    """Triton serves something else than what is to be judged."""
+    """Triton serves another model version than the one to be compared."""
 
 
 @contextmanager
 def start_encoder(bundle: Bundle) -> Iterator[Encoder]:
-    """The bundle's encoder, run as its variant says by a Triton started for the purpose. Raises StartFailed."""
+    """Start a Triton that runs the bundle's variant, whether it has passed the gate or not.
+
+    Raises:
+        StartFailed: Triton does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="samserve-gate-") as name:
         folder = Path(name)
-        write_model(
-            bundle, folder / "models", TritonOptions(threads=os.cpu_count() or 1)
-        )  # passed or not
+        write_model(bundle, folder / "models", TritonOptions(threads=os.cpu_count() or 1))
+
         http, grpc, metrics = free_port(), free_port(), free_port()
         program = triton.start(folder / "models", http, grpc, metrics, folder / "triton.log")
         try:
@@ -46,7 +49,16 @@ def start_encoder(bundle: Bundle) -> Iterator[Encoder]:
 
 @contextmanager
 def connect_encoder(bundle: Bundle, address: str) -> Iterator[Encoder]:
-    """The bundle's encoder as a Triton that runs already serves it. Raises OtherModel, Unavailable."""
+    """Connect to a running Triton that serves the bundle's variant.
+
+    Args:
+        bundle: That Triton should serve.
+        address: host:port of its gRPC endpoint.
+
+    Raises:
+        WrongModelServed: Triton serves another model version.
+        Unavailable: Triton does not answer.
+    """
     with asyncio.Runner() as runner:
         triton_encoder = runner.run(_connect(address, bundle.name))
         try:
@@ -65,5 +77,5 @@ def connect_encoder(bundle: Bundle, address: str) -> Iterator[Encoder]:
 
 
 async def _connect(address: str, name: str) -> TritonEncoder:
-    """Made inside the loop, to which its channel belongs."""
+    """Create the encoder inside the event loop, because its channel belongs to the loop."""
     return TritonEncoder(address, SECONDS, name)

@@ -1,4 +1,3 @@
-import io
 import tracemalloc
 
 import numpy as np
@@ -6,13 +5,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pycocotools import mask as coco
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.rle import encode_rle
 from samserve.core.runs import area, dense, runs_of
 from samserve.decoder.masks import outline as masks
-from samserve.decoder.segmenter import Output, write_mask
+from samserve.decoder.masks.write import Output, write_mask
 
 NEAR = 1e-3  # logits nearer to the threshold than this may fall on either side of it
 
@@ -135,25 +133,3 @@ def test_only_what_is_wanted_is_written() -> None:
     assert answer.area
     forms = (answer.rle, answer.png, answer.polygons, answer.bits, answer.low_res_logits)
     assert forms == (None,) * 5
-
-
-def test_stability_is_one_for_a_sharp_mask_and_less_for_a_soft_one() -> None:
-    size = Size(1024, 512)
-    sharp = np.full((256, 256), -9, np.float32)
-    sharp[:64, :64] = 9
-    assert masks.stability_score(sharp, size, FRAME) == 1
-    soft = sharp.copy()
-    soft[:64, 64:128] = 0
-    assert masks.stability_score(soft, size, FRAME) == 0.5
-    below = sharp.copy()
-    below[200:] = 0  # in the padding, which is not the image
-    assert masks.stability_score(below, size, FRAME) == 1
-    assert masks.stability_score(np.full((256, 256), -9, np.float32), size, FRAME) == 0
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (33, 57), (8, 64)])
-def test_a_png_holds_the_mask_in_one_bit_a_pixel(shape: tuple[int, int]) -> None:
-    mask = np.random.default_rng(0).random(shape) > 0.5
-    picture = Image.open(io.BytesIO(masks.png(runs_of(mask))))
-    assert picture.mode == "1"
-    assert np.array_equal(np.asarray(picture), mask)

@@ -11,7 +11,9 @@ shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
 
 
 def filled(found: list[Polygon], shape: tuple[int, int]) -> np.ndarray:
-    """Even-odd: a pixel is on the mask if a line from its centre to the left meets an odd number of edges."""
+    """Fill by the even-odd rule: a pixel is inside if a line from its centre to the left meets an
+    odd number of edges.
+    """
     inside, centres = np.zeros(shape, bool), np.arange(shape[1]) + 0.5
     for ring in (
         ring.astype(float) for polygon in found for ring in (polygon.exterior, *polygon.holes)

@@ -1,4 +1,4 @@
-"""Which prompts go to the rearranged decoder, and which to the graph as written."""
+"""Which prompts go to the kernel, and which to the model's own graph."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from samserve.bundles.bundle import DECODER, WEIGHTS, Bundle, load_bundle
+from samserve.bundles.files import BrokenBundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
+from samserve.core.family import FAMILIES
 from samserve.core.geometry import Frame, Size
 from samserve.decoder.prompt import Prompt
-from samserve.decoder.sam.family import FAMILIES
-from samserve.decoder.sam.kernel_weights import by_cell
+from samserve.decoder.sam.kernel_weights import group_by_cell
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.support import rename_sam2_weights, supports
 from samserve.decoder.sam.threads import Threads
@@ -31,7 +32,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def bundle(path: Path, family: str, tensors: dict[str, np.ndarray]) -> Bundle:
-    """One whose graph answers with the map `hq` and the mask prompt, and with the number of points as all IoUs."""
+    """Make a bundle whose graph returns `hq` + mask as logits, and the point count as IoUs."""
     save_file(tensors, path / WEIGHTS)
     inputs = {
         "embedding": [1, 256, 64, 64],
@@ -70,7 +71,7 @@ def bundle(path: Path, family: str, tensors: dict[str, np.ndarray]) -> Bundle:
 
 
 @pytest.mark.parametrize("family", ["sam_hq", "sam2"])
-def test_what_the_kernel_does_not_know_goes_to_the_graph_with_all_tensors(
+def test_models_that_the_kernel_does_not_support_go_to_the_graph_with_all_tensors(
     family: str, tmp_path: Path
 ) -> None:
     foreign = weights() | {"mask_decoder.mask_tokens.weight": np.zeros((5, 256), np.float16)}
@@ -87,7 +88,12 @@ def test_what_the_kernel_does_not_know_goes_to_the_graph_with_all_tensors(
     assert got.predicted_iou.tolist() == [31] * 3
 
 
-def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
+def test_a_bundle_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BrokenBundle, match=r"unknown family 'sam9'; supported: sam, sam2, sam_hq"):
+        MaskDecoder(bundle(tmp_path, "sam9", weights()), Threads(1))
+
+
+def test_the_kernel_supports_sams_decoder_and_no_wider_or_deeper_one() -> None:
     sam, seen = FAMILIES["sam"], (NANO.embedding, NANO.frame)
     assert supports(weights(), sam, *seen)
     assert not supports(weights(), FAMILIES["sam_hq"], *seen)
@@ -102,7 +108,7 @@ def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "shapes", "known"),
+    ("family", "shapes", "supported"),
     [
         ("sam", {"embedding": (256, 32, 32)}, False),
         ("sam", {"embedding": (128, 64, 64)}, False),
@@ -120,21 +126,21 @@ def test_the_kernel_knows_sams_decoder_and_no_wider_or_deeper_one() -> None:
         ("sam2", {"embedding": (256, 64, 64)}, False),
     ],
 )
-def test_the_kernel_knows_its_embeddings_shapes(
-    family: str, shapes: dict[str, tuple[int, ...]], known: bool
+def test_the_kernel_supports_embeddings_of_its_own_shapes_only(
+    family: str, shapes: dict[str, tuple[int, ...]], supported: bool
 ) -> None:
-    assert supports(weights(), FAMILIES[family], shapes, Frame(1024)) == known
+    assert supports(weights(), FAMILIES[family], shapes, Frame(1024)) == supported
 
 
 @pytest.mark.parametrize(
-    ("side", "known"), [(512, True), (960, False)]
+    ("side", "supported"), [(512, True), (960, False)]
 )  # 60 x 60 cells are no whole tiles
-def test_the_kernel_knows_frames_of_whole_tiles(side: int, known: bool) -> None:
+def test_the_kernel_supports_frames_of_whole_tiles(side: int, supported: bool) -> None:
     assert (
         supports(
             weights(), FAMILIES["sam"], {"embedding": (256, side // 16, side // 16)}, Frame(side)
         )
-        == known
+        == supported
     )
 
 
@@ -168,7 +174,7 @@ def test_a_finer_map_lies_by_cells_quarter_by_quarter(finer: int) -> None:
         .reshape(channels, finer * cells, finer * cells)
         .astype(np.float16)
     )
-    rows = by_cell(fine, cells)
+    rows = group_by_cell(fine, cells)
     assert rows.shape == (1, finer**2 * channels, 64)
     y, x = 5, 2
     pixels = fine[:, y * finer : (y + 1) * finer, x * finer : (x + 1) * finer]

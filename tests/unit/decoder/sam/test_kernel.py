@@ -51,7 +51,7 @@ def test_every_instruction_set_gives_the_same_masks(
         assert np.allclose(answer.predicted_iou, answers[0].predicted_iou, atol=1e-5)
 
 
-def test_a_processor_without_avx2_is_told_so(
+def test_a_cpu_without_avx2_is_refused(
     fresh_library: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "processor_flags", lambda: {"sse2"})

@@ -1,4 +1,4 @@
-"""The gate lets nano's own encoder pass, and says what is wrong with spoilt ones: real graphs in ONNX Runtime."""
+"""The gate accepts nano's encoder and names the faults of broken ones, in ONNX Runtime."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.variants.gate.images import Picture, pictures
+from samserve.variants.gate.images import GateImage, gate_images
 from samserve.variants.gate.judge import Encoder, Report, judge
 from samserve.variants.gate.masks import Tensors
 
@@ -43,20 +43,20 @@ def decoder() -> MaskDecoder:
 
 
 @pytest.fixture(scope="module")
-def shown() -> list[Picture]:
-    return pictures(Frame(1024))[SHOWN]
+def images() -> list[GateImage]:
+    return gate_images(Frame(1024))[SHOWN]
 
 
 @pytest.fixture(scope="module")
-def reference(shown: list[Picture]) -> list[Tensors]:
+def reference(images: list[GateImage]) -> list[Tensors]:
     encode = encoder_of(broken_encoders.whole())
-    return [encode(picture.image) for picture in shown]
+    return [encode(image.image) for image in images]
 
 
 @pytest.fixture
-def gate(decoder: MaskDecoder, shown: list[Picture], reference: list[Tensors]):
+def gate(decoder: MaskDecoder, images: list[GateImage], reference: list[Tensors]):
     def run(candidate: Encoder) -> Report:
-        return judge(decoder, shown, reference, candidate)
+        return judge(decoder, images, reference, candidate)
 
     return run
 
@@ -68,7 +68,7 @@ def test_the_exported_encoder_passes_against_itself(gate) -> None:
     assert report.cosine == pytest.approx(1)
     assert report.mean_iou == report.worst_iou == 1
     assert report.masks > 50
-    assert json.loads(json.dumps(report.as_json()))["pictures"][0]["picture"] == "drawn-5"
+    assert json.loads(json.dumps(report.as_json()))["images"][0]["image"] == "drawn-5"
 
 
 def test_a_layer_norm_that_overflows_in_fp16_is_refused(gate) -> None:
@@ -78,12 +78,12 @@ def test_a_layer_norm_that_overflows_in_fp16_is_refused(gate) -> None:
     assert "LayerNorm" in report.reasons[0]
 
 
-def test_a_reference_that_is_not_finite_lets_nothing_pass(
-    decoder: MaskDecoder, shown: list[Picture], reference: list[Tensors]
+def test_a_reference_that_is_not_finite_refuses_every_candidate(
+    decoder: MaskDecoder, images: list[GateImage], reference: list[Tensors]
 ) -> None:
     broken = {"embedding": reference[0]["embedding"].copy()}
     broken["embedding"][0, 0, 0] = np.nan
-    report = judge(decoder, shown[:1], [broken], lambda image: broken)
+    report = judge(decoder, images[:1], [broken], lambda image: broken)
     assert not report.passed
     assert "2 values that are not finite" in report.reasons[0]
 
@@ -97,13 +97,13 @@ def test_a_layer_norm_whose_squares_overflow_in_fp16_is_refused(gate) -> None:
 def test_a_layer_norm_that_loses_digits_in_fp16_is_refused(gate) -> None:
     report = gate(encoder_of(broken_encoders.norm_in_fp16(shift=2000)))
     assert not report.passed
-    assert any("digits are lost" in reason or "IoU" in reason for reason in report.reasons)
+    assert any("precision is lost" in reason or "IoU" in reason for reason in report.reasons)
 
 
 def test_a_wrong_mean_is_refused(gate) -> None:
     report = gate(encoder_of(broken_encoders.other_mean((0.485, 0.456, 0.406))))
     assert not report.passed
-    assert "on 2 of 2 pictures" in report.reasons[0]
+    assert "on 2 of 2 images" in report.reasons[0]
 
 
 def test_swapped_channels_are_refused_and_named(gate) -> None:
@@ -136,9 +136,9 @@ def test_an_error_in_one_channel_is_named(gate, reference: list[Tensors]) -> Non
     answers = iter([*reference, *reference])
 
     def encode(image: FramedImage) -> Tensors:
-        spoilt = next(answers)["embedding"].copy()
-        spoilt[17] *= -8
-        return {"embedding": spoilt}
+        broken = next(answers)["embedding"].copy()
+        broken[17] *= -8
+        return {"embedding": broken}
 
     report = gate(encode)
     assert not report.passed

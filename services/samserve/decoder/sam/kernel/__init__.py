@@ -1,6 +1,6 @@
 """The compiled decoder: passes over an image's cells, and the steps on tokens between the passes.
 
-Threads may share an image.
+Shapes: a tile is 64 cells, N = 64 x tiles. Thread-safe; several threads may work on one image.
 """
 
 from __future__ import annotations
@@ -9,92 +9,139 @@ import ctypes
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from samserve.core.arrays import Array, Floats, Shorts
 from samserve.decoder.sam.kernel import structs
 from samserve.native.loader import library
 
-Floats = NDArray[Any]  # fp32, contiguous
-HEADS, TILE, MOST_TOKENS = 8, 64, 24
+HEADS = 8  # of each attention
+TILE = 64  # cells
+MOST_TOKENS = 24
 
 
-def address(array: NDArray[Any]) -> int:
-    """Where an array lies; ValueError if not in one piece."""
+def address(array: Array) -> int:
+    """Return where an array lies in memory.
+
+    Raises:
+        ValueError: The array is not contiguous.
+    """
     if not array.flags.c_contiguous:
-        raise ValueError("the kernel reads and writes whole arrays, not views with gaps")
+        raise ValueError("the kernel needs contiguous arrays; this view has gaps")
+
     return array.ctypes.data
 
 
-class Job:
-    """One prompt on one image, run step by step; keeps alive what it reads."""
+class DecodeJob:
+    """One prompt on one image, run step by step; keeps the arrays alive that it reads."""
 
     def __init__(
         self,
         weights: structs.Weights,
         tokens: Floats,
         wanted: list[int],
-        arrays: Mapping[str, NDArray[Any]],
+        arrays: Mapping[str, Array],
     ) -> None:
-        """tokens [n, 256]; wanted: of masks 0 to 3; arrays: the others, by their names in decode_job.h."""
+        """Fill the structure that the kernel reads.
+
+        Args:
+            weights: The caller keeps them alive.
+            tokens: [n, 256].
+            wanted: Numbers of the masks, 0 to 3.
+            arrays: All other arrays, by their names in decode_job.h.
+        """
         self._library = _library()
-        self._kept = {
-            "given": tokens,
-            "side": np.empty(self._library.tokens_bytes(), np.uint8),
+        self._arrays = {
+            "prompt_tokens": tokens,
+            "scratch": np.empty(self._library.tokens_bytes(), np.uint8),
             **arrays,
         }
-        self._raw = structs.Job(**{name: address(array) for name, array in self._kept.items()})
-        self._raw.cells, self._raw.tokens = arrays["r1"].size, len(tokens)
-        self._raw.rough, self._raw.masks = arrays["rough_rows"].shape[1], len(wanted)
-        self._raw.wanted[: len(wanted)] = wanted
-        self._raw.weights = ctypes.addressof(weights)
 
-    def cells(self, name: str, first: int, last: int, out: Floats | None = None) -> None:
-        """Run pass `name` over cells first to last, both multiples of TILE."""
-        where = () if out is None else (ctypes.c_void_p(address(out)),)
+        pointers = {name: address(array) for name, array in self._arrays.items()}
+        self._struct = structs.Job(**pointers)
+        self._struct.cells = arrays["r1"].size
+        self._struct.tokens = len(tokens)
+        self._struct.dense = arrays["dense_rows"].shape[1]
+        self._struct.masks = len(wanted)
+        self._struct.wanted[: len(wanted)] = wanted
+        self._struct.weights = ctypes.addressof(weights)
+
+    def run_pass(self, name: str, first: int, last: int, out: Floats | None = None) -> None:
+        """Run a pass over cells `first` to `last`, both multiples of TILE.
+
+        Args:
+            name: `first`, `second`, `third` or `masks`.
+            first: Cell.
+            last: Cell, exclusive.
+            out: What the pass sums up over its cells; see `pass_first` and so on in image_passes.c.
+        """
         function = getattr(self._library, f"pass_{name}")
-        function(ctypes.byref(self._raw), ctypes.c_int64(first), ctypes.c_int64(last), *where)
+        sums = () if out is None else (ctypes.c_void_p(address(out)),)
+        function(ctypes.byref(self._struct), ctypes.c_int64(first), ctypes.c_int64(last), *sums)
 
-    def tokens(self, name: str, outs: list[Floats]) -> None:
-        """Run step `name` on the tokens, with what the callers of the pass before it wrote to their `out`."""
-        where = (ctypes.c_void_p * len(outs))(*map(address, outs))
-        getattr(self._library, f"tokens_{name}")(
-            ctypes.byref(self._raw), where, ctypes.c_int64(len(outs))
-        )
+    def run_tokens(self, name: str, outs: list[Floats]) -> None:
+        """Run a step on the tokens.
+
+        Args:
+            name: `begin`, `first`, `second` or `last`.
+            outs: The sums of the preceding pass, one array for each thread.
+        """
+        function = getattr(self._library, f"tokens_{name}")
+        pointers = (ctypes.c_void_p * len(outs))(*map(address, outs))
+        function(ctypes.byref(self._struct), pointers, ctypes.c_int64(len(outs)))
 
 
 def gelu(x: Floats) -> None:
-    """Exact GELU of a contiguous fp32 array, in place."""
+    """Apply the exact GELU to a contiguous array, in place."""
     _library().activate(ctypes.c_void_p(address(x)), ctypes.c_int64(x.size))
 
 
 def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> None:
-    """weight [R, K], x [tiles, K, 64] -> out [tiles, R, 64], for columns first to last."""
-    where = [ctypes.c_void_p(address(array)) for array in (weight, x, out)]
+    """Write weight @ x to `out`, for cells `first` to `last`.
+
+    Args:
+        weight: [R, K].
+        x: [tiles, K, 64].
+        out: [tiles, R, 64].
+        first: Cell, a multiple of TILE.
+        last: Cell, a multiple of TILE, exclusive.
+    """
+    pointers = [ctypes.c_void_p(address(array)) for array in (weight, x, out)]
     counts = [ctypes.c_int64(count) for count in (*weight.shape, first, last)]
-    _library().project(*where, *counts)
+    _library().project(*pointers, *counts)
 
 
-def quantise(x: Floats, cells_first: bool) -> tuple[NDArray[np.int16], Floats]:
-    """[tiles, R, 64] -> 16-bit integers, [tiles, R, 64] or [N, R], and the scale of each row, [R]."""
+def quantise(x: Floats, cells_first: bool) -> tuple[Shorts, Floats]:
+    """Round rows to 16-bit integers, each row with its own scale.
+
+    Args:
+        x: [tiles, R, 64].
+        cells_first: Whether to write [N, R] instead of [tiles, R, 64].
+
+    Returns:
+        The integers, and the scale of each row, [R].
+    """
     tiles, rows, _ = x.shape
-    small = np.empty((tiles * TILE, rows) if cells_first else x.shape, np.int16)
+    integers = np.empty((tiles * TILE, rows) if cells_first else x.shape, np.int16)
     scale = np.empty(rows, np.float32)
+
     counts = ctypes.c_int64(rows), ctypes.c_int64(tiles * TILE), ctypes.c_int(cells_first)
-    where = [ctypes.c_void_p(address(array)) for array in (x, small, scale)]
-    _library().quantise(where[0], *counts, *where[1:])
-    return small, scale
+    source, *targets = [ctypes.c_void_p(address(array)) for array in (x, integers, scale)]
+    _library().quantise(source, *counts, *targets)
+    return integers, scale
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    decoder = library(Path(__file__).parent)
+    compiled = library(Path(__file__).parent)
+
     passes = (f"pass_{name}" for name in ("first", "second", "third", "masks"))
     steps = (f"tokens_{name}" for name in ("begin", "first", "second", "last"))
     for name in (*passes, *steps, "activate", "project", "quantise"):
-        getattr(decoder, name).restype = None
+        getattr(compiled, name).restype = None
+
     for name in ("tokens_bytes", "weights_bytes", "job_bytes"):
-        getattr(decoder, name).restype = ctypes.c_int64
-    return decoder
+        getattr(compiled, name).restype = ctypes.c_int64
+
+    return compiled

@@ -1,4 +1,6 @@
-/* Vectors, and the products that do nearly all the arithmetic: C[rows][64] (+)= A[rows][k] B[k][64]. Nothing of SAM is known here. */
+/* Vectors, and the products that do nearly all the arithmetic: C[rows][64] (+)= A[rows][k]
+   B[k][64].
+   Independent of SAM. */
 
 #pragma once
 #include <immintrin.h>
@@ -11,12 +13,12 @@
 
 #ifdef __AVX512F__
 #define LANES 16
-#define COLUMNS 4 /* vectors beside each other in a block of the kernel */
+#define COLUMNS 4 /* vectors side by side in a block of a product */
 #else
 #define LANES 8
 #define COLUMNS 2
 #endif
-#define ROWS 6 /* and below each other: what the registers hold */
+#define ROWS 6 /* rows of a block: as many as the registers hold */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef int16_t narrow __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
@@ -27,31 +29,34 @@ INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec v) { *(loose *)p = v; }
 INLINE vec widen(const int16_t *p) { return __builtin_convertvector(*(const narrow *)p, vec); }
 #ifdef __AVX512F__
-INLINE vec from_half(const uint16_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE vec from_half(const uint16_t *p)
+    { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 #else
-INLINE vec from_half(const uint16_t *p) { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vec from_half(const uint16_t *p)
+    { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 #endif
-INLINE vec all(float x) { return x - (vec){0}; }
-INLINE vec larger(vec a, vec b)
+INLINE vec broadcast(float x) { return x - (vec){0}; }
+INLINE vec maximum(vec a, vec b)
 {
     ivec m = a > b;
     return (vec)(((ivec)a & m) | ((ivec)b & ~m));
 }
 
-/* Over the lanes, by halves. */
-INLINE float folded(vec v, int largest)
+/* The sum of the lanes, or the largest lane; by halves. */
+INLINE float reduce(vec v, int largest)
 {
     float x[LANES];
     store(x, v);
     for (int half = LANES / 2; half; half /= 2)
-        for (int j = 0; j < half; j++) x[j] = !largest ? x[j] + x[j + half] : x[j] > x[j + half] ? x[j] : x[j + half];
+        for (int j = 0; j < half; j++) x[j] =
+            !largest ? x[j] + x[j + half] : x[j] > x[j + half] ? x[j] : x[j + half];
     return x[0];
 }
 
 /* e^x for x <= 88, relative error 2e-7; Cephes' polynomial. */
 INLINE vec exponential(vec x)
 {
-    x = larger(x, all(-87.0f));
+    x = maximum(x, broadcast(-87.0f));
     vec k = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
     vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
     vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -64,7 +69,8 @@ INLINE vec exponential(vec x)
     return y * (vec)scale;
 }
 
-/* Exact GELU, x Phi(x); the error function by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7. */
+/* Exact GELU, x Phi(x); the error function by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+   */
 INLINE vec gelu(vec x)
 {
     vec z = x * 0.70710678f;
@@ -81,16 +87,18 @@ INLINE vec gelu(vec x)
 }
 
 /* C[rows][COLUMNS vectors] (+)= A[rows][k] B[k][...] */
-INLINE void block(const int rows, float *c, long ldc, const float *a, long lda, const float *b, long ldb, long k, int add)
+INLINE void block(const int rows, float *c, long ldc, const float *a, long lda, const float *b,
+    long ldb, long k, int add)
 {
     vec sum[ROWS][COLUMNS];
     for (int r = 0; r < rows; r++)
-        for (int j = 0; j < COLUMNS; j++) sum[r][j] = add ? load(c + r * ldc + j * LANES) : all(0.0f);
+        for (int j = 0; j < COLUMNS; j++) sum[r][j] =
+            add ? load(c + r * ldc + j * LANES) : broadcast(0.0f);
     for (long i = 0; i < k; i++) {
         vec right[COLUMNS];
         for (int j = 0; j < COLUMNS; j++) right[j] = load(b + i * ldb + j * LANES);
         for (int r = 0; r < rows; r++) {
-            vec left = all(a[r * lda + i]);
+            vec left = broadcast(a[r * lda + i]);
             for (int j = 0; j < COLUMNS; j++) sum[r][j] += left * right[j];
         }
     }
@@ -99,12 +107,14 @@ INLINE void block(const int rows, float *c, long ldc, const float *a, long lda, 
 }
 
 /* C[rows][64] (+)= A[rows][k] B[k][64] */
-static void spread(float *c, long ldc, const float *a, long lda, const float *b, long ldb, long rows, long k, int add)
+static void multiply_tile(float *c, long ldc, const float *a, long lda, const float *b, long ldb,
+    long rows, long k, int add)
 {
     for (int j = 0; j < TILE; j += COLUMNS * LANES)
         for (long r = 0, take; r < rows; r += take) {
             long left = rows - r;
-            take = left <= ROWS ? left : left == ROWS + 1 ? ROWS / 2 + 1 : ROWS; /* a lone last row would wait for itself */
+            /* a single last row would wait for its own sums */
+            take = left <= ROWS ? left : left == ROWS + 1 ? ROWS / 2 + 1 : ROWS;
             float *to = c + r * ldc + j;
             const float *from = a + r * lda;
             switch (take) {
@@ -118,9 +128,9 @@ static void spread(float *c, long ldc, const float *a, long lda, const float *b,
         }
 }
 
-/* The same on tiles that lie in one piece. */
+/* The same on contiguous tiles. */
 INLINE void product(float *c, const float *a, long lda, const float *b, long rows, long k, int add)
 {
-    spread(c, TILE, a, lda, b, TILE, rows, k, add);
+    multiply_tile(c, TILE, a, lda, b, TILE, rows, k, add);
 }
 

@@ -1,0 +1,156 @@
+"""`samserve up` and `samserve status`: the stack of this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samserve.bundles.names import parse_models
+from samserve.bundles.triton_repository import check_passed
+from samserve.cli.console import Json, Output, err, out
+from samserve.cli.store import store
+from samserve.codec.tensors import Coding
+
+if TYPE_CHECKING:
+    from samserve.local.stack import StackOptions
+    from samserve.local.state import Addresses
+
+POLL_SECONDS = 0.2  # between two looks at the parts
+
+
+def up(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model to serve, NAME or NAME:VARIANT; repeatable, the first is the default."
+        ),
+    ] = None,
+    embedding_port: Annotated[
+        int, typer.Option(help="Port of the embedding service; 0 for any free port.")
+    ] = 8500,
+    decoder_port: Annotated[
+        int, typer.Option(help="Port of the decoder; 0 for any free port.")
+    ] = 8501,
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
+    cache_coding: Annotated[
+        Coding,
+        typer.Option(
+            envvar="SAMSERVE_CACHE_CODING",
+            help="Coding of cached embeddings: small (lossy) or exact.",
+        ),
+    ] = "small",
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="Use a running Redis, redis://host:port/0.")
+    ] = "",
+    triton_url: Annotated[
+        str, typer.Option(envvar="TRITON_URL", help="Use a running Triton, host:port.")
+    ] = "",
+) -> None:
+    """Run the whole stack until Ctrl-C: Triton, Redis, embedding service (Ray Serve), decoder."""
+    from samserve.local import state
+    from samserve.local.process import StartFailed
+    from samserve.local.stack import StackOptions
+
+    output = Output()
+    models = _servable_models(output, model or ["nano"])
+    if state.load_state() is not None:
+        output.fail(2, "a stack already runs on this machine; see `samserve status`")
+
+    options = StackOptions(
+        models=models,
+        bundles=store().folder,
+        cache_coding=cache_coding,
+        embedding_port=embedding_port,
+        decoder_port=decoder_port,
+        replicas=replicas,
+        redis_url=redis_url,
+        triton_url=triton_url,
+    )
+
+    with output.exit_on(failures=(StartFailed,)):
+        _run_until_stopped(output, options)
+
+
+def status(
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait until the stack is ready; 0 to look once.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show whether the stack of this machine is ready, and the addresses of its parts.
+
+    Exit code 0: ready; 1: not ready, or no stack runs.
+    """
+    output = Output(as_json)
+    addresses, parts = _readiness_within(wait)
+    if addresses is None:
+        output.fail(1, "no stack runs on this machine; start one with `samserve up`")
+
+    ready = all(parts.values())
+    if as_json:
+        output.print_json(
+            {
+                "ready": ready,
+                "models": addresses.models,
+                "parts": parts,
+                "addresses": addresses.shown(),
+            }
+        )
+    else:
+        _print_status(addresses, parts)
+    raise typer.Exit(0 if ready else 1)
+
+
+def _servable_models(output: Output, models: list[str]) -> tuple[str, ...]:
+    """The models, if they can be served together."""
+    with output.exit_on(mistakes=(ValueError,)):
+        names = parse_models(",".join(models))
+        for bundle in store().load_all(names):
+            check_passed(bundle)
+    return names
+
+
+def _run_until_stopped(output: Output, options: StackOptions) -> None:
+    from samserve.local import state
+    from samserve.local.stack import running
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+
+    with running(options, lambda part: err.print(f"starting {part}")) as stack:
+        state.save_state(stack.addresses)
+        for name, address in stack.addresses.shown().items():
+            err.print(f"[green]ready[/]  {name:<10} {address}", highlight=False)
+        err.print("press Ctrl-C to stop the stack", highlight=False)
+
+        try:
+            while not stopping.wait(0.5):
+                if (failure := stack.failure()) is not None:
+                    output.fail(1, failure)
+        finally:
+            state.delete_state()
+
+
+def _readiness_within(seconds: float) -> tuple[Addresses | None, dict[str, bool]]:
+    """The running stack's addresses and parts, once all are ready or the time is up."""
+    from samserve.local import probes, state
+
+    deadline = time.monotonic() + seconds
+    while True:
+        addresses = state.load_state()
+        parts = probes.readiness(addresses) if addresses else {}
+        if (parts and all(parts.values())) or time.monotonic() >= deadline:
+            return addresses, parts
+        time.sleep(POLL_SECONDS)
+
+
+def _print_status(addresses: Addresses, parts: dict[str, bool]) -> None:
+    labels = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}
+    out.print(f"{'models':<16} {', '.join(addresses.models)}", highlight=False)
+    for name, address in addresses.shown().items():
+        out.print(f"{name:<16} {address:<32} {labels[parts.get(name)]}", highlight=False)

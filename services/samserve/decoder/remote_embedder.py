@@ -1,0 +1,86 @@
+"""The embedding service, called over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc.aio
+
+from samserve.codec.packed import DamagedEmbedding, unpack
+from samserve.core.cache_status import CacheStatus
+from samserve.core.embedding import Embedding
+from samserve.core.errors import Unavailable
+from samserve.core.image_request import ImageRequest
+from samserve.infra.tracing import Kind, span
+from samserve.v1 import embedding_pb2 as pb
+from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.wire.channel import EVERY_SERVER, message_limits
+from samserve.wire.convert import cache_status_from_proto
+from samserve.wire.metadata import TENANT_KEY, call_options
+from samserve.wire.request_id import request_id_here
+from samserve.wire.status import error_of
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEmbedding:
+    """An embedding from the embedding service.
+
+    Attributes:
+        embedding: With its tensors.
+        status: Where the service had it from.
+        remote_ms: The service's stages in milliseconds.
+    """
+
+    embedding: Embedding
+    status: CacheStatus
+    remote_ms: dict[str, float]
+
+
+class RemoteEmbedder:
+    """Has images embedded by the embedding service."""
+
+    def __init__(self, url: str, timeout: float, max_image_bytes: int) -> None:
+        """Open a channel to `url`; calls fail after `timeout` seconds."""
+        self._channel = grpc.aio.insecure_channel(
+            url, options=[*message_limits(max_image_bytes), EVERY_SERVER]
+        )
+        self._stub = rpc.EmbeddingServiceStub(self._channel)
+        self._timeout = timeout
+
+    async def embed(self, request: ImageRequest) -> RemoteEmbedding:
+        """Send the image's bytes, and return its embedding.
+
+        The service checks the expected id against its own hash.
+
+        Raises:
+            SamserveError: The service's own error.
+            Unavailable: The service does not answer, or sends a damaged embedding.
+        """
+        message = pb.EmbedRequest(
+            data=request.data,
+            model=request.model,
+            include_embedding=True,
+            expected_image_id=request.expected_image_id,
+        )
+        metadata = ((TENANT_KEY, request.tenant), *request_id_here())
+        try:
+            with span("Embed", Kind.CLIENT):
+                response = await self._stub.Embed(message, **call_options(self._timeout, metadata))
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, "the embedding service") from error
+
+        # Checksums and decoding of some megabytes would hold up the event loop.
+        try:
+            embedding = await asyncio.to_thread(unpack, response.embedding.data)
+        except DamagedEmbedding as error:
+            raise Unavailable(f"the embedding service sent a damaged embedding: {error}") from error
+
+        return RemoteEmbedding(
+            embedding,
+            status=cache_status_from_proto(response.cache),
+            remote_ms={time.stage: time.milliseconds for time in response.timings},
+        )
+
+    async def close(self) -> None:
+        await self._channel.close()

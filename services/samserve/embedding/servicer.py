@@ -1,0 +1,159 @@
+"""The embedding service's gRPC methods: they translate, and decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+
+from samserve.core.image_request import ImageRequest
+from samserve.embedding.admission import Priority
+from samserve.embedding.bounded import bounded
+from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
+from samserve.embedding.embedding_chunks import messages
+from samserve.infra.stages import StageClock
+from samserve.v1 import embedding_pb2 as pb
+from samserve.wire.call import Call, call_scope, observe_call
+from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
+from samserve.wire.metadata import seconds_left, tenant_of
+from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
+
+
+class EmbeddingServicer:
+    """One replica's methods. Ray Serve calls them by the names of the RPCs."""
+
+    def __init__(self, embedder: Embedder, *, many_in_flight: int, slow: float) -> None:
+        """Create the methods.
+
+        Args:
+            embedder: Does the work.
+            many_in_flight: Images of one EmbedMany stream that are in flight at once.
+            slow: Seconds after which a call is logged.
+        """
+        self._embedder = embedder
+        self._many_in_flight = many_in_flight
+        self._slow = slow
+
+    async def Embed(
+        self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext
+    ) -> pb.EmbedResponse:
+        metadata = grpc_context.invocation_metadata()
+        clock = StageClock()
+        response = pb.EmbedResponse()
+
+        with call_scope("Embed", metadata, clock=clock, slow=self._slow) as call:
+            embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
+            bulk = request.priority == pb.PRIORITY_BULK
+            result = await embed(
+                _image_request(request, metadata, request.expected_image_id),
+                clock,
+                priority=Priority.BULK if bulk else Priority.INTERACTIVE,
+                deadline=_deadline(metadata),
+            )
+            response = _response(result, clock)
+
+        _end(call, grpc_context)
+        return response
+
+    async def EmbedMany(
+        self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.EmbedManyResponse]:
+        metadata = grpc_context.invocation_metadata()
+        request_id = request_id_of(metadata)
+        grpc_context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
+
+        async def answer(item: pb.EmbedManyRequest.Item) -> pb.EmbedManyResponse.Answer:
+            clock = StageClock()
+            response: pb.EmbedResponse | None = None
+            with call_scope(
+                "EmbedMany.item", metadata, clock=clock, request_id=request_id, counted=False
+            ) as call:
+                result = await self._embedder.embed(
+                    _image_request(item, metadata),
+                    clock,
+                    priority=Priority.BULK,
+                    deadline=_deadline(metadata),
+                )
+                response = _response(result, clock)
+
+            error = call.status if call.failed else None
+            return pb.EmbedManyResponse.Answer(id=item.id, image=response, error=error)
+
+        batches = (request.items async for request in requests)
+        with observe_call("EmbedMany"):
+            async with aclosing(bounded(batches, answer, self._many_in_flight)) as answers:
+                async for finished in answers:
+                    yield pb.EmbedManyResponse(answers=finished)
+
+    async def GetEmbedding(
+        self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.GetEmbeddingResponse]:
+        result = await self._fetch(request, grpc_context)
+        if result is None:
+            # Ray Serve's proxy reads a stream's context only together with a message.
+            yield pb.GetEmbeddingResponse()
+            return
+
+        for message in messages(result.image_id, result.embedding):
+            yield message
+
+    async def _fetch(
+        self, request: pb.GetEmbeddingRequest, context: RayServegRPCContext
+    ) -> FetchResult | None:
+        """Return the embedding, or None if the call has failed."""
+        metadata = context.invocation_metadata()
+        clock = StageClock()
+        result: FetchResult | None = None
+        with call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call:
+            image = ImageRequest(
+                tenant=tenant_of(metadata),
+                model=request.model,
+                data=None,
+                image_id=request.image.image_id,
+                model_version=request.image.model_version,
+            )
+            result = await self._embedder.fetch(image, clock)
+
+        _end(call, context)
+        return result
+
+
+def _image_request(
+    request: pb.EmbedRequest | pb.EmbedManyRequest.Item,
+    metadata: list[tuple[str, str]],
+    expected_image_id: str = "",
+) -> ImageRequest:
+    return ImageRequest(
+        tenant=tenant_of(metadata),
+        model=request.model,
+        data=request.data if request.WhichOneof("image") == "data" else None,
+        image_id=request.image_id,
+        expected_image_id=expected_image_id,
+    )
+
+
+def _deadline(metadata: list[tuple[str, str]]) -> float:
+    """Return the caller's deadline by the event loop's clock."""
+    return asyncio.get_running_loop().time() + seconds_left(metadata)
+
+
+def _response(result: EmbedResult | FetchResult, clock: StageClock) -> pb.EmbedResponse:
+    response = pb.EmbedResponse(
+        cache=cache_status_to_proto(result.status), timings=stage_times(clock.milliseconds)
+    )
+    if isinstance(result, FetchResult):
+        response.image.CopyFrom(image_ref(result.image_id, result.embedding))
+        response.embedding.data = result.embedding.packed
+    else:
+        response.image.CopyFrom(image_ref(result.image_id, result.header))
+    return response
+
+
+def _end(call: Call, context: RayServegRPCContext) -> None:
+    """Send the call's status. Ray Serve loses the details of an error that a method raises."""
+    if call.failed:
+        context.set_code(call.code)
+        context.set_details(call.status.message)
+    context.set_trailing_metadata(list(call.trailing_metadata))

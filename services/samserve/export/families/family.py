@@ -1,0 +1,85 @@
+"""The record that describes how to export one family of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from samserve.core.family import Family, Shape
+from samserve.export.graphs.decoder import DecoderGraph
+from samserve.export.weights import State
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """One image as transformers' own model encodes it.
+
+    Attributes:
+        tensors: The embedding's tensors by name, [1, ...] each.
+        inputs: The keyword arguments that pass this image to the model's `forward`.
+    """
+
+    tensors: dict[str, Tensor]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFamily:
+    """How to read, export and check the checkpoints of one family.
+
+    "Original" weights are those of the authors' own files; "image weights" are all that still
+    images need, named as in transformers.
+
+    Attributes:
+        core: Everything about the family that does not need torch.
+        title: In messages.
+        model: transformers' class.
+        config: transformers' class of its sizes.
+        model_types: Values of `model_type` in config.json.
+        detect: Original weights -> name of their format, or None for other families.
+        read_config: Original weights -> sizes. Raises KeyError for a missing weight, and
+            BadCheckpoint for unsupported sizes.
+        rename: Original weights -> image weights. Raises KeyError for a missing weight.
+        encoder: Graph of the image encoder, made of transformers' model.
+        decoder: Graph of the decoder, made of transformers' prompt encoder and mask decoder.
+        reference_image: transformers' model and its image features -> the encoded image.
+        encoder_size: Sizes -> width and number of blocks of the image encoder.
+        patch: Corrects transformers' model where it differs from the authors' code, in place.
+        ignored: Patterns of names in transformers' files that still images do not need.
+    """
+
+    core: Family
+    title: str
+    model: type[PreTrainedModel]
+    config: type[PretrainedConfig]
+    model_types: tuple[str, ...]
+    detect: Callable[[State], str | None]
+    read_config: Callable[[State], PretrainedConfig]
+    rename: Callable[[State], State]
+    encoder: type[nn.Module]
+    decoder: type[DecoderGraph]
+    reference_image: Callable[[PreTrainedModel, Any], ReferenceImage]
+    encoder_size: Callable[[PretrainedConfig], tuple[int, int]]
+    patch: Callable[[PreTrainedModel], None] = lambda _model: None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name in model.json."""
+        return self.core.name
+
+    def empty_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """Build transformers' model without memory for its weights."""
+        with torch.device("meta"):
+            return self.model(config)
+
+    def embedding_shapes(self, model: PreTrainedModel) -> dict[str, Shape]:
+        """[channels, rows, columns] of each tensor of an image's embedding, by name."""
+        prompt_encoder = model.prompt_encoder
+        side = prompt_encoder.image_embedding_size[0]
+        return self.core.embedding_shapes(prompt_encoder.hidden_size, side)

@@ -1,0 +1,15 @@
+"""Options of gRPC channels and servers."""
+
+from __future__ import annotations
+
+# A name may stand for many servers, as `dns:///` and a headless Service do: calls take turns.
+EVERY_SERVER = ("grpc.lb_policy_name", "round_robin")
+
+LARGEST_EMBEDDING = 16 * 2**20  # bytes; SAM 2's takes 8 MiB
+OVERHEAD = 2**20  # bytes for prompts, logits and framing around an image
+
+
+def message_limits(max_image_bytes: int) -> list[tuple[str, int]]:
+    """Return options that let a message with one image or one embedding through."""
+    most = max(max_image_bytes, LARGEST_EMBEDDING) + OVERHEAD
+    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
