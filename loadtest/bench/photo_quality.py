@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from loadtest.bench.outcomes import Outcome, Subject
 from rich.table import Table
 from samserve.training.evaluation import judged_masks
 from samserve.training.photos import Photo, read_index
 from samserve.training.prompts import tight_box
+
+from loadtest.bench.outcomes import Outcome, Subject
 
 FIELDS = ("first", "best", "box", "box_single", "corrected", "thrice")
 TITLES = (

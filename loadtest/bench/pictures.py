@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from loadtest.bench.outcomes import Outcome
 from PIL import Image
+
+from loadtest.bench.outcomes import Outcome
 
 TILE = 240  # pixels of a picture's side
 

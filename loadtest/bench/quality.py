@@ -15,9 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from loadtest.bench.outcomes import Outcome, Subject, measure
-from loadtest.bench.photo_quality import FIELDS, belief, means, source_means, subjects, table
-from loadtest.bench.pictures import by_source, sheet
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +24,10 @@ from samserve.local.stack import StackOptions, running
 from samserve.training import scenes
 from samserve.training.coins import coins
 from samserve.training.prompts import loose_box
+
+from loadtest.bench.outcomes import Outcome, Subject, measure
+from loadtest.bench.photo_quality import FIELDS, belief, means, source_means, subjects, table
+from loadtest.bench.pictures import by_source, sheet
 
 SHOWN = 12  # pictures of the best answers on scenes, and as many of the worst
 SMALLEST = 60 / 256**2  # an object's least share of a scene

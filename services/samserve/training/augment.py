@@ -33,7 +33,8 @@ def degrade(rng: Rng, image: Bytes) -> Bytes:
         image = np.clip(image + grain, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))]
-        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
+        encoded = cv2.imencode(".jpg", image, quality)[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return image
 
 

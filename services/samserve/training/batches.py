@@ -55,7 +55,8 @@ class Sampler:
 
     def batch(self, rng: Rng, *, side: int, images: int, count: int, kind: prompts.Kind) -> Batch:
         """`images` windows of `side` pixels with `count` prompts each."""
-        pixels, owner, wanted, tokens = [], [], [], []
+        pixels: list[Tensor] = []
+        owner, wanted, tokens = [], [], []
         while len(pixels) < images:
             picture = self.picture(rng, side)
             masks = [mask for mask in picture.masks if np.count_nonzero(mask) >= LEAST_AREA]

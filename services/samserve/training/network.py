@@ -45,7 +45,9 @@ class WindowDecoder(DecoderGraph):
         steps = torch.arange(cells, dtype=torch.float32) + 0.5
         x0, y0 = self.origin
         y, x = torch.meshgrid(steps + y0, steps + x0, indexing="ij")
-        return self._encode_positions(torch.stack([x, y], -1) * STRIDE / FRAME).permute(2, 0, 1)[None]
+        return self._encode_positions(torch.stack([x, y], -1) * STRIDE / FRAME).permute(2, 0, 1)[
+            None
+        ]
 
 
 class Nano(nn.Module):
