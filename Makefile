@@ -8,7 +8,7 @@ comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest docs helm/boards protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults quality wheel docs clean
+.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults nano quality wheel docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -85,8 +85,11 @@ soak: $(VENV)/.dev  ## check that memory stays flat under clicks and hostile ima
 faults: $(VENV)/.dev  ## break each part of the stack for 20 s under load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
 
-quality: $(VENV)/.dev  ## measure nano's masks through the whole stack; writes build/quality
-	$(BIN)/python -m loadtest.bench.quality
+nano: $(VENV)/.dev  ## train nano on the photos in PHOTOS (resumes); then run samserve.training.publish
+	$(BIN)/python -m samserve.training.train --photos $(PHOTOS)
+
+quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); writes build/quality
+	$(BIN)/python -m loadtest.bench.quality $(if $(PHOTOS),--photos $(PHOTOS))
 
 wheel: $(VENV)/.local  ## build the wheel; writes dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

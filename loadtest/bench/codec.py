@@ -32,8 +32,9 @@ from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
 from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD, Nano
-from samserve.training.train import SCENE, VALIDATION_SEED
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
+from samserve.training.network import Nano
+from samserve.training.scenes import VALIDATION_SEED
 from threadpoolctl import threadpool_limits
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
@@ -52,7 +53,7 @@ FP32 = "fp32 embeddings"
 def framed(number: int) -> tuple[FramedImage, NDArray[np.integer]]:
     """Return the coins image (number 0) or a held-out drawn scene, and the labels of objects."""
     if number:
-        scene = scenes.draw(VALIDATION_SEED + number, SCENE)
+        scene = scenes.draw(VALIDATION_SEED + number)
         pixels, labels = scene.image, scene.labels
     else:
         pixels, labels = coins()

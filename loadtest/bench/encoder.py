@@ -27,7 +27,8 @@ from samserve.bundles.variant import OPENVINO, Variant, load_variant
 from samserve.core.image import FramedImage
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
+from samserve.training.network import graph_weights
 from samserve.variants.gate.images import gate_images
 from samserve.variants.gate.judge import Encoder, cosine
 from samserve.variants.gate.triton import start_encoder

@@ -11,7 +11,8 @@ from samserve.bundles.bundle import Bundle, load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD, NanoEncoder, graph_weights
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
+from samserve.training.network import graph_weights
 from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"

@@ -15,14 +15,14 @@ from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
-from samserve.training.train import SCENE, VALIDATION_SEED
+from samserve.training.scenes import VALIDATION_SEED
 
 from loadtest.bench.agreement import SIDE, PlainEncoder, overlaps, sample
 
 
 @pytest.mark.parametrize("source", ["coins", "scene"])
 def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, source: str) -> None:
-    scene = scenes.draw(VALIDATION_SEED, SCENE)
+    scene = scenes.draw(VALIDATION_SEED)
     pixels, labels = coins() if source == "coins" else (scene.image, scene.labels)
     photo = io.BytesIO()
     Image.fromarray(pixels).save(photo, "PNG")

@@ -17,7 +17,7 @@ from samserve.bundles.names import SHIPPED
 from samserve.cli.main import app
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
 from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
 from samserve.variants.engine import ENGINES, Engine, EngineSpec, build
 from samserve.variants.precision import Half

@@ -1,1 +1,1 @@
-"""How the shipped demonstration model `nano` is made: drawn scenes, a small encoder, a training run."""
+"""Training of nano: photos and drawn scenes in, a bundle out."""

@@ -1,4 +1,4 @@
-"""The coins photo of scikit-image with a threshold-made truth: a real picture that nano never trains on."""
+"""The coins photo of scikit-image, with a truth made by threshold. nano never trains on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_AREA = 200  # source pixels; less is dirt on the table
 
 
 def coins() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """RGB [303, 384, 3] and labels [303, 384]: 0 is the table, k the k-th coin that does not touch the edge."""
+    """RGB [303, 384, 3] and labels [303, 384]: 0 is the table, k the k-th coin off the edge."""
     grey = skimage.data.coins()
     bright = closing(grey > filters.threshold_otsu(grey), footprint_rectangle((3, 3)))
     whole = ndimage.binary_fill_holes(segmentation.clear_border(bright))

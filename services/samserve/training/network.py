@@ -1,6 +1,6 @@
-"""nano's network: SAM's own prompt encoder and mask decoder behind a small convolutional image encoder.
+"""nano's network: SAM's prompt encoder and mask decoder behind a small image encoder.
 
-Everything but the image encoder is transformers' SAM, with SAM's sizes, under transformers' parameter names.
+All but the image encoder is transformers' SAM, with SAM's sizes, under transformers' names.
 """
 
 from __future__ import annotations
@@ -10,130 +10,125 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
 from samserve.bundles.bundle import DECODER, ENCODER
-from samserve.export.graphs.decoder import DecoderGraph
+from samserve.export.graphs.decoder import PAD_LABEL, DecoderGraph
+from samserve.training.encoder import STRIDE, NanoEncoder
 
-STRIDE = 16  # model-frame pixels per embedding cell
-WIDTH = 256  # channels of the embedding
-PARTS = ("vision_encoder", "prompt_encoder", "mask_decoder", "shared_image_embedding")
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of a [B, C, H, W] map."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(
-            x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias
-        ).permute(0, 3, 1, 2)
+FRAME = 1024  # pixels of the model frame's side in service
+DECODER_PARTS = ("prompt_encoder", "mask_decoder")
+FREQUENCIES = "prompt_encoder.shared_embedding.positional_embedding"
+SHARED_FREQUENCIES = "shared_image_embedding.positional_embedding"  # transformers' other name
 
 
-class Block(nn.Module):
-    """Residual block: 7x7 depthwise convolution, norm, then a two-layer MLP on the channels (as ConvNeXt's)."""
+class WindowDecoder(DecoderGraph):
+    """SAM's decoder on a square window of the model frame.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = ChannelNorm(channels)
-        self.widen = nn.Conv2d(channels, 3 * channels, 1)
-        self.narrow = nn.Conv2d(3 * channels, channels, 1)
-        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), 0.2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x)))))
-
-
-class NanoEncoder(nn.Module):
-    """[B, 3, F, F] normalised RGB -> [B, 256, F/16, F/16]; F is 1024 in service, any multiple of 32 in training.
-
-    Four scales (strides 4, 8, 16, 32) are gathered at stride 16: the fine ones carry outlines, the coarse one context.
+    Positions are those of the whole frame: a small window trains the decoder for 1024 pixels.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 40, 8, stride=4, padding=2)
-        self.stage4 = Block(40)
-        self.down8 = nn.Conv2d(40, 96, 2, stride=2)
-        self.stage8 = nn.Sequential(Block(96), Block(96))
-        self.down16 = nn.Conv2d(96, 192, 2, stride=2)
-        self.stage16 = nn.Sequential(*(Block(192) for _ in range(4)))
-        self.down32 = nn.Conv2d(192, 224, 2, stride=2)
-        self.stage32 = nn.Sequential(Block(224), Block(224), Block(224))
-        self.from4 = nn.Conv2d(40, 80, 4, stride=4)
-        self.from8 = nn.Conv2d(96, 128, 2, stride=2)
-        self.gather = nn.Conv2d(80 + 128 + 192 + 224, WIDTH, 1)
-        self.norm = ChannelNorm(WIDTH)
+    origin = (0, 0)  # x, y of the window's corner in embedding cells
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        x4 = self.stage4(self.stem(pixels))
-        x8 = self.stage8(self.down8(x4))
-        x16 = self.stage16(self.down16(x8))
-        x32 = F.interpolate(
-            self.stage32(self.down32(x16)), scale_factor=2.0, mode="bilinear", align_corners=False
-        )
-        return self.norm(self.gather(torch.cat([self.from4(x4), self.from8(x8), x16, x32], 1)))
+    def set_window(self, side: int, origin: tuple[int, int]) -> None:
+        """Work on `side` frame pixels from `origin` (x, y in cells)."""
+        cells = side // STRIDE
+        self.prompt_encoder.image_embedding_size = (cells, cells)
+        self.origin = origin
+
+    def grid_encoding(self) -> Tensor:
+        """[1, 256, G, G] positional encoding of the window's cell centres."""
+        cells = self.prompt_encoder.image_embedding_size[0]
+        steps = torch.arange(cells, dtype=torch.float32) + 0.5
+        x0, y0 = self.origin
+        y, x = torch.meshgrid(steps + y0, steps + x0, indexing="ij")
+        return self._encode_positions(torch.stack([x, y], -1) * STRIDE / FRAME).permute(2, 0, 1)[
+            None
+        ]
 
 
 class Nano(nn.Module):
-    """The whole model; parameters other than `vision_encoder` are named as in transformers' SamModel."""
+    """The whole model."""
 
     def __init__(self) -> None:
         super().__init__()
         config = SamConfig(attn_implementation="eager")
         self.vision_encoder = NanoEncoder()
         self.prompt_encoder = SamPromptEncoder(config)
-        # transformers draws the frequencies 384 times as large as SAM's authors, which only matters to who trains
-        frequencies = self.prompt_encoder.shared_embedding.positional_embedding
-        frequencies.data.normal_()
-        frequencies.requires_grad_(False)
+        self.prompt_encoder.shared_embedding.positional_embedding.requires_grad_(False)
         self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
-        self.decoder = DecoderGraph(self.prompt_encoder, self.mask_decoder)
+        self.decoder = WindowDecoder(self.prompt_encoder, self.mask_decoder)
 
-    def set_frame(self, frame: int) -> None:
-        """Work at `frame` model-frame pixels instead of 1024: the positional encoding knows no resolution."""
-        self.prompt_encoder.input_image_size = frame
-        self.prompt_encoder.image_embedding_size = (frame // STRIDE, frame // STRIDE)
-
-
-def load_weights(model: Nano, tensors: dict[str, Tensor]) -> None:
-    """Load a checkpoint's tensors; every parameter must be there."""
-    given = dict(tensors)
-    given["prompt_encoder.shared_embedding.positional_embedding"] = given.pop(
-        "shared_image_embedding.positional_embedding"
-    )
-    missing, unexpected = model.load_state_dict(given, strict=False)
-    left = [name for name in missing if not name.startswith("decoder.")]
-    if left or unexpected:
-        raise ValueError(
-            f"this is not a checkpoint of nano: missing {left}, unexpected {unexpected}"
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, W, W] normalised RGB -> embedding [B, 256, W/16, W/16]."""
+        embedding: Tensor = self.vision_encoder(
+            pixels.contiguous(memory_format=torch.channels_last)
         )
+        return embedding
+
+    def decode(
+        self, embedding: Tensor, points: Tensor, labels: Tensor, logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode N prompts on a window.
+
+        Args:
+            embedding: [N, 256, G, G], or [1, 256, G, G] for all.
+            points: [N, K, 2] x, y in window pixels.
+            labels: [N, K], SAM's.
+            logits: [N, 1, 4G, 4G] of a former answer.
+
+        Returns:
+            Logits [N, 4, 4G, 4G] and predicted IoU [N, 4]; index 0 is the single mask.
+        """
+        count, side = len(points), 4 * embedding.shape[-1]
+        origin = torch.tensor(self.decoder.origin, dtype=torch.float32) * STRIDE
+        placed = torch.where(labels[..., None] == PAD_LABEL, points, points + origin)
+        given = torch.zeros(1) if logits is None else torch.ones(count)
+        before = torch.zeros(1, 1, side, side) if logits is None else logits
+        answer: tuple[Tensor, Tensor] = self.decoder(embedding, placed, labels, before, given)
+        return answer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by transformers' names."""
+        kept = {
+            name: tensor.contiguous()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("decoder.")
+        }
+        kept[SHARED_FREQUENCIES] = kept.pop(FREQUENCIES)
+        return kept
+
+    def load(self, tensors: dict[str, Tensor], *, parts: tuple[str, ...] = ()) -> None:
+        """Load weights by transformers' names; with `parts`, only those parts.
+
+        Raises:
+            ValueError: a tensor is missing or unknown.
+        """
+        given = dict(tensors)
+        given[FREQUENCIES] = given.pop(SHARED_FREQUENCIES)
+        if parts:
+            given = {name: t for name, t in given.items() if name.partition(".")[0] in parts}
+        missing, unexpected = self.load_state_dict(given, strict=False)
+        wanted = parts or ("vision_encoder", *DECODER_PARTS)
+        left = [name for name in missing if name.partition(".")[0] in wanted]
+        if left or unexpected:
+            raise ValueError(f"not a checkpoint of nano: missing {left}, unknown {unexpected}")
 
 
 def graph_weights(graph: Path) -> dict[str, Tensor]:
-    """An exported graph's initialisers by their names in PyTorch, those kept as fp16 made fp32 again."""
-    initializers = onnx.load(str(graph)).graph.initializer
+    """An exported graph's initialisers by their names in PyTorch, as fp32."""
     return {
         i.name.removesuffix(".half"): torch.from_numpy(numpy_helper.to_array(i).astype(np.float32))
-        for i in initializers
+        for i in onnx.load(str(graph)).graph.initializer
     }
 
 
 def bundle_weights(bundle: Path) -> dict[str, Tensor]:
-    """A bundle of nano read back as a checkpoint."""
+    """The weights of a bundle of nano, by transformers' names."""
     weights = {**graph_weights(bundle / ENCODER), **graph_weights(bundle / DECODER)}
-    weights["shared_image_embedding.positional_embedding"] = weights.pop(
-        "prompt_encoder.shared_embedding.positional_embedding"
-    )
-    return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in PARTS}
+    weights[SHARED_FREQUENCIES] = weights.pop(FREQUENCIES)
+    parts = ("vision_encoder", *DECODER_PARTS, "shared_image_embedding")
+    return {name: t for name, t in weights.items() if name.partition(".")[0] in parts}

@@ -1,69 +1,62 @@
-"""Make the shipped bundle: `python -m samserve.training.publish --runs build/training`.
-
-Several runs, of which one went on from the other, are averaged weight by weight.
-"""
+"""Make the shipped bundle from a run: `python -m samserve.training.publish --run RUN`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from samserve.bundles.bundle import DECODER, ENCODER, write_facts
 from samserve.bundles.names import SHIPPED
 from samserve.core.geometry import LONGEST
 from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder, round_to_half
-from samserve.training.network import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH, Nano, load_weights
-from samserve.training.train import CHECKPOINT, FACTS
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, STRIDE, WIDTH
+from samserve.training.network import FRAME, Nano
+from samserve.training.train import CHECKPOINT
 
-FRAME = 1024
+CELLS = FRAME // STRIDE
 
 
-def publish(runs: list[Path], out: Path) -> None:
-    """Export the runs' mean weights, rounded to fp16, and write the bundle's facts; the last run knows those before."""
-    weights = [load_file(run / CHECKPOINT) for run in runs]
-    model = Nano()
-    load_weights(
-        model, {name: torch.stack([w[name] for w in weights]).mean(0) for name in weights[0]}
-    )
+def publish(run: Path, out: Path) -> None:
+    """Export the run's mean weights, rounded to fp16, and write the bundle's facts."""
+    state = torch.load(run / CHECKPOINT, weights_only=True)
+    model = Nano().eval()
+    model.load_state_dict(state["mean"])
     round_to_half(model)
-    model.set_frame(FRAME)
+    model.decoder.set_window(FRAME, (0, 0))
+
     out.mkdir(parents=True, exist_ok=True)
-    cells = FRAME // STRIDE
-    export_encoder(
-        EncoderGraph(model.vision_encoder, PIXEL_MEAN, PIXEL_STD, FRAME), FRAME, out / ENCODER
-    )
-    export_decoder(model.decoder, {"embedding": (WIDTH, cells, cells)}, out / DECODER)
-    write_facts(
-        out,
-        {
-            "name": "nano",
-            "family": "sam",
-            "licence": "Apache-2.0",
-            "frame": FRAME,
-            "low_res": 4 * cells,
-            "embedding": {"embedding": [WIDTH, cells, cells]},
-            "precision": "fp32",
-            "preprocessing": {
-                "resize": LONGEST,
-                "pixel_mean": PIXEL_MEAN,
-                "pixel_std": PIXEL_STD,
-            },
-            "training": {**json.loads((runs[-1] / FACTS).read_text()), "averaged": len(runs)},
+    encoder = EncoderGraph(model.vision_encoder, PIXEL_MEAN, PIXEL_STD, FRAME)
+    export_encoder(encoder, FRAME, out / ENCODER)
+    export_decoder(model.decoder, {"embedding": (WIDTH, CELLS, CELLS)}, out / DECODER)
+    facts = {
+        "name": "nano",
+        "family": "sam",
+        "licence": "Apache-2.0",
+        "frame": FRAME,
+        "low_res": 4 * CELLS,
+        "embedding": {"embedding": [WIDTH, CELLS, CELLS]},
+        "precision": "fp32",
+        "preprocessing": {"resize": LONGEST, "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD},
+        "training": {
+            "seed": state["seed"],
+            "steps": state["step"],
+            "minutes": round(state["minutes"], 1),
+            "losses": state["losses"],
         },
-    )
+    }
+    write_facts(out, facts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=Path, nargs="+", default=[Path("build/training")])
+    parser.add_argument("--run", type=Path, default=Path("build/training"))
     parser.add_argument("--out", type=Path, default=SHIPPED / "nano")
     options = parser.parse_args()
-    publish(options.runs, options.out)
-    print(f"{options.out}: {sum(f.stat().st_size for f in options.out.iterdir()) / 2**20:.1f} MiB")
+    publish(options.run, options.out)
+    size = sum(file.stat().st_size for file in options.out.iterdir()) / 2**20
+    print(f"{options.out}: {size:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Drawn scenes with known masks: textured shapes over a textured ground.
 
-A scene stands in for a photo with perfect annotation. Shapes occlude one another, cast shadows, are shaded, may share
-one surface with their neighbours, may be grey; the whole is blurred and noisy like a camera's picture. Surfaces are
-random noise or crops of scikit-image's bundled photos (`PHOTOS`; the coins photo is left out, nano is measured on it).
+A scene stands in for a photo with perfect annotation. Shapes occlude one another, cast shadows and
+are shaded; they may share one surface with their neighbours. The whole is blurred and noisy like a
+camera's picture, and sometimes grey. Surfaces are random noise or crops of scikit-image's bundled
+photos (`PHOTOS`, without the coins, on which nano is measured).
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ PHOTOS = [
 ]
 
 
+SIDE = 512  # pixels of a scene
+VALIDATION_SEED = 10_000_000  # scenes from here on are never trained on
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """image: [S, S, 3] RGB; labels: [S, S], 0 is ground, k the k-th object's visible part."""
@@ -46,7 +51,7 @@ class Scene:
     labels: Bytes
 
 
-def draw(seed: int, size: int = 512) -> Scene:
+def draw(seed: int, size: int = SIDE) -> Scene:
     """Draw one scene; the same seed and size give the same scene."""
     rng = np.random.default_rng(seed)
     image = _surface(rng, size, size, size)
@@ -112,7 +117,7 @@ def _surface(rng: Rng, h: int, w: int, size: int) -> Floats:
 
 
 def _noise_maker(rng: Rng, size: int) -> Callable[[int, int], Floats]:
-    """A kind of noise, from which surfaces of any height and width can be cut: look-alikes share one."""
+    """A kind of noise: surfaces of any height and width are cut from it; look-alikes share one."""
     base = rng.uniform(0, 255, 3).astype(np.float32)
     octaves = [
         (s, 3 if rng.random() < 0.3 else 1, rng.uniform(0, 30) * rng.random())
@@ -171,7 +176,7 @@ def _photo_surface(rng: Rng, h: int, w: int, size: int) -> Floats:
 
 
 def _shape(rng: Rng, size: int) -> Bytes:
-    """[S, S] 0/1: an ellipse, a smooth blob, a polygon or a stroke, of 4 to 38 % of the frame in radius."""
+    """[S, S] 0/1: an ellipse, blob, polygon or stroke; its radius is 4% to 38% of the frame."""
     mask = np.zeros((size, size), np.uint8)
     radius = size * np.exp(rng.uniform(np.log(0.04), np.log(0.38)))
     cx, cy = rng.uniform(0, size, 2)
