@@ -12,8 +12,11 @@ from tritonclient.grpc import service_pb2_grpc as rpc
 
 @dataclass
 class FakeTriton(rpc.GRPCInferenceServiceServicer):
-    """Models by name, each READY or not; `foreign` ones have none of our parameters. told: the metadata of the last
-    image to be encoded.
+    """Serves models by name, each READY or not.
+
+    Attributes:
+        foreign: Models without samserve's parameters.
+        told: The metadata of the last inference call.
     """
 
     ready: dict[str, bool] = field(

@@ -60,7 +60,7 @@ class FakeCache:
 
 
 class FakeEncoder:
-    """Embeds an image as shades of its mean colour. Counts its runs; a test can hold or fail them."""
+    """Embeds an image as shades of its mean colour. Counts its runs; tests can hold them."""
 
     def __init__(self) -> None:
         self.encoded = 0

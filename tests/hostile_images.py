@@ -1,4 +1,4 @@
-"""Hostile images from a seed: valid files of every format and mode, damaged; bombs; headers that lie. Each is small."""
+"""Small hostile images from a seed: damaged files of every format, bombs and false headers."""
 
 from __future__ import annotations
 

@@ -47,7 +47,11 @@ class PodOf:
 
 
 def render(values: dict[str, Any], chart: Path = CHART, release: str = RELEASE) -> list[Manifest]:
-    """The manifests of a release with these values. Raises helm.HelmValuesError, helm.HelmRenderError."""
+    """Render a release with these values.
+
+    Raises:
+        helm.HelmValuesError, helm.HelmRenderError: The chart refuses the values.
+    """
     with helm.Chart.load(chart) as loaded:
         files = loaded.render(values, name=release, namespace=NAMESPACE)
     texts = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]

@@ -39,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @cache
 def needs_torch(file: Path) -> bool:
-    """Whether the file, or a helper of the tests that it imports, imports torch at its top level."""
+    """Whether the file, or a helper of the tests that it imports, imports torch."""
     for name in _imports(file):
         if name.startswith(TORCH) and not name.startswith(WITHOUT_TORCH):
             return True

@@ -23,7 +23,11 @@ EVERYTHING, ADAPTER = CHART / "ci" / "everything.yaml", CHART / "ci" / "adapter.
 
 
 def selectors(expression: str) -> dict[str, Labels]:
-    """The metrics of an expression, each with the labels it is chosen by. Raises ValueError for what is no PromQL."""
+    """Return the metrics of an expression, each with its label matchers.
+
+    Raises:
+        ValueError: The expression is invalid PromQL.
+    """
     metrics: dict[str, Labels] = {}
 
     def visit(node: Any) -> bool:

@@ -1,4 +1,7 @@
-"""How well masks from a coded embedding agree with those from the fp32 one: for the parity tests and the benchmark."""
+"""Agreement of masks from a packed embedding with those from the fp32 one.
+
+For the parity tests and loadtest.bench.codec.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,14 @@ Masks = list[NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image's fp32 embedding [256, 64, 64], prompts on it, the masks that these give, and which of them is ranked
-    first.
+    """An image with prompts and their reference masks.
+
+    Attributes:
+        size: Size of the image.
+        embedding: The fp32 embedding, [256, 64, 64].
+        prompts: Prompts on its objects.
+        masks: For each prompt, the masks from this embedding.
+        first: For each prompt, the index of the mask ranked first.
     """
 
     size: Size
@@ -43,105 +52,127 @@ class Sample:
 
 
 class PlainEncoder:
-    """A bundle's encoder without the rounding to fp16 at its end."""
+    """A bundle's encoder without the final rounding to fp16."""
 
     def __init__(self, bundle: Bundle) -> None:
         model = onnx.load(str(bundle.encoder))
         rounding = model.graph.node.pop()
         if rounding.op_type != "Cast":
             raise ValueError(
-                f"{bundle.encoder} does not end with a cast to fp16 but with {rounding.op_type}"
+                f"{bundle.encoder} ends with {rounding.op_type}; expected a cast to fp16"
             )
-        model.graph.output[0].name = rounding.input[0]
-        model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+        output = model.graph.output[0]
+        output.name = rounding.input[0]
+        output.type.tensor_type.elem_type = TensorProto.FLOAT
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
 
     def embed(self, image: FramedImage) -> Floats:
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
-        tensor: Floats = self._session.run(None, {"image": image.pixels[None], "valid": valid})[0][
-            0
-        ]
+        outputs = self._session.run(None, {"image": image.pixels[None], "valid": valid})
+        tensor: Floats = outputs[0][0]
         return tensor
 
 
 def draw_prompts(rng: np.random.Generator, labels: NDArray[np.integer], count: int) -> list[Prompt]:
-    """On the objects in turn: a click, three clicks, a box, a box and a click, a click that asks for the single mask.
+    """Draw prompts on the objects in turn.
 
-    labels: [H, W], 0 is ground, k the k-th object.
+    The kinds alternate: a click, three clicks, a box, a box and a click, and a click that asks for
+    a single mask.
+
+    Args:
+        rng: The random generator.
+        labels: [H, W]; 0 is background, k the k-th object.
+        count: Number of prompts.
     """
     objects = [labels == label for label in np.unique(labels)[1:]]
-    drawn = []
+    prompts = []
     for number in range(count):
         kind, mask = number % 5, objects[number % len(objects)]
-        asked = object_prompt(rng, mask, clicks=(1, 3, 0, 1, 1)[kind], box=kind in (2, 3))
-        clicks = asked.labels == FOREGROUND
-        box = asked.points[~clicks].reshape(4) if kind in (2, 3) else None
-        drawn.append(
-            Prompt(asked.points[clicks], asked.labels[clicks], box, None, multimask=kind != 4)
+        drawn = object_prompt(rng, mask, clicks=(1, 3, 0, 1, 1)[kind], box=kind in (2, 3))
+
+        clicks = drawn.labels == FOREGROUND
+        box = drawn.points[~clicks].reshape(4) if kind in (2, 3) else None
+        prompts.append(
+            Prompt(drawn.points[clicks], drawn.labels[clicks], box, None, multimask=kind != 4)
         )
-    return drawn
+    return prompts
 
 
 def sample(
-    transformer: KernelDecoder,
+    decoder: KernelDecoder,
     labels: NDArray[np.integer],
     embedding: Floats,
     seed: int,
     count: int,
 ) -> Sample:
+    """Draw prompts on an image and decode their reference masks.
+
+    Args:
+        decoder: The decoder.
+        labels: [H, W]; 0 is background, k the k-th object.
+        embedding: The image's fp32 embedding.
+        seed: Seed of the prompts.
+        count: Number of prompts.
+    """
     prompts = draw_prompts(np.random.default_rng(seed), labels, count)
     size = Size(labels.shape[1], labels.shape[0])
-    logits, ious = zip(*answers(transformer, size, embedding, prompts), strict=True)
-    first = [
-        int(
-            np.argmax(
-                [
-                    iou * stability_score(each, size, FRAME)
-                    for iou, each in zip(*answer, strict=True)
-                ]
-            )
-        )
-        for answer in zip(ious, logits, strict=True)
-    ]
-    return Sample(size, embedding, prompts, [cut(each, size) for each in logits], first)
+    decoded = answers(decoder, size, embedding, prompts)
+
+    first = []
+    for logits, ious in decoded:
+        ranks = [
+            iou * stability_score(each, size, FRAME) for iou, each in zip(ious, logits, strict=True)
+        ]
+        first.append(int(np.argmax(ranks)))
+
+    masks = [to_masks(logits, size) for logits, _ in decoded]
+    return Sample(size, embedding, prompts, masks, first)
 
 
 def answers(
-    transformer: KernelDecoder, size: Size, embedding: NDArray[np.floating], prompts: list[Prompt]
+    decoder: KernelDecoder, size: Size, embedding: NDArray[np.floating], prompts: list[Prompt]
 ) -> list[tuple[Floats, Floats]]:
-    """Of each prompt low-res logits and predicted IoUs, in the model's order: a change of rank is no change of mask."""
+    """Decode prompts; return the low-res logits and predicted IoUs of each.
+
+    They are in the model's order: a change of rank is not a change of a mask.
+    """
     threads = ThreadShare(SIDE**2)
-    embedded = Embedding(
-        "agreement", size, {"embedding": np.ascontiguousarray(embedding, np.float32)}
-    )
-    image = ReadyImage(embedded, transformer.prepare(embedded, threads))
-    given = []
+    tensors = {"embedding": np.ascontiguousarray(embedding, np.float32)}
+    embedded = Embedding("agreement", size, tensors)
+    image = ReadyImage(embedded, decoder.prepare(embedded, threads))
+
+    decoded = []
     for prompt in prompts:
         points, labels = tokens(prompt, size, FRAME)
         wanted = [1, 2, 3] if prompt.multimask else [0]
         request = DecodeRequest(points, labels, None, wanted)
-        logits, ious = transformer.decode(image, request, threads)
-        given.append((logits, ious[wanted]))
-    return given
+        logits, ious = decoder.decode(image, request, threads)
+        decoded.append((logits, ious[wanted]))
+    return decoded
 
 
-def cut(logits: Floats, size: Size) -> Masks:
+def to_masks(logits: Floats, size: Size) -> Masks:
     return [dense(outline(each, size, FRAME)) for each in logits]
 
 
 def overlaps(
-    transformer: KernelDecoder, one: Sample, coded: NDArray[np.floating]
+    decoder: KernelDecoder, reference: Sample, embedding: NDArray[np.floating]
 ) -> list[list[float]]:
-    """Of each prompt the IoU of each mask from `coded` with the sample's; two empty ones agree."""
-    pairs = zip(one.masks, answers(transformer, one.size, coded, one.prompts), strict=True)
+    """For each prompt, the IoU of each mask from `embedding` with the reference mask.
+
+    Two empty masks agree.
+    """
+    decoded = answers(decoder, reference.size, embedding, reference.prompts)
+    pairs = zip(reference.masks, decoded, strict=True)
     return [
-        [_iou(a, b) for a, b in zip(wanted, cut(got, one.size), strict=True)]
-        for wanted, (got, _) in pairs
+        [_iou(a, b) for a, b in zip(expected, to_masks(logits, reference.size), strict=True)]
+        for expected, (logits, _) in pairs
     ]
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    either = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / either) if either else 1.0
+def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 1.0

@@ -1,7 +1,7 @@
-"""What one EmbedMany stream does against a call for each image: `make bench`. Writes build/bench/many.json.
+"""Benchmark of one EmbedMany stream against one call per image: `make bench`.
 
-The images are known and asked for by hash: new ones wait for the encoder either way. The peer is Client.embed in as
-many threads as the stream may have images in flight.
+The images are known and sent by hash, because new ones wait for the encoder either way. The peer is
+Client.embed in as many threads as the stream has images in flight. Writes build/bench/many.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IN_FLIGHT = 16
 KNOWN, LOOK_UPS, ROUNDS = 80, 800, 5
 
 
-def photos(count: int, rng: np.random.Generator) -> list[bytes]:
+def random_images(count: int, rng: np.random.Generator) -> list[bytes]:
     """JPEGs of 320 x 200 pixels, about 10 KB each."""
     files = []
     for _ in range(count):
@@ -33,42 +33,33 @@ def photos(count: int, rng: np.random.Generator) -> list[bytes]:
 
 def main() -> None:
     rng = np.random.default_rng()
+
     with (
         running(StackOptions()) as stack,
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,
         ThreadPoolExecutor(IN_FLIGHT) as pool,
     ):
-        known = photos(KNOWN, rng)
-        for done in client.embed_many(known, in_flight=IN_FLIGHT):
-            if done.error is not None:
-                raise done.error
+        known = random_images(KNOWN, rng)
+        for result in client.embed_many(known, in_flight=IN_FLIGHT):
+            if result.error is not None:
+                raise result.error
+
         images = known * (LOOK_UPS // KNOWN)
         works = {
-            "known, stream": lambda: list(client.embed_many(images, in_flight=IN_FLIGHT)),
-            "known, calls": lambda: list(pool.map(client.embed, images)),
-            "tensors, GetEmbedding": lambda: client.embedding(known[0]),
-            "tensors, hit": lambda: client.embed(known[0]),
+            "stream": lambda: list(client.embed_many(images, in_flight=IN_FLIGHT)),
+            "calls": lambda: list(pool.map(client.embed, images)),
+            "tensors": lambda: client.embedding(known[0]),
+            "hit": lambda: client.embed(known[0]),
         }
         times = medians(works, ROUNDS)
+
     calls = f"calls in {IN_FLIGHT} threads"
+    stream, tensors, hit = times["stream"], times["tensors"], times["hit"]
     report(
         "many",
         [
-            Row(
-                f"{LOOK_UPS} known images",
-                times["known, stream"],
-                "ms",
-                calls,
-                times["known, calls"],
-                "<= 0.5",
-            ),
-            Row(
-                "GetEmbedding, 2 MiB",
-                times["tensors, GetEmbedding"],
-                "ms",
-                "Embed, a hit by hash",
-                times["tensors, hit"],
-            ),
+            Row(f"{LOOK_UPS} known images", stream, "ms", calls, times["calls"], "<= 0.5"),
+            Row("GetEmbedding, 2 MiB", tensors, "ms", "Embed, a hit by hash", hit),
         ],
     )
 

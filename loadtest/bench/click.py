@@ -1,7 +1,8 @@
-"""What a click costs through the whole stack, against the same model without a cache: `make bench`.
+"""Benchmark of a click through the whole stack: `make bench`.
 
-The peer is what a server does that keeps no embedding: decode the photo, encode it, decode the prompt, for each click,
-in one process with the same ONNX files and all cores, without any wire. Writes build/bench/click.json.
+The peer is a server that keeps no embeddings. For each click it decodes the image, encodes it and
+decodes the prompt. It runs in this process, with the same ONNX files and all cores, without gRPC.
+Writes build/bench/click.json.
 """
 
 from __future__ import annotations
@@ -22,32 +23,33 @@ from samserve.local.stack import StackOptions, running
 
 from loadtest.bench.report import Row, medians, report
 
-PHOTO = Path("examples/coins.png")
-CLICK = (213.0, 193.0)
+IMAGE = Path("examples/coins.png")
+CLICK = (213.0, 193.0)  # x, y in pixels
 ROUNDS = 15
 
 
-class Uncached:
-    """Encodes the photo anew for each click, and decodes with SAM's decoder as written."""
+class UncachedServer:
+    """Encodes the image for each click, and decodes with SAM's original decoder."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._encoder = onnxruntime.InferenceSession(
-            bundle.encoder, providers=["CPUExecutionProvider"]
-        )
-        self._decoder = onnxruntime.InferenceSession(
-            bundle.decoder, providers=["CPUExecutionProvider"]
-        )
+        providers = ["CPUExecutionProvider"]
         self._bundle = bundle
+        self._encoder = onnxruntime.InferenceSession(bundle.encoder, providers=providers)
+        self._decoder = onnxruntime.InferenceSession(bundle.decoder, providers=providers)
 
     def click(self) -> None:
         frame, side = self._bundle.frame, self._bundle.low_res
-        image = frame_image(PHOTO.read_bytes(), frame, EmbeddingSettings().image_limits)
+
+        # Decode and encode the image.
+        image = frame_image(IMAGE.read_bytes(), frame, EmbeddingSettings().image_limits)
         valid = np.array([[image.valid.height, image.valid.width]], np.int32)
         (tensor,) = self._encoder.run(["embedding"], {"image": image.pixels[None], "valid": valid})
-        click = Prompt(
+
+        # Decode the prompt.
+        prompt = Prompt(
             np.array([CLICK], np.float32), np.ones(1, np.float32), None, None, multimask=True
         )
-        points, labels = tokens(click, image.size, frame)
+        points, labels = tokens(prompt, image.size, frame)
         logits, ious = self._decoder.run(
             ["low_res_logits", "predicted_iou"],
             {
@@ -58,50 +60,36 @@ class Uncached:
                 "has_mask": np.zeros(1, np.float32),
             },
         )
+
+        # Write the three masks.
         for low_res, iou in zip(logits[0, 1:], ious[0, 1:], strict=True):
-            write_mask(
-                low_res,
-                (float(iou), stability_score(low_res, image.size, frame)),
-                image.size,
-                frame,
-                Output(rle=True),
-            )
+            scores = float(iou), stability_score(low_res, image.size, frame)
+            write_mask(low_res, scores, image.size, frame, Output(rle=True))
 
 
 def main() -> None:
-    uncached = Uncached(load_bundle(SHIPPED / "nano"))
+    uncached = UncachedServer(load_bundle(SHIPPED / "nano"))
+
     with (
         running(StackOptions()) as stack,
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,
     ):
-        taken = medians(
+        times = medians(
             {
-                "click": lambda: client.segment(PHOTO, [Click(*CLICK)]),
-                "embed": lambda: client.embed(PHOTO),
+                "click": lambda: client.segment(IMAGE, [Click(*CLICK)]),
+                "embed": lambda: client.embed(IMAGE),
                 "uncached": uncached.click,
             },
             ROUNDS,
         )
-    peer = "the same click without a cache"
+
+    peer, peer_time = "the same click without a cache", times["uncached"]
+    click, embed = times["click"], times["embed"]
     report(
         "click",
         [
-            Row(
-                "click over gRPC, image known",
-                taken["click"],
-                "ms",
-                peer,
-                taken["uncached"],
-                "<= 0.5",
-            ),
-            Row(
-                "embed by id over gRPC, image known",
-                taken["embed"],
-                "ms",
-                peer,
-                taken["uncached"],
-                "<= 0.1",
-            ),
+            Row("click over gRPC, image known", click, "ms", peer, peer_time, "<= 0.5"),
+            Row("embed by id over gRPC, image known", embed, "ms", peer, peer_time, "<= 0.1"),
         ],
     )
 

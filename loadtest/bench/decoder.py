@@ -1,8 +1,12 @@
-"""What a prompt costs in the decoder, against what others run: `make bench`.
+"""Benchmark of the decoder against the implementations that other services run: `make bench`.
 
-The peers have the same weights and prompts, in the same run: SAM's decoder as written, one ONNX graph in ONNX Runtime
-(what most services run), and transformers' SamModel in PyTorch. Then concurrent clicks, the gRPC round trip through the
-real stack, and masks at the photo's size against dense upscaling. Writes build/bench/decoder.json and decoder.svg.
+The peers use the same weights and prompts in the same run:
+
+- SAM's decoder as written, one ONNX graph in ONNX Runtime (most services run it),
+- transformers' SamModel in PyTorch.
+
+Also measures concurrent clicks, the gRPC round trip through a real stack, and masks at the image's
+size against dense upscaling. Writes build/bench/decoder.json and decoder.svg.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from rich.console import Console
 from samserve.bundles.bundle import Bundle, load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.client import Click, Client
-from samserve.client import Prompt as Asked
+from samserve.client import Prompt as ClientPrompt
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size, fit
 from samserve.core.image import FramedImage, frame_image
@@ -45,18 +49,19 @@ CLIENTS = (1, 2, 4, 8, 16, 32)
 
 def clicks(count: int, size: Size) -> list[Prompt]:
     rng = np.random.default_rng(count)
-    where = rng.uniform(0, 1, (count, 1, 2)) * (size.width, size.height)
+    points = rng.uniform(0, 1, (count, 1, 2)) * (size.width, size.height)
     return [
-        Prompt(w.astype(np.float32), np.ones(1, np.float32), None, None, multimask=True)
-        for w in where
+        Prompt(point.astype(np.float32), np.ones(1, np.float32), None, None, multimask=True)
+        for point in points
     ]
 
 
-def photo(megapixels: float) -> bytes:
+def cat_image(megapixels: float) -> bytes:
+    """Return scikit-image's cat, resized, as a JPEG."""
     side = (round((megapixels * 1e6 * 4 / 3) ** 0.5), round((megapixels * 1e6 * 3 / 4) ** 0.5))
-    out = io.BytesIO()
-    Image.fromarray(skimage.data.chelsea()).resize(side).save(out, "JPEG")
-    return out.getvalue()
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).resize(side).save(file, "JPEG")
+    return file.getvalue()
 
 
 def embed(bundle: Bundle, data: bytes) -> Embedding:
@@ -70,10 +75,14 @@ def embed_framed(bundle: Bundle, image: FramedImage) -> Embedding:
     return Embedding(bundle.model_version, image.size, {"embedding": tensor[0]})
 
 
-def as_written(bundle: Bundle, embedding: Embedding, prompts: list[Prompt], threads: int) -> Work:
+def stock_decoder(
+    bundle: Bundle, embedding: Embedding, prompts: list[Prompt], threads: int
+) -> Work:
+    """Prepare a run of SAM's original decoder in ONNX Runtime, with all prompts in one batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(bundle.decoder, options, ["CPUExecutionProvider"])
+
     points, labels = zip(*(tokens(p, embedding.size, bundle.frame) for p in prompts), strict=True)
     feed = {
         "embedding": embedding.tensors["embedding"][None].astype(np.float32),
@@ -85,29 +94,33 @@ def as_written(bundle: Bundle, embedding: Embedding, prompts: list[Prompt], thre
     return lambda: session.run(None, feed)
 
 
-def in_torch(bundle: Bundle, embedding: Embedding, prompts: list[Prompt]) -> Work:
-    stump = {
+def torch_decoder(bundle: Bundle, embedding: Embedding, prompts: list[Prompt]) -> Work:
+    """Prepare a run of transformers' SamModel, with all prompts in one batch."""
+    # The encoder is as small as possible: only the decoder runs.
+    encoder = {
         "hidden_size": 32,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "mlp_dim": 32,
         "num_pos_feats": 128,
     }
-    model = SamModel(SamConfig(vision_config=stump)).eval()
+    model = SamModel(SamConfig(vision_config=encoder)).eval()
+
     weights = graph_weights(bundle.decoder)
     shared = "shared_image_embedding.positional_embedding"
     weights[shared] = weights["prompt_encoder.shared_embedding.positional_embedding"]
     model.load_state_dict(weights, strict=False)
+
     image = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
     points = np.stack([tokens(p, embedding.size, bundle.frame)[0][:1] for p in prompts])
-    asked = {
+    inputs = {
         "input_points": torch.from_numpy(points)[None],
         "input_labels": torch.ones(1, len(prompts), 1).long(),
     }
 
     @torch.no_grad()
     def run() -> object:
-        return model(image_embeddings=image, multimask_output=True, **asked)
+        return model(image_embeddings=image, multimask_output=True, **inputs)
 
     return run
 
@@ -117,57 +130,62 @@ def bench_decode(bundle: Bundle, embedding: Embedding) -> list[Row]:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         decoder = MaskDecoder(bundle, Threads(threads))
-        ready = decoder.prepare(embedding)
-        one = as_written(bundle, embedding, clicks(1, embedding.size), threads)
+        image = decoder.prepare(embedding)
+        stock = stock_decoder(bundle, embedding, clicks(1, embedding.size), threads)
+
+        # Several prompts in one call; the stock decoder gets one.
         for count in (1, 4, 16, 64):
-            asked = clicks(count, embedding.size)
+            prompts = clicks(count, embedding.size)
             works: dict[str, Work] = {
-                "ours": lambda d=decoder, r=ready, a=asked: d.decode(r, a),
-                STOCK: one,
+                "samserve": partial(decoder.decode, image, prompts),
+                STOCK: stock,
             }
             if count in (1, 16):
-                works[TORCH] = in_torch(bundle, embedding, asked)
-            taken = medians(works, ROUNDS if count < 16 else 5)
-            name = f"{count} prompt{'s' * (count > 1)} on one image, {threads} thread{'s' * (threads > 1)}: each"
+                works[TORCH] = torch_decoder(bundle, embedding, prompts)
+            times = medians(works, ROUNDS if count < 16 else 5)
+
+            name = f"{_plural(count, 'prompt')} on one image, {_plural(threads, 'thread')}: each"
             goal = "<= 0.25" if count in (1, 16) else ""
-            rows.append(Row(name, taken["ours"] / count, "ms", STOCK, taken[STOCK], goal))
-            if TORCH in taken:
-                rows.append(Row(name, taken["ours"] / count, "ms", TORCH, taken[TORCH] / count))
-        first = medians({"prepare": lambda d=decoder: d.prepare(embedding), STOCK: one}, ROUNDS)
-        rows.append(
-            Row(
-                f"preparing an image, {threads} thread(s)",
-                first["prepare"],
-                "ms",
-                STOCK,
-                first[STOCK],
-            )
-        )
-        refined = replace(asked[0], mask_input=decoder.decode(ready, asked[:1])[0].logits[0])
-        mask = medians(
-            {"mask": lambda d=decoder, r=ready, p=refined: d.decode(r, [p]), STOCK: one}, ROUNDS
-        )
-        rows.append(
-            Row(
-                f"click and mask prompt, {threads} thread(s)",
-                mask["mask"],
-                "ms",
-                STOCK,
-                mask[STOCK],
-            )
-        )
+            each = times["samserve"] / count
+            rows.append(Row(name, each, "ms", STOCK, times[STOCK], goal))
+            if TORCH in times:
+                rows.append(Row(name, each, "ms", TORCH, times[TORCH] / count))
+
+        # The first click on an image prepares it.
+        works = {"prepare": partial(decoder.prepare, embedding), STOCK: stock}
+        times = medians(works, ROUNDS)
+        name = f"preparing an image, {threads} thread(s)"
+        rows.append(Row(name, times["prepare"], "ms", STOCK, times[STOCK]))
+
+        # A click that refines a mask.
+        first = decoder.decode(image, prompts[:1])[0]
+        refinement = replace(prompts[0], mask_input=first.logits[0])
+        works = {"refine": partial(decoder.decode, image, [refinement]), STOCK: stock}
+        times = medians(works, ROUNDS)
+        name = f"click and mask prompt, {threads} thread(s)"
+        rows.append(Row(name, times["refine"], "ms", STOCK, times[STOCK]))
+
     return rows
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count > 1)}"
+
+
 def bench_concurrent(bundle: Bundle, embedding: Embedding) -> Row:
-    """Clicks per second of two callers on two cores; the peer has the better of one thread for each and two in turn."""
+    """Measure clicks per second of two callers on two cores.
+
+    The peer is the faster of two setups: two callers with one thread each, or one caller with two
+    threads.
+    """
     decoder = MaskDecoder(bundle, Threads(2))
-    ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
-    single = [as_written(bundle, embedding, click, 1) for _ in range(2)]
-    double = as_written(bundle, embedding, click, 2)
-    ours, apart = throughput([lambda: decoder.decode(ready, click)] * 2), throughput(single)
-    peer = max(apart, throughput([double]))
-    return Row("two callers at once, 2 threads", ours, "clicks/s", STOCK, peer, ">= 4")
+    image = decoder.prepare(embedding)
+    click = clicks(1, embedding.size)
+    single = [stock_decoder(bundle, embedding, click, 1) for _ in range(2)]
+    double = stock_decoder(bundle, embedding, click, 2)
+    rate = throughput([lambda: decoder.decode(image, click)] * 2)
+    peer = max(throughput(single), throughput([double]))
+    return Row("two callers at once, 2 threads", rate, "clicks/s", STOCK, peer, ">= 4")
 
 
 def bench_round_trip(bundle: Bundle) -> list[Row]:
@@ -177,73 +195,86 @@ def bench_round_trip(bundle: Bundle) -> list[Row]:
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,
     ):
         for megapixels, goal in ((1, "<= 1.2"), (12, "<= 1.5")):
-            data = photo(megapixels)
+            data = cat_image(megapixels)
             client.embed(data)
+
+            # The same click in this process.
             embedding = embed(bundle, data)
             decoder = MaskDecoder(bundle, Threads(2))
-            ready, click = decoder.prepare(embedding), clicks(1, embedding.size)
+            image = decoder.prepare(embedding)
+            click = clicks(1, embedding.size)
+
             x, y = click[0].points[0]
-            ask = partial(client.predict, data, [Asked([Click(float(x), float(y))])], max_masks=1)
-            taken = medians(
-                {"call": ask, "decode": lambda d=decoder, r=ready, c=click: d.decode(r, c)}, 41
-            )
+            prompt = ClientPrompt([Click(float(x), float(y))])
+            call = partial(client.predict, data, [prompt], max_masks=1)
+            times = medians({"call": call, "decode": partial(decoder.decode, image, click)}, 41)
             name = f"gRPC round trip, best mask as RLE, {megapixels} MP"
-            rows.append(Row(name, taken["call"], "ms", "the bare decode", taken["decode"], goal))
-        alone = 0.0
+            rows.append(Row(name, times["call"], "ms", "the bare decode", times["decode"], goal))
+
+        one_client = 0.0
         for count in CLIENTS:
-            rate = throughput([ask] * count)
-            alone = alone or rate
-            rows.append(Row(f"{count} clients, 12 MP", rate, "clicks/s", "one client", alone))
+            rate = throughput([call] * count)
+            one_client = one_client or rate
+            rows.append(Row(f"{count} clients, 12 MP", rate, "clicks/s", "one client", one_client))
+
     return rows
 
 
 def bench_masks(bundle: Bundle, embedding: Embedding) -> list[Row]:
     decoder = MaskDecoder(bundle, Threads(2))
     best = decoder.decode(decoder.prepare(embedding), clicks(1, embedding.size))[0].logits[0]
+    frame = bundle.frame
+
     rows = []
     for megapixels in (1, 3, 12, 24):
-        size = frame_image(photo(megapixels), bundle.frame, EmbeddingSettings().image_limits).size
-        inner = fit(size, bundle.frame)
+        data = cat_image(megapixels)
+        size = frame_image(data, frame, EmbeddingSettings().image_limits).size
+        inner = fit(size, frame)
 
         def dense(size: Size = size, inner: Size = inner) -> object:
-            framed = cv2.resize(best, (bundle.frame.side, bundle.frame.side))[
-                : inner.height, : inner.width
-            ]
+            framed = cv2.resize(best, (frame.side, frame.side))[: inner.height, : inner.width]
             return cv2.resize(framed, (size.width, size.height)) > 0
 
-        def ours(size: Size = size) -> object:
-            scores = 1.0, stability_score(best, size, bundle.frame)
-            return write_mask(best, scores, size, bundle.frame, Output(rle=True))
+        def outlined(size: Size = size) -> object:
+            scores = 1.0, stability_score(best, size, frame)
+            return write_mask(best, scores, size, frame, Output(rle=True))
 
-        taken = medians({"ours": ours, "dense": dense}, ROUNDS)
+        times = medians({"outlined": outlined, "dense": dense}, ROUNDS)
         name = f"mask to RLE, box, area and stability, {megapixels} MP"
-        rows.append(
-            Row(name, taken["ours"], "ms", "upscaling alone, dense, OpenCV", taken["dense"])
-        )
+        peer = "upscaling alone, dense, OpenCV"
+        rows.append(Row(name, times["outlined"], "ms", peer, times["dense"]))
+
     return rows
 
 
 def plot(rows: list[Row]) -> str:
-    """Bars of the ratios to the decoder as written, as SVG."""
+    """Draw the ratios to the stock decoder as SVG bars."""
     shown = [row for row in rows if row.baseline == STOCK and row.unit == "ms"]
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{40 + 24 * len(shown)}" font-family="sans-serif" '
-        'font-size="13"><text x="10" y="20">time against SAM\'s decoder as written, in ONNX Runtime (= 1)</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{40 + 24 * len(shown)}" '
+        'font-family="sans-serif" font-size="13">'
+        '<text x="10" y="20">'
+        "time relative to SAM's decoder as written, in ONNX Runtime (= 1)</text>"
     ]
-    for place, row in enumerate(shown):
-        y = 36 + 24 * place
+
+    for index, row in enumerate(shown):
+        y = 36 + 24 * index
         width = round(300 * row.ratio)
-        lines.append(f'<text x="10" y="{y + 13}">{row.name}</text>')
-        lines.append(f'<rect x="370" y="{y}" width="{width}" height="16" fill="#3b7"/>')
-        lines.append(f'<text x="{376 + width}" y="{y + 13}">{row.ratio:.2f}</text>')
+        lines += [
+            f'<text x="10" y="{y + 13}">{row.name}</text>',
+            f'<rect x="370" y="{y}" width="{width}" height="16" fill="#3b7"/>',
+            f'<text x="{376 + width}" y="{y + 13}">{row.ratio:.2f}</text>',
+        ]
+
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def main() -> None:
     threadpool_limits(1, "blas")
     bundle = load_bundle(SHIPPED / "nano")
-    embedding = embed(bundle, photo(1))
+    embedding = embed(bundle, cat_image(1))
     console = Console(stderr=True)
+
     rows = []
     for title, part in {
         "decoding": lambda: bench_decode(bundle, embedding),
@@ -253,6 +284,7 @@ def main() -> None:
     }.items():
         console.print(f"measuring {title}")
         rows += part()
+
     report("decoder", rows)
     (FOLDER / "decoder.svg").write_text(plot(rows))
 

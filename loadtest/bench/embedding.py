@@ -1,8 +1,9 @@
-"""What the embedding service costs, stage by stage, against its parts alone: `make bench`.
+"""Benchmark of the embedding service, stage by stage, against its parts alone: `make bench`.
 
-In one run, through the real stack: hits by id and by bytes, misses, concurrent misses and what Triton makes of them.
-The peers: an empty call through Ray Serve's default gRPC proxy, and Triton asked directly with the photo decoded and
-resized by the caller. Writes build/bench/embedding.json.
+Measures hits by id and by bytes, misses, and concurrent misses with Triton's batches, through a
+real stack. The peers run beside it: an empty call through Ray Serve's default gRPC proxy, and
+Triton called directly, with the image decoded and resized by the caller. Writes
+build/bench/embedding.json.
 """
 
 from __future__ import annotations
@@ -44,27 +45,31 @@ from loadtest.bench.report import IDLE, Row, medians, report, throughput
 
 ROUNDS = 21
 MISSES = 15
-AT_ONCE, BATCHES = 8, 6
+AT_ONCE, BATCHES = 8, 6  # concurrent new images, and how often
 IN_FLIGHT = 32
 DEFAULT_PROXY = "an empty call, Ray Serve's default proxy"
 BARE = "decode, resize and Triton alone"
 _numbers = count()
 
 
-def photo(megapixels: float = 1.0, least_bytes: int = 0) -> bytes:
-    """A JPEG that no one has sent before; bytes beyond its end fill it up to `least_bytes`."""
+def new_image(megapixels: float = 1.0, least_bytes: int = 0) -> bytes:
+    """Return a JPEG with pixels that no earlier one had.
+
+    Args:
+        megapixels: Its size.
+        least_bytes: Minimum size of the file; zeros after the end of the JPEG pad it.
+    """
     side = round((megapixels * 1e6 * 4 / 3) ** 0.5), round((megapixels * 1e6 * 3 / 4) ** 0.5)
     pixels = np.array(Image.fromarray(skimage.data.chelsea()).resize(side))
-    pixels[:8, :8] = np.random.default_rng([os.getpid(), next(_numbers)]).integers(
-        0, 256, (8, 8, 3)
-    )
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG")
-    return out.getvalue().ljust(least_bytes, b"\0")
+    rng = np.random.default_rng([os.getpid(), next(_numbers)])
+    pixels[:8, :8] = rng.integers(0, 256, (8, 8, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue().ljust(least_bytes, b"\0")
 
 
 class Service:
-    """The embedding service's own RPC, without the client library's retries."""
+    """The Embed call without the retries of the client library."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address, options=message_limits(32 * 2**20))
@@ -77,8 +82,8 @@ class Service:
         return self._embed(pb.EmbedRequest(data=data), timeout=60)
 
 
-class Bare:
-    """The work of a miss and nothing else: decode and resize here, then Triton."""
+class BareEncode:
+    """The work of a miss and nothing else: decode and resize here, then call Triton."""
 
     def __init__(self, address: str) -> None:
         self._triton = InferenceServerClient(address)
@@ -90,25 +95,18 @@ class Bare:
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")
         valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
+
         names = list(self._bundle.embedding)
-        answer = self._triton.infer(
-            "nano", [pixels, valid], outputs=[InferRequestedOutput(n) for n in names]
-        )
+        outputs = [InferRequestedOutput(name) for name in names]
+        result = self._triton.infer("nano", [pixels, valid], outputs=outputs)
         for name in names:
-            answer.as_numpy(name)
+            result.as_numpy(name)
 
 
 @contextmanager
 def empty_service(folder: Path) -> Iterator[Service]:
     port = free_port()
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "loadtest.bench.empty_service",
-        str(port),
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "loadtest.bench.empty_service", str(port)]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")
     }
@@ -129,80 +127,77 @@ def empty_service(folder: Path) -> Iterator[Service]:
 
 
 def bench_hits(service: Service, empty: Service) -> list[Row]:
-    known = photo()
+    known = new_image()
     service.by_bytes(known)
-    taken = medians(
-        {"hit": partial(service.by_id, image_id(known)), "empty": partial(empty.by_id, "")}, ROUNDS
-    )
-    rows = [Row("hit by id", taken["hit"], "ms", DEFAULT_PROXY, taken["empty"], "<= 0.5")]
+
+    # By id.
+    hit, empty_call = partial(service.by_id, image_id(known)), partial(empty.by_id, "")
+    times = medians({"hit": hit, "empty": empty_call}, ROUNDS)
+    rows = [Row("hit by id", times["hit"], "ms", DEFAULT_PROXY, times["empty"], "<= 0.5")]
+
+    # By bytes.
     for megabytes in (0.2, 1, 5):
-        data = photo(least_bytes=int(megabytes * 2**20))
+        data = new_image(least_bytes=int(megabytes * 2**20))
         service.by_bytes(data)
         works = {"hit": partial(service.by_bytes, data), "empty": partial(empty.by_bytes, data)}
-        taken = medians(works, ROUNDS)
-        rows.append(
-            Row(
-                f"hit by bytes, {megabytes} MB",
-                taken["hit"],
-                "ms",
-                f"{DEFAULT_PROXY}, as many bytes",
-                taken["empty"],
-            )
-        )
-    ours = throughput([partial(service.by_id, image_id(known))] * IN_FLIGHT)
-    peer = throughput([partial(empty.by_id, "")] * IN_FLIGHT)
-    return [*rows, Row(f"hits by id, {IN_FLIGHT} in flight", ours, "calls/s", DEFAULT_PROXY, peer)]
+        times = medians(works, ROUNDS)
+
+        name = f"hit by bytes, {megabytes} MB"
+        peer = f"{DEFAULT_PROXY}, as many bytes"
+        rows.append(Row(name, times["hit"], "ms", peer, times["empty"]))
+
+    # Concurrent calls.
+    rate, peer_rate = throughput([hit] * IN_FLIGHT), throughput([empty_call] * IN_FLIGHT)
+    name = f"hits by id, {IN_FLIGHT} in flight"
+    return [*rows, Row(name, rate, "calls/s", DEFAULT_PROXY, peer_rate)]
 
 
-def bench_miss(service: Service, bare: Bare) -> list[Row]:
-    """Misses and their stages; the photos are of one megapixel, each sent once."""
+def bench_miss(service: Service, bare: BareEncode) -> list[Row]:
+    """Measure misses and their stages, with images of one megapixel that are sent once."""
     stages: dict[str, list[float]] = defaultdict(list)
-    whole: dict[str, list[float]] = {"miss": [], "bare": []}
-    bare.miss(photo())
+    times: dict[str, list[float]] = {"miss": [], "bare": []}
+    bare.miss(new_image())
     for _ in range(MISSES):
-        for name in whole:
-            data = photo()
+        for name in times:
+            data = new_image()
             time.sleep(IDLE)
             started = time.perf_counter()
-            answer = service.by_bytes(data) if name == "miss" else bare.miss(data)
-            whole[name].append(1000 * (time.perf_counter() - started))
-            for stage in answer.timings if answer else ():
-                stages[stage.stage].append(stage.milliseconds)
-    miss, alone = (statistics.median(whole[name]) for name in ("miss", "bare"))
+            response = service.by_bytes(data) if name == "miss" else bare.miss(data)
+            times[name].append(1000 * (time.perf_counter() - started))
+            for timing in response.timings if response else ():
+                stages[timing.stage].append(timing.milliseconds)
+
+    miss, alone = statistics.median(times["miss"]), statistics.median(times["bare"])
     rows = [Row("miss, 1 MP", miss, "ms", BARE, alone, "<= 1.15")]
     return rows + [
-        Row(f"  its stage {s}", statistics.median(ms), "ms", "the miss", miss)
-        for s, ms in stages.items()
+        Row(f"  its stage {stage}", statistics.median(values), "ms", "the miss", miss)
+        for stage, values in stages.items()
     ]
 
 
 def bench_batches(stack: Stack, service: Service) -> list[Row]:
-    """New images that arrive together, by Triton's own counters."""
+    """Measure batches of concurrent new images with Triton's counters."""
     before = counters(stack)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in range(BATCHES):
-            list(pool.map(service.by_bytes, [photo() for _ in range(AT_ONCE)]))
+            list(pool.map(service.by_bytes, [new_image() for _ in range(AT_ONCE)]))
     after = counters(stack)
+
     images, runs, queue, compute = (b - a for a, b in zip(before, after, strict=True))
+    name = f"images per run of the encoder, {AT_ONCE} new at once"
+    queue_ms, compute_ms = queue / images / 1e6, compute / images / 1e6
     return [
-        Row(
-            f"images a run of the encoder, {AT_ONCE} new at once",
-            images / runs,
-            "images",
-            "one",
-            1,
-            ">= 4",
-        ),
-        Row("  queue, each", queue / images / 1e6, "ms", "compute, each", compute / images / 1e6),
+        Row(name, images / runs, "images", "one", 1, ">= 4"),
+        Row("  queue, each", queue_ms, "ms", "compute, each", compute_ms),
     ]
 
 
 def counters(stack: Stack) -> tuple[int, int, int, int]:
-    """Images, runs, and the images' nanoseconds in the queue and in runs they shared."""
-    with urllib.request.urlopen(
-        f"http://{stack.addresses.triton_http}/v2/models/nano/stats", timeout=5
-    ) as page:
-        (stats,) = json.load(page)["model_stats"]
+    """Number of images and runs; nanoseconds of all images in the queue and in shared runs."""
+    url = f"http://{stack.addresses.triton_http}/v2/models/nano/stats"
+    with urllib.request.urlopen(url, timeout=5) as response:
+        (stats,) = json.load(response)["model_stats"]
+
     times = stats["inference_stats"]
     return (
         int(stats["inference_count"]),
@@ -214,6 +209,7 @@ def counters(stack: Stack) -> tuple[int, int, int, int]:
 
 def main() -> None:
     console = Console(stderr=True)
+
     with (
         tempfile.TemporaryDirectory() as folder,
         empty_service(Path(folder)) as empty,
@@ -223,11 +219,12 @@ def main() -> None:
         rows = []
         for title, part in {
             "hits": lambda: bench_hits(service, empty),
-            "misses": lambda: bench_miss(service, Bare(stack.addresses.triton)),
+            "misses": lambda: bench_miss(service, BareEncode(stack.addresses.triton)),
             "batches": lambda: bench_batches(stack, service),
         }.items():
             console.print(f"measuring {title}")
             rows += part()
+
     report("embedding", rows)
 
 

@@ -1,6 +1,6 @@
-"""An embedding service that does nothing, behind Ray Serve's default gRPC proxy: `empty_service.py PORT`.
+"""An empty embedding service behind Ray Serve's default gRPC proxy; the argument is its port.
 
-What a call through Ray Serve costs before any work is done; a peer for bench_embedding.py.
+It shows what a call through Ray Serve costs without any work: a peer for loadtest.bench.embedding.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from samserve.v1 import embedding_pb2 as pb
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.2}, max_ongoing_requests=64)
 class Empty:
-    """Answers at once."""
+    """Returns an empty response."""
 
     async def Embed(self, _: pb.EmbedRequest) -> pb.EmbedResponse:
         return pb.EmbedResponse()
 
 
 def main() -> None:
+    # Ray's processes inherit the blocked signals: only this process reacts to them.
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stop)
+
     serve.start(
         http_options=HTTPOptions(host="127.0.0.1", port=free_port()),
         grpc_options=gRPCOptions(port=int(sys.argv[1]), grpc_servicer_functions=GRPC_SERVICERS),
     )
     serve.run(Empty.bind(), name="embedding", route_prefix="/embedding")
+
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     signal.sigwait(stop)
     serve.shutdown()

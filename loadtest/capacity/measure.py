@@ -1,12 +1,15 @@
-"""What rate of clicks the decoders carry, and how they bear 80% and 200% of it: `python -m loadtest.capacity.measure`.
+"""Measures the capacity of decoders: `python -m loadtest.capacity.measure`. About 14 minutes.
 
-Capacity is the highest rate of an open loop at which the section "capacity" of thresholds.yaml holds, to within
-15%, found by steps of a minute. Since that bounds the latency, more clicks than that can be answered, only
-later: the most that can, in a closed loop of callers who never pause, is called the ceiling. Then 3 minutes at 80% of
-capacity are judged by "normal", and 1 minute by "overload", at 200% of capacity or, where that is more, at 150% of the
-ceiling, so that it is overload indeed; the ceiling is measured again just before, because machines do not stay equally
-fast. Takes about 14 minutes; writes build/load/capacity-N.json for N decoders, and a
-report for each judged load. Ends with 1 if one fails.
+The capacity is the highest rate of an open loop at which the section "capacity" of thresholds.yaml
+holds. It is found to within 15%, in steps of a minute. The ceiling is higher: the most clicks per
+second that are answered, however late, measured with callers who never pause.
+
+Then two loads are judged. "normal" is 3 minutes at 80% of the capacity. "overload" is 1 minute at
+200% of the capacity or 150% of the ceiling, whichever is more. The ceiling is measured again just
+before, because the speed of a machine drifts.
+
+Writes build/load/capacity-N.json for N decoders, and a report of each judged load. Exits with 1 if
+a judged load fails.
 """
 
 from __future__ import annotations
@@ -20,22 +23,20 @@ from pathlib import Path
 
 from samserve.local.process import StartFailed
 
-from loadtest.load.run_load import tell_verdict
+from loadtest.load.run_load import print_verdict
 from loadtest.load.traffic.run import LoadFailed, Run, Target, local_target, machine, run
 from loadtest.load.traffic.scenario import CLICKS, Scenario
 
-STEP = Scenario(arrivals=CLICKS, seconds=65, settling=5)  # less, and one burst is the p99
+STEP = Scenario(arrivals=CLICKS, seconds=65, settling=5)  # if shorter, one burst decides the p99
 GREEDY = Scenario(users=12, seconds=20, settling=4, think=1e-4)
-STRIDE, CLOSE = (
-    1.3,
-    1.15,
-)  # between the first steps' rates; how near the rate that holds and the one that fails must be
+STRIDE = 1.3  # factor between the first rates of the search
+CLOSE = 1.15  # the search ends when the failing rate is at most this factor above the holding one
 MOST_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A rate that was tried, whether it held, and its figures."""
+    """One step of the search: a rate, whether it held, and its figures."""
 
     rate: float
     holds: bool
@@ -43,102 +44,139 @@ class Step:
 
 
 def find_capacity(attempt: Callable[[float], bool], first: float) -> float:
-    """The highest rate that holds, to within CLOSE, or 0 if none does. `attempt` says whether a rate holds."""
+    """Search the highest rate that holds, to within CLOSE.
+
+    Args:
+        attempt: Tells whether a rate holds.
+        first: The first rate to try.
+
+    Returns:
+        The rate, or 0 if no rate holds.
+    """
     low, high, rate = 0.0, float("inf"), first
+
     for _ in range(MOST_STEPS):
         if attempt(rate):
             low = rate
         else:
             high = rate
+
         if high <= low * CLOSE:
             break
         rate = min(low * STRIDE, (low * high) ** 0.5) if low else high / STRIDE
+
     return low
 
 
 def measure(
-    target: Target, folder: Path, first: float, tell: Callable[[str], None]
+    target: Target, folder: Path, first: float, on_progress: Callable[[str], None]
 ) -> tuple[float, list[Step]]:
-    """Capacity in clicks a second, and the steps that found it, beginning with the rate `first`."""
+    """Measure the capacity in clicks per second.
+
+    Args:
+        target: The service.
+        folder: Where the loads are written.
+        first: The first rate to try.
+        on_progress: Called with a message after each step.
+
+    Returns:
+        The capacity, and the steps of the search.
+    """
     steps: list[Step] = []
 
     def attempt(rate: float) -> bool:
-        done = run(replace(STEP, rate=rate), target, folder / "step", "capacity")
-        steps.append(Step(rate, done.holds, done.figures))
-        fails = "; ".join(str(one) for one in done.judged if not one.holds)
-        tell(f"{rate:.1f} clicks a second: {fails or 'holds'}")
-        return done.holds
+        result = run(replace(STEP, rate=rate), target, folder / "step", "capacity")
+        steps.append(Step(rate, result.holds, result.figures))
+        failed = "; ".join(str(threshold) for threshold in result.results if not threshold.holds)
+        on_progress(f"{rate:.1f} clicks per second: {failed or 'holds'}")
+        return result.holds
 
     return find_capacity(attempt, first), steps
 
 
 def ceiling_of(target: Target, folder: Path) -> float:
-    """The most clicks a second that are answered, however late. Raises LoadFailed if none is."""
-    most = run(GREEDY, target, folder / "step", "smoke").figures["clicks_per_second"]
-    if not most:
+    """Measure the most clicks per second that are answered, however late.
+
+    Raises:
+        LoadFailed: No click was answered.
+    """
+    ceiling = run(GREEDY, target, folder / "step", "smoke").figures["clicks_per_second"]
+    if not ceiling:
         raise LoadFailed("no click was answered")
-    return most
+    return ceiling
 
 
 def overload_rate(capacity: float, ceiling: float) -> float:
-    """Clicks a second that are too many by any measure."""
+    """Return a rate beyond both the capacity and the ceiling, in clicks per second."""
     return max(2 * capacity, 1.5 * ceiling)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--decoders", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=3, help="of the load at 80%%")
-    parser.add_argument("--overload-minutes", type=float, default=1)
-    parser.add_argument("--out", type=Path, default=Path("build/load"))
-    asked = parser.parse_args()
-    name = f"capacity-{asked.decoders}"
+    options = _parser().parse_args()
+    name = f"capacity-{options.decoders}"
+    steps_folder = options.out / name
     try:
         with local_target(
-            asked.decoders, lambda part: print(f"starting {part}", flush=True)
+            options.decoders, lambda part: print(f"starting {part}", flush=True)
         ) as target:
-            ceiling = ceiling_of(target, asked.out / name)
-            print(f"ceiling: {ceiling:.1f} clicks a second")
-            capacity, steps = measure(target, asked.out / name, 0.3 * ceiling, print)
-            if not capacity:
-                raise LoadFailed("no rate holds the thresholds of section capacity")
-            print(f"capacity: {capacity:.1f} clicks a second")
+
+            def measured_ceiling() -> float:
+                ceiling = ceiling_of(target, steps_folder)
+                print(f"ceiling: {ceiling:.1f} clicks per second")
+                return ceiling
 
             def judged(section: str, rate: float, minutes: float) -> Run:
                 scenario = Scenario(arrivals=CLICKS, rate=rate, seconds=60 * minutes)
-                folder = asked.out / f"{name}-{section}"
-                print(f"{section}: {rate:.1f} clicks a second for {scenario.seconds:g} s")
-                done = run(scenario, target, folder, section, ceiling)
-                tell_verdict(done, folder)
-                return done
+                folder = options.out / f"{name}-{section}"
+                print(f"{section}: {rate:.1f} clicks per second for {scenario.seconds:g} s")
+                result = run(scenario, target, folder, section, ceiling)
+                print_verdict(result, folder)
+                return result
 
-            runs = {"normal": judged("normal", 0.8 * capacity, asked.minutes)}
-            ceiling = ceiling_of(target, asked.out / name)
-            print(f"ceiling: {ceiling:.1f} clicks a second")
-            runs["overload"] = judged(
-                "overload", overload_rate(capacity, ceiling), asked.overload_minutes
-            )
-    except (LoadFailed, StartFailed) as problem:
-        sys.exit(str(problem))
-    written = {
+            # The ceiling gives the first rate of the search.
+            ceiling = measured_ceiling()
+            capacity, steps = measure(target, steps_folder, 0.3 * ceiling, print)
+            if not capacity:
+                raise LoadFailed("no rate holds the thresholds of the section 'capacity'")
+            print(f"capacity: {capacity:.1f} clicks per second")
+
+            runs = {"normal": judged("normal", 0.8 * capacity, options.minutes)}
+            ceiling = measured_ceiling()
+            rate = overload_rate(capacity, ceiling)
+            runs["overload"] = judged("overload", rate, options.overload_minutes)
+    except (LoadFailed, StartFailed) as error:
+        sys.exit(str(error))
+
+    values = {
         "machine": machine(),
         "ceiling": ceiling,
         "capacity": capacity,
         "steps": [asdict(step) for step in steps],
     }
-    written |= {section: _in_short(done) for section, done in runs.items()}
-    (asked.out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
-    sys.exit(0 if all(done.holds for done in runs.values()) else 1)
+    values |= {section: _summary(result) for section, result in runs.items()}
+    (options.out / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n")
+    sys.exit(0 if all(result.holds for result in runs.values()) else 1)
 
 
-def _in_short(done: Run) -> dict[str, object]:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--decoders", type=int, default=1, help="decoders of the local stack")
+    parser.add_argument("--minutes", type=float, default=3, help="duration of the normal load")
+    parser.add_argument(
+        "--overload-minutes", type=float, default=1, help="duration of the overload"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/load"), help="output folder")
+    return parser
+
+
+def _summary(result: Run) -> dict[str, object]:
     return {
-        "holds": done.holds,
-        "rate": done.scenario.rate,
-        "seconds": done.scenario.seconds,
-        "figures": done.figures,
-        "cores": done.cores,
-        "verdict": [str(one) for one in done.judged],
+        "holds": result.holds,
+        "rate": result.scenario.rate,
+        "seconds": result.scenario.seconds,
+        "figures": result.figures,
+        "cores": result.cores,
+        "verdict": [str(threshold) for threshold in result.results],
     }
 
 

@@ -1,4 +1,7 @@
-"""Alerts fire on what they are for, one by one, and on nothing that is healthy: asked of Prometheus' own promtool."""
+"""Each alert fires for its own trouble, and none fires on a healthy system.
+
+Prometheus' promtool evaluates the rules.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,12 @@ RULES = CHART / "alerts" / "samserve.yaml"
 Trouble = dict[str, tuple[float, float] | None]
 PROMTOOL = shutil.which("promtool")
 with_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="promtool is not there: it comes with Debian's prometheus"
+    PROMTOOL is None, reason="promtool not found; Debian's package prometheus has it"
 )
 
-MINUTES = 60  # of trouble
+MINUTES = 60  # duration of the trouble
 DAY = 24 * 60
-WELL = {
-    "SamserveCacheMisses": DAY
-}  # minutes in which all is well before it, where they are not the usual ones
+WELL = {"SamserveCacheMisses": DAY}  # healthy minutes before the trouble, if not MINUTES
 DECODER, EMBEDDING = (
     'namespace="v",job="s-decoder",pod="d"',
     'namespace="v",job="v/s-embedding",pod="e"',
@@ -62,20 +63,23 @@ QUEUED = f"nv_inference_queue_duration_us{{{TRITON}}}"
 TRITONS = f"kube_deployment_status_replicas_available{{{KUBE}}}"
 REPLICAS = f"ray_serve_deployment_replica_healthy{{{RAY}}}"
 
-# What a series is, and how much more it gets each minute: gauges get nothing.
+# Initial value of each series, and its growth per minute; gauges do not grow.
 HEALTHY: dict[str, tuple[float, float]] = {
     f"up{{{DECODER}}}": (1, 0),
     f"up{{{EMBEDDING}}}": (1, 0),
     f"up{{{TRITON}}}": (1, 0),
     info(DECODER): (1, 0),
     info(EMBEDDING): (1, 0),
-    info(EMBEDDING, "nano-0"): (0, 0),  # the one before
+    info(EMBEDDING, "nano-0"): (0, 0),  # the version before
     requests(DECODER, "Predict", "OK"): (0, 6000),
     requests(DECODER, "Predict", "INTERNAL"): (0, 1),
     requests(DECODER, "Predict", "RESOURCE_EXHAUSTED"): (0, 1),
-    requests(DECODER, "Interact", "UNAVAILABLE"): (0, 1),  # all of them, but hardly any
+    requests(DECODER, "Interact", "UNAVAILABLE"): (
+        0,
+        1,
+    ),  # every such call fails, but there are few
     requests(EMBEDDING, "Embed", "OK"): (0, 60),
-    requests(EMBEDDING, "Embed", "NOT_FOUND"): (0, 60),  # the client's turn to send the bytes
+    requests(EMBEDDING, "Embed", "NOT_FOUND"): (0, 60),  # the client then sends the bytes
     requests(EMBEDDING, "Embed", "RESOURCE_EXHAUSTED"): (0, 0),
     clicks_within("0.1"): (0, 5000),
     clicks_within("0.5"): (0, 5990),
@@ -96,10 +100,10 @@ HEALTHY: dict[str, tuple[float, float]] = {
     outcomes(DECODER, "bypassed"): (0, 0),
     lookups("hit"): (0, 5900),
     lookups("miss"): (0, 100),
-    EVICTIONS: (0, 100),  # full, as it is meant to be
+    EVICTIONS: (0, 100),  # a full cache evicts
 }
 
-# What goes on after that: a series' new value and growth, or None where it ends.
+# The trouble of each alert: new value and growth of a series, or None if it ends.
 TROUBLE: dict[str, Trouble] = {
     "SamserveErrors": {requests(DECODER, "Predict", "INTERNAL"): (0, 300)},
     "SamserveClickSlow": {clicks_within("0.5"): (0, 5900)},
@@ -127,21 +131,26 @@ TROUBLE: dict[str, Trouble] = {
 
 
 def values(series: str, trouble: Trouble, well: int) -> str:
-    """As in HEALTHY for `well` minutes, then the trouble, as promtool writes it; counters go on from where they are."""
+    """Return a series in promtool's notation: `well` healthy minutes, then the trouble.
+
+    Counters continue from their last value.
+    """
     value, growth = HEALTHY.get(series, (0.0, 0.0))
     before = f"{value}+{growth}x{well}" if series in HEALTHY else f"_x{well}"
     after = trouble.get(series, (value, growth))
     if after is None:
         return before
-    begin, grows = after
-    reached = growth * well if growth else begin
-    return f"{before} {reached + grows}+{grows}x{MINUTES}"
+
+    start, new_growth = after
+    reached = growth * well if growth else start
+
+    return f"{before} {reached + new_growth}+{new_growth}x{MINUTES}"
 
 
 def firing(trouble: Trouble, well: int, expected: list[str], folder: Path) -> str:
-    """What promtool has against `expected` being all that fires in the end; empty: nothing."""
+    """Return promtool's complaint unless exactly `expected` fires at the end; empty if it does."""
     samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in expected]
-    asked = {
+    query = {
         "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
         "eval_time": f"{well + MINUTES}m",
         "exp_samples": samples,
@@ -149,36 +158,38 @@ def firing(trouble: Trouble, well: int, expected: list[str], folder: Path) -> st
     series = [
         {"series": each, "values": values(each, trouble, well)} for each in {**HEALTHY, **trouble}
     ]
-    case: dict[str, Any] = {"interval": "1m", "input_series": series, "promql_expr_test": [asked]}
+    case: dict[str, Any] = {"interval": "1m", "input_series": series, "promql_expr_test": [query]}
     file = folder / "case.yaml"
     file.write_text(
         yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]})
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [str(PROMTOOL), "test", "rules", str(file)], capture_output=True, text=True, check=False
     )
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    return "" if process.returncode == 0 else process.stdout + process.stderr
 
 
 @with_promtool
-def test_the_rules_are_what_prometheus_takes() -> None:
+def test_prometheus_accepts_the_rules() -> None:
     subprocess.run([str(PROMTOOL), "check", "rules", str(RULES)], check=True, capture_output=True)
 
 
 @with_promtool
-def test_nothing_fires_while_all_is_well(tmp_path: Path) -> None:
+def test_nothing_fires_on_a_healthy_system(tmp_path: Path) -> None:
     assert firing({}, DAY, [], tmp_path) == ""
 
 
 @with_promtool
 @pytest.mark.parametrize("alert", TROUBLE)
-def test_an_alert_fires_on_its_trouble_and_alone(alert: str, tmp_path: Path) -> None:
+def test_each_alert_fires_alone_on_its_trouble(alert: str, tmp_path: Path) -> None:
     assert firing(TROUBLE[alert], WELL.get(alert, MINUTES), [alert], tmp_path) == ""
 
 
-def test_every_alert_has_its_trouble_and_its_runbook() -> None:
+def test_every_alert_has_a_trouble_and_a_runbook() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
     assert {rule["alert"] for rule in alerts} == TROUBLE.keys()
     for rule in alerts:
         assert rule["annotations"].keys() == {"summary", "means", "look", "do"}, rule["alert"]

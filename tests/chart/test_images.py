@@ -1,4 +1,4 @@
-"""The Dockerfiles and the compose file: nothing runs as root, bases are pinned, ports are the settings'."""
+"""The Dockerfiles and the compose file: users, pinned bases, packages and ports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ every_image = pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """base: what FROM names; steps: the instructions after it, each a word and the rest of its line."""
+    """A build stage of a Dockerfile.
+
+    Attributes:
+        base: The image that FROM names.
+        name: The name after AS, or empty.
+        steps: The instructions after it, each a keyword and its arguments.
+    """
 
     base: str
     name: str
@@ -38,20 +44,21 @@ class Stage:
 
 
 def stages(file: Path) -> list[Stage]:
-    found: list[Stage] = []
+    parsed: list[Stage] = []
     text = re.sub(r"^#.*\n", "", file.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     for line in filter(None, map(str.strip, text.splitlines())):
         word, rest = line.split(maxsplit=1)
         if word == "FROM":
             base, _, name = rest.partition(" AS ")
-            found.append(Stage(base, name, []))
-        elif found:
-            found[-1].steps.append((word, rest))
-    return found
+            parsed.append(Stage(base, name, []))
+        elif parsed:
+            parsed[-1].steps.append((word, rest))
+
+    return parsed
 
 
 def extras(*names: str) -> set[str]:
-    """The packages that these extras of ours ask for, those of extras inside among them."""
+    """Return the packages of samserve's extras, including those of nested extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -61,11 +68,12 @@ def extras(*names: str) -> set[str]:
         packages |= (
             extras(*inner[1].split(",")) if inner else {re.split(r"[\[<>=]", requirement)[0]}
         )
+
     return packages
 
 
 def named_extras(file: Path) -> list[str]:
-    """The extras of ours that an image installs."""
+    """Return the extras of samserve that an image installs."""
     (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
     named = re.search(r"whl\)\[([\w,]+)\]", install)
     assert named
@@ -73,24 +81,25 @@ def named_extras(file: Path) -> list[str]:
 
 
 def installed_with(names: list[str]) -> set[str]:
-    """All packages that come with these extras of ours, and with those in turn."""
-    found: set[tuple[str, str]] = set()
+    """Return all packages that these extras of samserve install, with their dependencies."""
+    visited: set[tuple[str, str]] = set()
     waiting = [("samserve", extra) for extra in ["", *names]]
     while waiting:
         name, extra = waiting.pop()
-        if (name, extra) not in found:
-            found.add((name, extra))
+        if (name, extra) not in visited:
+            visited.add((name, extra))
             for each in map(Requirement, distribution(name).requires or []):
                 if each.marker is None or each.marker.evaluate({"extra": extra}):
                     waiting += [
                         (canonicalize_name(each.name), inner) for inner in ["", *each.extras]
                     ]
-    return {name for name, _ in found}
+
+    return {name for name, _ in visited}
 
 
 def compose() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    return read
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return content
 
 
 def test_there_is_an_image_for_each_part() -> None:
@@ -99,11 +108,12 @@ def test_there_is_an_image_for_each_part() -> None:
 
 
 @every_image
-def test_bases_are_pinned_by_version_and_can_be_by_digest(file: Path) -> None:
+def test_bases_are_pinned_by_version_and_accept_a_digest(file: Path) -> None:
     before = {stage.name for stage in stages(file)}
     for stage in stages(file):
         if stage.base not in before:
             assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*\$\{[A-Z]+_DIGEST\}", stage.base)
+
     assert re.findall(r"^ARG \w+_DIGEST=(.*)$", file.read_text(), re.MULTILINE) in ([""], ["", ""])
 
 
@@ -115,19 +125,22 @@ def test_images_share_the_wheel_and_the_python() -> None:
 
 
 @every_image
-def test_images_run_as_a_user_with_a_number_above_0(file: Path) -> None:
+def test_images_run_as_a_numeric_user_other_than_root(file: Path) -> None:
     last = stages(file)[-1]
     user, group = last.all("USER")[-1].split(":")
+
     assert int(user) > 0
     assert int(group) > 0
+
     words = [word for word, _ in last.steps]
+
     assert "RUN" not in words[words.index("USER") :]
     assert f"--uid {user} " in " ".join(last.all("RUN"))
     assert "HOME=/tmp" in " ".join(last.all("ENV"))
 
 
 @every_image
-def test_what_is_served_holds_no_tools_to_build_with(file: Path) -> None:
+def test_final_stages_have_no_build_tools(file: Path) -> None:
     for step in stages(file)[-1].all("RUN"):
         assert not re.search(r"\b(pip|apt|apt-get|gcc|g\+\+|curl|wget)\b", step)
     for stage in stages(file):
@@ -137,20 +150,23 @@ def test_what_is_served_holds_no_tools_to_build_with(file: Path) -> None:
 
 
 @every_image
-def test_packages_are_those_that_are_pinned(file: Path) -> None:
+def test_packages_are_installed_with_constraints(file: Path) -> None:
     (install,) = [step for step in stages(file)[1].all("RUN") if "/wheels/" in step]
     installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
+
     assert all(
         "--constraint constraints.txt" in each
         for each in [*re.findall(r"pip [^&]*install[^&]*", install)]
     )
     assert installs
+
     packages = extras(*named_extras(file))
+
     assert ("torch" in packages) == (file.stem == "triton")
     assert ("ray" in packages) == (file.stem == "embedding")
 
 
-# What an image's programs import, now or when they come to it.
+# The modules that an image's programs import, at start or later.
 PROGRAMS = {
     "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
     "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
@@ -173,7 +189,8 @@ absent, modules = map(json.loads, sys.argv[1:])
 class Finder(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if path is None and name in absent:  # unless another package brings a copy of its own, as ray does psutil's
+        # Another package may bundle a copy, as ray does of psutil.
+        if path is None and name in absent:
             path = [each for each in sys.path if each != sysconfig.get_path("purelib")]
         return PathFinder.find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
@@ -184,21 +201,24 @@ for module in modules:
 
 @every_image
 def test_an_image_has_what_its_programs_import(file: Path) -> None:
-    """Tried with all other packages of this environment out of sight."""
-    there = installed_with(named_extras(file))
+    """All other packages of this environment are hidden from the import."""
+    installed = installed_with(named_extras(file))
     absent = [
         module
         for module, packages in packages_distributions().items()
-        if not there & {canonicalize_name(package) for package in packages}
+        if not installed & {canonicalize_name(package) for package in packages}
     ]
+
     assert "pytest" in absent
+
     command = [sys.executable, "-c", IMPORT, json.dumps(absent), json.dumps(PROGRAMS[file.stem])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 @every_image
-def test_what_is_copied_is_there_and_is_sent_to_docker(file: Path) -> None:
+def test_copied_files_exist_and_are_sent_to_docker(file: Path) -> None:
     sent = [
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()
@@ -212,27 +232,28 @@ def test_what_is_copied_is_there_and_is_sent_to_docker(file: Path) -> None:
                     assert any(fnmatch(source, pattern) for pattern in sent), source
 
 
-def test_images_tell_the_settings_ports() -> None:
+def test_images_expose_the_ports_of_the_settings() -> None:
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
     expected = {
         "decoder": {decoder["decoder_port"].default, METRICS},
         "embedding": {embedding["embedding_port"].default, embedding["http_port"].default, METRICS},
         "triton": {8000, 8001, 8002},
     }
-    told = {
+    exposed = {
         file.stem: {int(port) for port in stages(file)[-1].all("EXPOSE")[0].split()}
         for file in DOCKERFILES
     }
-    assert told == expected
+
+    assert exposed == expected
 
 
 def test_a_login_shell_finds_ray() -> None:
-    """KubeRay starts Ray with `bash -lc`, whose /etc/profile forgets the image's path."""
+    """KubeRay starts Ray with `bash -lc`, whose /etc/profile resets the image's PATH."""
     steps = " ".join(stages(DEPLOY / "docker" / "embedding.Dockerfile")[-1].all("RUN"))
     assert "PATH=/opt/samserve/bin:$PATH' > /etc/profile.d/" in steps
 
 
-def test_compose_builds_our_images_and_pins_the_others() -> None:
+def test_compose_builds_samserves_images_and_pins_the_others() -> None:
     for name, service in compose()["services"].items():
         if "build" in service:
             assert (
@@ -246,14 +267,15 @@ def test_compose_builds_our_images_and_pins_the_others() -> None:
             )
 
 
-def test_compose_begins_with_the_projects_version_on_cpus() -> None:
-    begins = dict(
+def test_compose_defaults_to_the_projects_version_on_cpus() -> None:
+    defaults = dict(
         line.split("=")
         for line in (DEPLOY / ".env").read_text().splitlines()
         if not line.startswith("#")
     )
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert begins == {"COMPOSE_PROFILES": "cpu", "MODEL": "nano", "VERSION": version}
+
+    assert defaults == {"COMPOSE_PROFILES": "cpu", "MODEL": "nano", "VERSION": version}
 
 
 def test_compose_gives_no_privileges() -> None:
@@ -283,7 +305,7 @@ def test_either_profile_of_compose_has_one_triton() -> None:
                 assert needed in started or how.get("required") is False, name
 
 
-def test_compose_publishes_and_calls_the_settings_ports() -> None:
+def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:
     services = compose()["services"]
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
     ports = {
@@ -293,5 +315,6 @@ def test_compose_publishes_and_calls_the_settings_ports() -> None:
     for name, port in ports.items():
         assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
         assert services[name]["environment"]["SAMSERVE_METRICS_PORT"] == str(METRICS)
+
     assert services["decoder"]["environment"]["EMBEDDING_URL"] == f"embedding:{ports['embedding']}"
     assert services["embedding"]["environment"]["TRITON_URL"] == "triton:8001"

@@ -1,4 +1,4 @@
-"""The chart renders, and what it renders is what Kubernetes and the operators take."""
+"""The chart renders manifests that Kubernetes and the operators accept."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ every_value_file = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda fil
 schema_contents = cache(kubernetes.schema_contents)
 
 
-def complaints(manifest: Manifest, version: str) -> list[str]:
-    """What Kubernetes of that version, or the operator whose kind it is, has against a manifest."""
+def schema_errors(manifest: Manifest, version: str) -> list[str]:
+    """Return the schema errors of a manifest, by Kubernetes of that version or by the operator."""
     own = SCHEMAS.get(manifest["kind"])
     validator = Draft202012Validator(own) if own else kubernetes_validator(manifest, version)
     return [
@@ -58,6 +58,7 @@ def _validator(kind: str, api_version: str, version: str) -> Draft202012Validato
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     schema = schema_contents(f"{folder}/{kind.lower()}-{group}.json", version)
     definitions = schema_contents(f"{folder}/_definitions.json", version)
+
     return Draft202012Validator(schema, registry=Resource.from_contents(definitions) @ Registry())
 
 
@@ -66,7 +67,7 @@ def kubernetes_validator(manifest: Manifest, version: str) -> Draft202012Validat
 
 
 def pod_templates(manifests: list[Manifest]) -> list[Manifest]:
-    """The pod templates inside custom resources, as manifests of Kubernetes' own."""
+    """Return the pod templates inside custom resources as Kubernetes manifests."""
     metadata = {"metadata": {"name": "of-ray"}}
     return [
         {"apiVersion": "v1", "kind": "PodTemplate", **metadata, "template": template}
@@ -79,31 +80,33 @@ def test_the_chart_passes_helms_lint(values: Path) -> None:
     report = helm.lint(
         CHART, yaml.safe_load(values.read_text()), strict=True, kube_version=f"v{OLDEST}.0"
     )
+
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     assert report["errors"] == []
 
 
 @every_value_file
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_what_is_rendered_is_what_kubernetes_and_the_operators_take(
-    values: Path, version: str
-) -> None:
+def test_kubernetes_and_the_operators_accept_the_manifests(values: Path, version: str) -> None:
     manifests = rendered(values)
     assert len(of_kind(manifests, "RayService")) == 1
-    wrong = [
+
+    errors = [
         each
         for manifest in [*manifests, *pod_templates(manifests)]
-        for each in complaints(manifest, version)
+        for each in schema_errors(manifest, version)
     ]
-    assert wrong == []
+
+    assert errors == []
 
 
-def test_a_misspelt_field_does_not_pass() -> None:
+def test_a_misspelt_field_is_rejected() -> None:
     deployment, ray = (
         of_kind(rendered(VALUE_FILES[0]), kind)[0] for kind in ("Deployment", "RayService")
     )
-    assert complaints({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
-    assert complaints({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
+
+    assert schema_errors({**deployment, "spec": {**deployment["spec"], "replica": 1}}, NEWEST)
+    assert schema_errors({**ray, "spec": {**ray["spec"], "serveConfig": ""}}, NEWEST)
 
 
 @every_value_file
@@ -112,20 +115,20 @@ def test_two_renderings_are_equal(values: Path) -> None:
 
 
 @every_value_file
-def test_no_two_manifests_have_one_name(values: Path) -> None:
+def test_manifest_names_are_unique(values: Path) -> None:
     names = [name_of(manifest) for manifest in rendered(values)]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("values", WRONG, ids=lambda file: file.stem)
-def test_wrong_values_are_refused_by_name(values: Path) -> None:
+def test_invalid_values_are_rejected_with_their_name(values: Path) -> None:
     first_line, text = values.read_text().split("\n", 1)
     named = first_line.removeprefix("# refused for ")
     with pytest.raises((helm.HelmValuesError, helm.HelmRenderError), match=re.escape(named)):
         render(yaml.safe_load(text))
 
 
-def test_the_schema_knows_the_values_and_no_others() -> None:
+def test_the_schema_has_exactly_the_fields_of_the_values() -> None:
     def fields(value: Any, path: str = "") -> set[str]:
         if not isinstance(value, dict) or not value:
             return {path}
@@ -150,6 +153,7 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
     open_ended = re.compile(r"\.global$|[rR]esources\.|\.dashboardLabels\.")
     in_values = {field for field in fields(values) if not open_ended.search(field)}
     in_schema = {field for field in known(schema) if not open_ended.search(field)}
+
     assert in_values == in_schema
 
 
@@ -157,28 +161,34 @@ def test_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     cluster = of_kind(rendered(VALUE_FILES[0]), "RayService")[0]["spec"]["rayClusterConfig"]
+
     assert chart["appVersion"] == project["version"]
     assert f"ray[serve]=={cluster['rayVersion']}" in project["optional-dependencies"]["embedding"]
 
 
 @every_value_file
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own schema
-def test_ray_takes_the_serve_config(values: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from Ray's schema
+def test_ray_accepts_the_serve_config(values: Path) -> None:
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import DeploymentSchema, ServeDeploySchema
     from samserve.embedding.app import GRPC_SERVICERS, app
 
     config = yaml.safe_load(of_kind(rendered(values), "RayService")[0]["spec"]["serveConfigV2"])
     application = ServeDeploySchema.model_validate(config).applications[0]
-    (told,), (taken,) = config["applications"][0]["deployments"], application.deployments
-    assert told.keys() <= DeploymentSchema.model_fields.keys()
-    assert told["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
-    assert taken.autoscaling_config["max_replicas"] == told["autoscaling_config"]["max_replicas"]
+    (deployment,) = config["applications"][0]["deployments"]
+    (parsed,) = application.deployments
+
+    assert deployment.keys() <= DeploymentSchema.model_fields.keys()
+    assert deployment["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
+    assert (
+        parsed.autoscaling_config["max_replicas"]
+        == deployment["autoscaling_config"]["max_replicas"]
+    )
     assert application.import_path == f"{app.__module__}:{app.__name__}"
     assert config["grpc_options"]["grpc_servicer_functions"] == GRPC_SERVICERS
 
 
-def test_alerts_and_dashboards_are_taken_as_they_lie_in_their_folders() -> None:
+def test_alerts_and_dashboards_equal_their_files() -> None:
     manifests = rendered(CHART / "ci" / "everything.yaml")
     (rules,) = of_kind(manifests, "PrometheusRule")
     boards = next(
@@ -188,6 +198,7 @@ def test_alerts_and_dashboards_are_taken_as_they_lie_in_their_folders() -> None:
     )
     files = sorted((CHART / "alerts").glob("*.yaml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+
     assert rules["spec"]["groups"] == groups
     assert boards["data"] == {
         file.name: file.read_text() for file in (CHART / "dashboards").iterdir()
@@ -202,7 +213,7 @@ def test_the_notes_say_where_to_call() -> None:
     assert "demo-samserve-embedding-serve-svc.vision:8500" in notes
 
 
-def test_kuberays_limits_on_names_are_kept_by_the_longest_release() -> None:
+def test_the_longest_release_name_stays_within_kuberays_limits() -> None:
     ray = of_kind(render({}, release="r" * 53), "RayService")[0]["metadata"]["name"]
     assert len(ray) <= 41
     assert len(f"{ray}-serve-svc") <= 50
@@ -214,8 +225,10 @@ def test_decoders_wait_until_their_models_are_in_the_store(tmp_path: Path) -> No
     )
     wait = decoder.spec["initContainers"][0]
     command = [*wait["command"], wait["args"][0].replace("/store", str(tmp_path))]
+
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(command, timeout=0.5, check=True)
+
     engine = tmp_path / "bundles" / "sam-vit-b" / "variants" / "fp16-sm89"
     engine.mkdir(parents=True)
     (engine / "variant.json").touch()

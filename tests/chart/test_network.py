@@ -1,4 +1,4 @@
-"""Who may call whom."""
+"""The network policies: which part may call which."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: fil
 def allowed(
     manifests: list[Manifest], pod: PodOf, direction: str
 ) -> list[tuple[list[dict[str, Any]], set[int]]]:
-    """The rules for a pod: peers, and ports; none of either means any."""
+    """Return the rules of a pod as peers and ports; an empty list or set means any."""
     return [
         (rule.get(direction, []), {port["port"] for port in rule.get("ports", [])})
         for policy in of_kind(manifests, "NetworkPolicy")
@@ -51,26 +51,27 @@ def may_call(manifests: list[Manifest], caller: PodOf, called: PodOf, port: int)
     )
 
 
-def test_parts_reach_what_they_call_and_nothing_else(values: Path) -> None:
+def test_parts_reach_the_parts_they_call_and_no_others(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         assert values.stem == "smallest"
         return
+
     by_name = {name: part(manifests, name) for name in ("decoder", "embedding", "triton", "redis")}
     calls = {("decoder", "embedding"), ("embedding", "triton"), ("embedding", "embedding")}
     calls |= {("decoder", "redis"), ("embedding", "redis")} if by_name["redis"] else set()
     port = {"embedding": "serve-grpc", "triton": "grpc", "redis": "redis", "decoder": "grpc"}
     for caller, callers in by_name.items():
-        for called, those in by_name.items():
-            for one in callers:
-                for other in those:
-                    number = other.port(port[called])
+        for called, targets in by_name.items():
+            for source in callers:
+                for destination in targets:
+                    number = destination.port(port[called])
                     assert number is not None
-                    reached = may_call(manifests, one, other, number)
+                    reached = may_call(manifests, source, destination, number)
                     assert reached == ((caller, called) in calls), f"{caller} -> {called}"
 
 
-def test_nobody_else_is_let_in_but_who_is_named(values: Path) -> None:
+def test_ingress_always_names_its_peers(values: Path) -> None:
     manifests = rendered(values)
     for pod in pods(manifests):
         rules = allowed(manifests, pod, "from")
@@ -82,10 +83,11 @@ def test_nobody_else_is_let_in_but_who_is_named(values: Path) -> None:
         )
 
 
-def test_metrics_are_read_by_the_monitoring_alone(values: Path) -> None:
+def test_only_the_monitoring_can_read_metrics(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
+
     for component, name in (
         ("decoder", "metrics"),
         ("triton", "metrics"),
@@ -99,10 +101,11 @@ def test_metrics_are_read_by_the_monitoring_alone(values: Path) -> None:
         assert len(readers) == 1
 
 
-def test_traces_may_leave_if_there_is_somewhere_to_send_them(values: Path) -> None:
+def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
+
     for component in ("decoder", "embedding"):
         pod = part(manifests, component)[-1]
         endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")

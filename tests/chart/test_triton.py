@@ -1,4 +1,4 @@
-"""What Triton's pods are told is what the programs in them understand."""
+"""The programs in Triton's pods accept their arguments."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: fil
 
 @cache
 def known_flags() -> set[str]:
-    """As the server that samserve runs by itself names them."""
+    """Return the flags of the local Triton server."""
     command, environment = triton.server()
-    told = subprocess.run(
+    process = subprocess.run(
         [*command, "--help"], env=environment, capture_output=True, text=True, check=False
     )
-    return set(re.findall(r"--[a-z0-9-]+", told.stdout + told.stderr))
+    return set(re.findall(r"--[a-z0-9-]+", process.stdout + process.stderr))
 
 
-def test_the_server_knows_its_arguments(values: Path) -> None:
+def test_the_server_accepts_its_arguments(values: Path) -> None:
     (pod,) = part(rendered(values), "triton")
     flags = {argument.partition("=")[0] for argument in pod.containers[0]["args"]}
     assert len(flags) > 5
     assert flags <= known_flags()
 
 
-def test_the_command_line_knows_what_init_containers_ask_of_it(values: Path) -> None:
+def test_the_command_line_accepts_the_init_containers_arguments(values: Path) -> None:
     (pod,) = part(rendered(values), "triton")
     commands = get_command(app)
     for container in pod.spec["initContainers"]:
@@ -45,7 +45,7 @@ def test_the_command_line_knows_what_init_containers_ask_of_it(values: Path) -> 
         assert parsed.params, name
 
 
-def test_a_variant_for_cpus_is_made_before_it_is_served(values: Path) -> None:
+def test_a_cpu_variant_is_built_before_it_is_served(values: Path) -> None:
     (pod,) = part(rendered(values), "triton")
     steps = [each["name"] for each in pod.spec["initContainers"]]
     models = (yaml.safe_load(values.read_text()) or {}).get("models", [])
@@ -56,6 +56,7 @@ def test_a_variant_for_cpus_is_made_before_it_is_served(values: Path) -> None:
             _, precision = pod.spec["initContainers"][steps.index(step)]["args"]
             assert precision in RECIPES
             assert variant_name(precision) == model["variant"]
+
     assert any(step.startswith("quantise-") for step in steps) == (
         values.stem in ("cpu-only", "everything")
     )

@@ -173,15 +173,21 @@ def test_bytes_that_are_not_those_the_caller_hashed_are_refused_by_both_services
         grpc.insecure_channel(stack.addresses.embedding) as embedding,
         grpc.insecure_channel(stack.addresses.decoder) as decoder,
     ):
+        prompt = segmentation_pb2.Prompt(points=[types.Point(x=100, y=80)])
         for call, request in (
-            (rpc.EmbeddingServiceStub(embedding).Embed, pb.EmbedRequest),
+            (
+                rpc.EmbeddingServiceStub(embedding).Embed,
+                pb.EmbedRequest(data=photo, expected_image_id=wrong),
+            ),
             (
                 segmentation_pb2_grpc.SegmentationServiceStub(decoder).Predict,
-                segmentation_pb2.PredictRequest,
+                segmentation_pb2.PredictRequest(
+                    data=photo, expected_image_id=wrong, prompts=[prompt]
+                ),
             ),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                call(request(data=photo, expected_image_id=wrong), timeout=CAP)
+                call(request, timeout=CAP)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert wrong in str(caught.value.details())
     assert (encoded() - before).images == 0

@@ -26,7 +26,10 @@ from samserve.training.network import Nano
 
 SIZES = [(1024, 1024), (640, 427), (427, 640), (2130, 1960), (2145, 1960), (37, 900), (1, 1)]
 KINDS = ["point", "points", "box", "box and point", "refined", "mask"]
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # of the largest logit
+# Weights of 16 bits change a logit by up to 1.4e-4 of the largest. How close a logit comes to that
+# depends on the embedding, and so on the processor that computed it.
+SHARE = 1.5e-4
 
 
 def framed(width: int, height: int) -> FramedImage:
@@ -126,12 +129,13 @@ def test_masks_equal_the_references(
         logits, ious = reference.decode(same, **as_reference(asked[kind], image.size))
         order = matched(got.predicted_iou, ious[1:].numpy())
         wanted = logits[1:][order]
-        assert np.abs(got.logits - wanted.numpy()).max() <= TOLERANCE, kind
+        bound = SHARE * float(logits.abs().max())
+        assert np.abs(got.logits - wanted.numpy()).max() <= bound, kind
         assert np.allclose(got.predicted_iou, ious[1:][order].numpy(), atol=1e-4), kind
         full = reference_logits(wanted, image.size).numpy()
         for low_res, truth in zip(got.logits, full, strict=True):
             differ = dense(outline(low_res, image.size, bundle.mask_frame)) != (truth > 0)
-            assert not (differ & (np.abs(truth) > TOLERANCE)).any(), kind
+            assert not (differ & (np.abs(truth) > bound)).any(), kind
 
 
 def test_the_single_mask_is_the_references_too(
@@ -148,7 +152,7 @@ def test_the_single_mask_is_the_references_too(
     same = torch.from_numpy(embedding.tensors["embedding"].astype(np.float32))[None]
     logits, ious = reference.decode(same, **as_reference(single, image.size))
     assert got.logits.shape == (1, 256, 256)
-    assert np.abs(got.logits[0] - logits[0].numpy()).max() <= TOLERANCE
+    assert np.abs(got.logits[0] - logits[0].numpy()).max() <= SHARE * float(logits.abs().max())
     assert got.predicted_iou[0] == pytest.approx(float(ious[0]), abs=1e-4)
 
 

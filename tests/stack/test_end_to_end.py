@@ -236,7 +236,7 @@ def test_an_oversized_image_is_refused_in_a_sentence(
 ) -> None:
     oversized = bytes(megabytes * 2**20)
     for call in (lambda: client.embed(oversized), lambda: client.segment(oversized, CLICK)):
-        with pytest.raises(InvalidInput, match=r"more than|larger than") as caught:
+        with pytest.raises(InvalidInput, match=r"the limit is|larger than") as caught:
             call()
         assert caught.value.field == "data"
     assert client.segment(coins, CLICK).masks

@@ -1,4 +1,7 @@
-"""Which file owns which library, and what a pod need not install. `make check` holds who may import whom."""
+"""Each external library has one owner file, and services load only what they install.
+
+`make check` enforces the import rules between packages.
+"""
 
 import subprocess
 import sys
@@ -7,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "services" / "samserve"
-BUILDERS = (
+BUILDERS = (  # not part of any service but Triton
     "export/",
     "training/",
     "variants/",
     "bundles/triton_model.py",
-)  # run in no service but Triton
+)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ BUILDERS = (
         ("opentelemetry", "infra/otel.py"),
     ],
 )
-def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
+def test_one_file_owns_each_library(library: str, only: str) -> None:
     users = [
         str(file.relative_to(ROOT))
         for file in ROOT.rglob("*.py")
@@ -43,7 +46,8 @@ def test_one_file_owns_each_neighbour(library: str, only: str) -> None:
         ("samserve.embedding.app", "torch transformers onnxruntime typer samserve.infra.otel"),
         (
             "samserve.client",
-            "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer opentelemetry prometheus_client",
+            "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer "
+            "opentelemetry prometheus_client",
         ),
     ],
 )
@@ -51,5 +55,7 @@ def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:
     code = (
         f"import sys, {module}; print(*[name for name in {absent.split()} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == []

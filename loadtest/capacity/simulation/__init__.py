@@ -1,1 +1,1 @@
-"""A simulation of the service by discrete events: what it would answer, and how fast, under a load. Pure and seeded."""
+"""A seeded simulation of the service by discrete events: predicts answers and latencies. Pure."""

@@ -1,4 +1,4 @@
-"""What the simulation knows of the service: service times measured when nobody else is there, or few are."""
+"""The simulation's input: service times measured with one user, or with a few."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Milliseconds of one kind of click in the decoder's pool, decoded and its mask written: with one thread, and
-    with all threads of the decoder, both ascending, and the processor time that the latter takes.
+    """Times of one kind of click in the decoder's pool, from decode to written mask.
+
+    Attributes:
+        one: Milliseconds with one thread, ascending.
+        every: Milliseconds with all threads of the decoder, ascending.
+        every_cpu: Mean CPU milliseconds with all threads.
     """
 
     one: list[float]
@@ -22,27 +26,47 @@ class Decode:
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """A click soon after another of the same decoder is quicker: less by a share `hot` right after it, by 1/e of that
-    after `cooling` milliseconds.
+    """How much quicker a click is soon after another one of the same decoder.
+
+    Attributes:
+        hot: Share of the time saved right after another click.
+        cooling: Milliseconds after which the saving has dropped to 1/e.
     """
 
     hot: float
     cooling: float
 
     def factor(self, milliseconds: float) -> float:
-        """Of the time that a click takes after a long rest, when the last one ended so long before; 0: has not yet."""
+        """Return the time of a click relative to one after a long pause.
+
+        Args:
+            milliseconds: Time since the last click ended; 0 if it is still in progress.
+        """
         return 1 - self.hot * math.exp(-milliseconds / self.cooling)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Milliseconds, unless it says otherwise; of clicks after a long rest.
+    """Measured service times. In milliseconds and for clicks after a long pause, unless noted.
 
-    cores: of the machine it was measured on; threads: of a decoder. bare: the decode of one thread that each load
-    measures before and after, by which a machine's speed is known. crowded: the speed of a core while all are busy, of
-    1. decoder_rpc, generator: processor time a click costs the decoder besides the decode, and the load's generator.
-    on_path: how much of these two a caller waits for, of 1. wire: pure delay. prepare: an image made ready; get: its
-    entry read from Redis and unpacked; entry_bytes: its size. encode: by batch, with all cores.
+    Attributes:
+        machine: Processor, cores and Python version, for reports.
+        cores: Cores of the measured machine.
+        threads: Threads of the measured decoder.
+        bare: The decode of one thread, which each load measures before and after. It tells how
+            fast the machine is at the time.
+        heat: The saving of clicks in quick succession.
+        crowded: Speed of a core while all cores are busy, relative to one busy core.
+        first: Times of first clicks.
+        refine: Times of refining clicks.
+        decoder_rpc: CPU time of the decoder per click, without the decode.
+        generator: CPU time of the load generator per click.
+        on_path: Share of these two that the caller waits for.
+        wire: Delay without CPU time.
+        prepare: Preparation of an image.
+        get: Redis read and unpacking of an entry.
+        entry_bytes: Size of an entry.
+        encode: Encode by batch size, with all cores.
     """
 
     machine: dict[str, Any]
@@ -63,15 +87,16 @@ class Calibration:
     encode: dict[int, float]
 
 
-def write_calibration(found: Calibration, file: Path) -> None:
+def write_calibration(calibration: Calibration, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    file.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
 
 
 def read_calibration(file: Path) -> Calibration:
-    """Raises FileNotFoundError with what to do."""
+    """Read a calibration; raises FileNotFoundError with the command that writes it."""
     if not file.exists():
         raise FileNotFoundError(f"{file} not found; run `python -m loadtest.capacity.calibrate`")
+
     values = json.loads(file.read_text())
     return Calibration(
         **{

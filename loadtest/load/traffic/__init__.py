@@ -1,1 +1,1 @@
-"""Traffic for load tests: who asks what and when, what came of it, and how that is judged and shown."""
+"""Traffic for load tests: scenarios, simulated users, recorded calls, verdicts and reports."""

@@ -1,4 +1,4 @@
-"""The laws by which people come, choose, and think. Pure; each is given the generator it draws from."""
+"""Random distributions of arrivals, choices and pauses. Pure: the caller passes the generator."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Floats = NDArray[np.float64]
 
 
 def poisson(rate: float, seconds: float, rng: np.random.Generator) -> Floats:
-    """Times [N] of a Poisson process of `rate` a second, ascending, in [0, seconds)."""
+    """Times [N] of a Poisson process with `rate` events per second, ascending, in [0, seconds)."""
     count = rng.poisson(rate * seconds)
     return np.sort(rng.uniform(0, seconds, count))
 
 
 def zipf(count: int, exponent: float) -> Floats:
-    """Probabilities [count], the k-th in proportion to k ** -exponent."""
+    """Probabilities [count]; the k-th is proportional to k ** -exponent."""
     weights = np.arange(1, count + 1) ** -float(exponent)
-    chances: Floats = weights / weights.sum()
-    return chances
+    probabilities: Floats = weights / weights.sum()
+    return probabilities
 
 
 def at_least_one(mean: float, rng: np.random.Generator) -> int:

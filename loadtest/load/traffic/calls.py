@@ -1,4 +1,4 @@
-"""The calls of a load test: plain stubs, no retries, every outcome noted."""
+"""The gRPC calls of a load test: plain stubs, no retries, every result recorded."""
 
 from __future__ import annotations
 
@@ -19,46 +19,59 @@ from samserve.wire.channel import message_limits
 from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY
 
-from loadtest.load.traffic.pictures import HEIGHT, WIDTH, Picture
+from loadtest.load.traffic.images import HEIGHT, WIDTH, LoadImage
 from loadtest.load.traffic.samples import BULK, FIRST, NEW, REFINE, Sample
 
-_IN_TURN = [
+_ROUND_ROBIN = [
     *message_limits(64 * 2**20),
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
-ATTEMPTS = 5  # of a warm-up's click
+ATTEMPTS = 5  # clicks during warm-up before a decoder counts as unreachable
+
+Point = tuple[float, float, bool]  # x, y, and whether it lies on the object
 
 
 @dataclass(frozen=True, slots=True)
-class Clicked:
-    """What a click is made of: the points so far, x, y and whether on the object, and the logits to refine or b""."""
+class ClickPrompt:
+    """The prompt of one click.
 
-    points: tuple[tuple[float, float, bool], ...]
+    Attributes:
+        points: All points on the object so far.
+        logits: Low-resolution logits to refine, or b"" for a first click.
+    """
+
+    points: tuple[Point, ...]
     logits: bytes = b""
 
 
 def target(addresses: Sequence[str]) -> str:
-    """gRPC's name of several addresses, HOST:PORT each, for a client that takes them in turn."""
+    """Return the gRPC target of several HOST:PORT addresses, for round-robin balancing."""
     if all(address.rsplit(":", 1)[0].replace(".", "").isdigit() for address in addresses):
         return "ipv4:" + ",".join(addresses)
+
     if len(addresses) > 1:
         raise ValueError(
-            "several decoders are given by number, as in 10.0.0.1:8501; a name may stand for many itself"
+            f"several decoders need IP addresses, as in 10.0.0.1:8501, not {','.join(addresses)}; "
+            "or give one DNS name that resolves to all of them"
         )
     return f"dns:///{addresses[0]}"
 
 
-def anywhere(rng: np.random.Generator, on: bool = True) -> tuple[float, float, bool]:
-    """A point somewhere in a picture."""
+def random_point(rng: np.random.Generator, on: bool = True) -> Point:
+    """Return a random point in an image."""
     return float(rng.uniform(0, WIDTH)), float(rng.uniform(0, HEIGHT)), on
 
 
 class Caller:
-    """Clicks and embeds, and tells `note` of each outcome. in_flight: clicks not ended; problem: why the last call that
-    failed did.
+    """Sends clicks and embed calls, and passes a Sample of each to `record`.
+
+    Attributes:
+        began: When the load started, on time.perf_counter.
+        in_flight: Number of unfinished clicks.
+        problem: Status and message of the last failed call.
     """
 
     def __init__(
@@ -66,19 +79,23 @@ class Caller:
         decoders: Sequence[str],
         embedding: str,
         timeout: float,
-        note: Callable[[Sample], None],
+        record: Callable[[Sample], None],
     ) -> None:
         self._channels = [
-            grpc.insecure_channel(target(decoders), _IN_TURN),
-            grpc.insecure_channel(embedding, _IN_TURN),
+            grpc.insecure_channel(target(decoders), _ROUND_ROBIN),
+            grpc.insecure_channel(embedding, _ROUND_ROBIN),
         ]
         self._predict = segmentation_pb2_grpc.SegmentationServiceStub(self._channels[0]).Predict
         self._embed = embedding_pb2_grpc.EmbeddingServiceStub(self._channels[1]).Embed
-        self._timeout, self._note = timeout, note
-        self.began, self.in_flight, self.problem = time.perf_counter(), 0, ""
+        self._timeout = timeout
+        self._record = record
+
+        self.began = time.perf_counter()
+        self.in_flight = 0
+        self.problem = ""
 
     def clock(self) -> float:
-        """Seconds since the load's begin."""
+        """Seconds since the start of the load."""
         return time.perf_counter() - self.began
 
     def close(self) -> None:
@@ -86,86 +103,115 @@ class Caller:
             channel.close()
 
     def click(
-        self, picture: Picture, clicked: Clicked, intended: float, kind: str = ""
+        self, image: LoadImage, prompt: ClickPrompt, intended: float, kind: str = ""
     ) -> bytes | None:
-        """By hash first, with the bytes if they are asked for. The best mask's logits, None if there was no answer."""
-        request = _request(picture, clicked)
-        kind, started = kind or (REFINE if clicked.logits else FIRST), self.clock()
+        """Click by image id, and send the bytes if the service asks for them.
+
+        Args:
+            image: The image to click on.
+            prompt: The points and logits.
+            intended: When the click was to start, on the load's clock.
+            kind: The sample's kind; by default first, refine or new.
+
+        Returns:
+            The logits of the best mask, or None if the click failed.
+        """
+        request = _request(image, prompt)
+        kind = kind or (REFINE if prompt.logits else FIRST)
+        started = self.clock()
+
         self.in_flight += 1
         try:
             try:
-                answer = self._predict(request, **call_options(self._timeout))
-            except grpc.RpcError as problem:
-                if problem.code() is not grpc.StatusCode.NOT_FOUND:
+                response = self._predict(request, **call_options(self._timeout))
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
                 kind = NEW
-                request.data = picture.data
-                answer = self._predict(request, **call_options(self._timeout))
-        except grpc.RpcError as problem:
-            self._note(self._failed(kind, intended, started, problem))
+                request.data = image.data
+                response = self._predict(request, **call_options(self._timeout))
+        except grpc.RpcError as error:
+            self._record(self._failed(kind, intended, started, error))
             return None
         finally:
             self.in_flight -= 1
-        ended, stages = self.clock(), {time.stage: time.milliseconds for time in answer.timings}
-        decode, masks = stages.get("decode", 0.0), stages.get("masks", 0.0)
-        self._note(Sample(kind, intended, started, ended, "OK", decode=decode, masks=masks))
-        best: bytes = answer.results[0].masks[0].low_res_logits
-        return best
 
-    def embed(self, picture: Picture, bulk: bool = True) -> float:
-        """Send a picture to be embedded. Seconds to keep away for if it was refused, else 0."""
+        ended = self.clock()
+        stages = {timing.stage: timing.milliseconds for timing in response.timings}
+        decode = stages.get("decode", 0.0)
+        masks = stages.get("masks", 0.0)
+        self._record(Sample(kind, intended, started, ended, "OK", decode=decode, masks=masks))
+
+        logits: bytes = response.results[0].masks[0].low_res_logits
+        return logits
+
+    def embed(self, image: LoadImage, bulk: bool = True) -> float:
+        """Embed an image; return the seconds to back off after a failure, else 0."""
         priority = embedding_pb2.PRIORITY_BULK if bulk else embedding_pb2.PRIORITY_INTERACTIVE
-        request = embedding_pb2.EmbedRequest(data=picture.data, priority=priority)
+        request = embedding_pb2.EmbedRequest(data=image.data, priority=priority)
         started = self.clock()
+
         try:
             self._embed(request, **call_options(6 * self._timeout))
-        except grpc.RpcError as problem:
-            self._note(self._failed(BULK, started, started, problem))
-            return retry_after(problem) or 1.0
-        self._note(Sample(BULK, started, started, self.clock(), "OK"))
+        except grpc.RpcError as error:
+            self._record(self._failed(BULK, started, started, error))
+            return retry_after(error) or 1.0
+
+        self._record(Sample(BULK, started, started, self.clock(), "OK"))
         return 0.0
 
-    def _failed(self, kind: str, intended: float, started: float, problem: Any) -> Sample:
-        self.problem = f"{problem.code().name}: {problem.details()}"
+    def _failed(self, kind: str, intended: float, started: float, error: Any) -> Sample:
+        self.problem = f"{error.code().name}: {error.details()}"
         return Sample(
             kind,
             intended,
             started,
             self.clock(),
-            problem.code().name,
-            told_when=retry_after(problem) is not None,
+            error.code().name,
+            has_retry_info=retry_after(error) is not None,
         )
 
 
 def warm_up(
-    decoders: Sequence[str], embedding: str, pictures: Sequence[Picture], timeout: float
+    decoders: Sequence[str], embedding: str, images: Sequence[LoadImage], timeout: float
 ) -> list[bytes]:
-    """Have the pictures embedded, and ready in every decoder; the logits of a click on each. Raises ConnectionError."""
+    """Embed the images and prepare them in every decoder.
+
+    Returns:
+        The logits of one click on each image.
+
+    Raises:
+        ConnectionError: A decoder answered none of its first clicks.
+    """
     logits: list[bytes] = []
     for address in decoders:
         caller = Caller([address], embedding, timeout, lambda _: None)
-        logits = [_insistently(caller, picture, address) for picture in pictures]
+        logits = [_click_until_answered(caller, image, address) for image in images]
         caller.close()
     return logits
 
 
-def _insistently(caller: Caller, picture: Picture, address: str) -> bytes:
-    """Click until there is an answer, a second apart: a service that has just started may refuse at first."""
+def _click_until_answered(caller: Caller, image: LoadImage, address: str) -> bytes:
+    """Retry a click once per second: a service that has just started may refuse the first."""
     rng = np.random.default_rng(0)
     for _ in range(ATTEMPTS):
-        if (logits := caller.click(picture, Clicked((anywhere(rng),)), caller.clock())) is not None:
+        logits = caller.click(image, ClickPrompt((random_point(rng),)), caller.clock())
+        if logits is not None:
             return logits
         time.sleep(1)
+
     raise ConnectionError(
-        f"the decoder at {address} cannot be loaded: a first click ended with {caller.problem}"
+        f"the decoder at {address} cannot be loaded: {ATTEMPTS} first clicks failed; "
+        f"the last with {caller.problem}"
     )
 
 
-def retry_after(problem: Any) -> float | None:
-    """Seconds of the refusal's google.rpc.RetryInfo, None if it has none."""
+def retry_after(error: Any) -> float | None:
+    """Seconds of the google.rpc.RetryInfo of a failed call, or None without one."""
     packed = next(
-        (value for key, value in problem.trailing_metadata() or () if key == DETAILS_KEY), b""
+        (value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY), b""
     )
+
     retry = details.RetryInfo()
     for detail in status_pb2.Status.FromString(packed).details:
         if detail.Unpack(retry):
@@ -173,15 +219,15 @@ def retry_after(problem: Any) -> float | None:
     return None
 
 
-def _request(picture: Picture, clicked: Clicked) -> pb.PredictRequest:
+def _request(image: LoadImage, prompt: ClickPrompt) -> pb.PredictRequest:
     labels = (types.POINT_LABEL_BACKGROUND, types.POINT_LABEL_FOREGROUND)
-    prompt = pb.Prompt(
-        points=[types.Point(x=x, y=y, label=labels[on]) for x, y, on in clicked.points],
-        mask_input=clicked.logits,
-        multimask=not clicked.logits,
+    message = pb.Prompt(
+        points=[types.Point(x=x, y=y, label=labels[on]) for x, y, on in prompt.points],
+        mask_input=prompt.logits,
+        multimask=not prompt.logits,
     )
     return pb.PredictRequest(
-        ref=types.ImageRef(image_id=picture.id),
-        prompts=[prompt],
+        ref=types.ImageRef(image_id=image.id),
+        prompts=[message],
         output=pb.OutputOptions(formats=[pb.MASK_FORMAT_RLE], low_res_logits=True, max_masks=1),
     )

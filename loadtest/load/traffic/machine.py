@@ -1,4 +1,4 @@
-"""What a process of this machine uses."""
+"""CPU time of processes and of the whole machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process since its start, all its threads."""
+    """CPU time of a process since its start, over all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
 def machine_busy() -> float:
-    """Processor seconds that all cores together have spent not idle since the machine's start."""
-    times = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle, waiting = times[3], times[4]
-    return (sum(times) - idle - waiting) / TICK
+    """Busy CPU seconds of all cores together since the machine booted."""
+    cpu_line = Path("/proc/stat").read_text().split("\n", 1)[0]
+    times = [int(field) for field in cpu_line.split()[1:9]]
+    idle, iowait = times[3], times[4]
+    return (sum(times) - idle - iowait) / TICK

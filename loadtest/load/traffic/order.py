@@ -1,4 +1,4 @@
-"""What the generator is asked to do, as a file."""
+"""The order file that tells the load generator what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ SAMPLES, GENERATOR, ORDER = "samples.csv", "generator.json", "order.json"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """decoders, embedding: HOST:PORT. watched: processes of this machine whose time is to be noted, by name. folder:
-    for what comes of it. bare: HOST:PORT of a decoder of one thread that gets no load, or empty.
+    """One load for the generator.
+
+    Attributes:
+        scenario: The load.
+        decoders: HOST:PORT of each decoder.
+        embedding: HOST:PORT of the embedding service.
+        watched: Process ids on this machine whose CPU time is recorded, by name.
+        folder: Where the generator writes its results.
+        bare: HOST:PORT of a decoder with one thread that gets no load, or empty.
     """
 
     scenario: Scenario

@@ -1,4 +1,4 @@
-"""What came of each call, and figures of many. Pure."""
+"""Recorded calls and statistics over them. Pure, apart from reading and writing the CSV file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
 FIRST, REFINE, NEW, BULK, PROBE = "first", "refine", "new", "bulk", "probe"
-ALONE, BARE = "alone", "bare"  # one at a time before the load; by a decoder of one thread
-BESIDE = (ALONE, BARE, PROBE)  # the load
-CLICK = (FIRST, REFINE)  # on pictures that are known
+ALONE, BARE = "alone", "bare"  # single clicks before the load; by a decoder with one thread
+BESIDE = (ALONE, BARE, PROBE)  # kinds that are not part of the load
+CLICK = (FIRST, REFINE)  # clicks on known images
+
 REFUSED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 PERCENTILES = (50, 90, 95, 99)
 FIGURES = (*(f"p{p}" for p in PERCENTILES), "mean")
@@ -23,11 +25,18 @@ FIGURES = (*(f"p{p}" for p in PERCENTILES), "mean")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call. Times are seconds since the load's begin.
+    """One call. Times are seconds since the start of the load.
 
-    intended: when it was to start; in an open loop it may have started later because the generator was late, and its
-    time counts from then all the same. kind: one of this module's. code: gRPC's name. told_when: a refusal with
-    RetryInfo. decode, masks: the server's own word on these stages in milliseconds, 0 if it gave none.
+    Attributes:
+        kind: One of this module's kinds.
+        intended: When the call was to start. Latency counts from here, also if the generator was
+            late.
+        started: When the call started.
+        ended: When the call ended.
+        code: Name of the gRPC status code.
+        has_retry_info: Whether a refused call carried RetryInfo.
+        decode: Milliseconds of the decode stage, as the server reports them; 0 if it does not.
+        masks: Milliseconds of the masks stage, likewise.
     """
 
     kind: str
@@ -35,12 +44,12 @@ class Sample:
     started: float
     ended: float
     code: str
-    told_when: bool = False
+    has_retry_info: bool = False
     decode: float = 0.0
     masks: float = 0.0
 
     @property
-    def taken(self) -> float:
+    def latency(self) -> float:
         """Milliseconds."""
         return 1000 * (self.ended - self.intended)
 
@@ -54,15 +63,14 @@ def of_kinds(samples: Iterable[Sample], kinds: Sequence[str]) -> list[Sample]:
 
 
 def percentiles(samples: Iterable[Sample]) -> dict[str, float]:
-    """Milliseconds of the calls that were answered: p50 to p99, and the mean; {} if there is none."""
-    taken = [sample.taken for sample in samples if sample.answered]
-    if not taken:
+    """Latencies of the answered calls in milliseconds: p50 to p99 and the mean; {} without any."""
+    latencies = [sample.latency for sample in samples if sample.answered]
+    if not latencies:
         return {}
-    found = {
-        f"p{p}": float(value)
-        for p, value in zip(PERCENTILES, np.percentile(taken, PERCENTILES), strict=True)
-    }
-    return {**found, "mean": float(np.mean(taken))}
+
+    values = np.percentile(latencies, PERCENTILES)
+    by_name = {f"p{p}": float(value) for p, value in zip(PERCENTILES, values, strict=True)}
+    return {**by_name, "mean": float(np.mean(latencies))}
 
 
 def codes(samples: Iterable[Sample]) -> dict[str, int]:
@@ -70,7 +78,7 @@ def codes(samples: Iterable[Sample]) -> dict[str, int]:
 
 
 def errors(samples: Iterable[Sample]) -> int:
-    """Calls neither answered nor refused."""
+    """Number of calls that were neither answered nor refused."""
     return sum(not sample.answered and sample.code not in REFUSED for sample in samples)
 
 
@@ -79,22 +87,32 @@ def refusals(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def good(samples: Iterable[Sample], patience: float) -> list[Sample]:
-    """Those answered while their callers still waited; patience: seconds."""
-    return [sample for sample in samples if sample.answered and sample.taken <= 1000 * patience]
+    """Calls that were answered within `patience` seconds."""
+    return [sample for sample in samples if sample.answered and sample.latency <= 1000 * patience]
 
 
 def recovery(probes: Sequence[Sample], ended: float, normal: float) -> float | None:
-    """Seconds from the load's end to the first probe sent from then on that is answered within twice its `normal`
-    milliseconds; None if there is none.
+    """Find when clicks are quick again after a load.
+
+    Args:
+        probes: Clicks sent after the load.
+        ended: When the load ended, in seconds.
+        normal: The usual latency of a click, in milliseconds.
+
+    Returns:
+        Seconds from the end of the load to the first probe with at most twice the usual latency;
+        None if no probe was that quick.
     """
     quick = [
-        p.intended for p in probes if p.intended >= ended and p.answered and p.taken <= 2 * normal
+        probe.intended
+        for probe in probes
+        if probe.intended >= ended and probe.answered and probe.latency <= 2 * normal
     ]
     return min(quick) - ended if quick else None
 
 
 def per_second(samples: Sequence[Sample], seconds: float) -> Floats:
-    """Calls that ended in each second, [ceil(seconds)]."""
+    """Number of calls that ended in each second, [ceil(seconds)]."""
     ends = [sample.ended for sample in samples]
     bins = np.arange(int(np.ceil(seconds)) + 1)
     return np.histogram(ends, bins)[0].astype(np.float64)
@@ -116,7 +134,7 @@ def read_samples(file: Path) -> list[Sample]:
                 float(row["started"]),
                 float(row["ended"]),
                 row["code"],
-                row["told_when"] == "True",
+                row["has_retry_info"] == "True",
                 float(row["decode"]),
                 float(row["masks"]),
             )

@@ -1,58 +1,82 @@
-"""What a load test does: who comes, what they ask, for how long."""
+"""Load scenarios: the users, their requests and the duration."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 USERS, SINGLES, CLICKS, VISITS = "users", "singles", "clicks", "visits"
-CLOSED = (USERS, SINGLES)  # loops
+CLOSED = (USERS, SINGLES)  # closed loops
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Times are in seconds, rates in events a second.
+    """A load. Times are in seconds, rates in events per second.
 
-    arrivals: "users", a closed loop: `users` annotators, each waiting for its answer before it thinks of the next
-    click; "singles", the same with each click on another picture, as the open loop's are; "clicks" or "visits", an open
-    loop: they arrive at `rate` by a Poisson process, whether or not those before
-    have been answered. A visit is one picture opened by one annotator. Batch jobs come on top of either.
+    A visit is one image opened by one annotator. Batch jobs run beside any kind of arrivals.
+
+    Attributes:
+        arrivals: "users" is a closed loop: each annotator waits for its answer and thinks before
+            the next click. "singles" is the same, with each click on another image. "clicks" and
+            "visits" are open loops: they arrive at `rate` by a Poisson process, even if earlier
+            ones are still in flight.
+        users: Annotators of a closed loop.
+        rate: Arrivals of an open loop.
+        seconds: Duration.
+        settling: Initial part that is not judged.
+        seed: Seed of all random choices.
+        timeout: Deadline of a call.
+        patience: An answer after this time does not count as goodput.
+        pictures: Number of known images; a decoder keeps 26 prepared.
+        zipf: The k-th most popular image is opened in proportion to k ** -zipf.
+        new: Share of visits, or of single clicks, with an image that was never sent before.
+        objects: Mean objects per visit; geometric, at least one.
+        refinements: Mean refinements per object after its first click; geometric, may be none.
+        think: Median of the lognormal pause before a click.
+        think_sigma: Sigma of that pause.
+        batch_jobs: Jobs that send new images at PRIORITY_BULK.
+        batch_in_flight: Images in flight per job.
     """
 
     arrivals: str = USERS
     users: int = 10
     rate: float = 10.0
     seconds: float = 60.0
-    settling: float = 3.0  # of the beginning, that is not judged
+    settling: float = 3.0
     seed: int = 0
-    timeout: float = 10.0  # of a call
-    patience: float = 1.0  # an answer that comes later is no good to anyone
-    pictures: int = 20  # known ones; a decoder keeps 26 ready
-    zipf: float = 1.0  # the k-th most popular picture is opened in proportion to k ** -zipf
-    new: float = 0.0  # share of visits, or of single clicks, whose picture nobody has seen
-    objects: float = 4.0  # of a visit, geometric, at least one
-    refinements: float = 1.5  # of an object after its first click, geometric, maybe none
-    think: float = 1.5  # median of the lognormal pause before a click
+    timeout: float = 10.0
+    patience: float = 1.0
+    pictures: int = 20
+    zipf: float = 1.0
+    new: float = 0.0
+    objects: float = 4.0
+    refinements: float = 1.5
+    think: float = 1.5
     think_sigma: float = 0.7
-    batch_jobs: int = 0  # each sends new pictures at PRIORITY_BULK
-    batch_in_flight: int = 2  # of each
+    batch_jobs: int = 0
+    batch_in_flight: int = 2
 
     def __post_init__(self) -> None:
         if self.arrivals not in (*CLOSED, CLICKS, VISITS):
             raise ValueError(
-                f"arrivals is {self.arrivals!r}: give {USERS}, {SINGLES}, {CLICKS} or {VISITS}"
+                f"invalid arrivals {self.arrivals!r}; "
+                f"available: {USERS}, {SINGLES}, {CLICKS}, {VISITS}"
             )
+
         for name in ("rate", "seconds", "timeout", "patience", "pictures", "objects", "think"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be more than 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+
         if not 0 <= self.new <= 1:
-            raise ValueError(f"new is {self.new}: it is a share, 0 to 1")
+            raise ValueError(f"new is {self.new}; it must be a share from 0 to 1")
+
         if self.settling >= self.seconds:
             raise ValueError(
-                f"settling is {self.settling:g} s: it must be less than the load's {self.seconds:g} s"
+                f"settling is {self.settling:g} s; "
+                f"it must be shorter than the load, {self.seconds:g} s"
             )
 
     @property
@@ -62,19 +86,16 @@ class Scenario:
 
 
 def scenario_of(values: dict[str, Any]) -> Scenario:
-    """Raises ValueError, naming what is not a scenario's."""
+    """Raises ValueError for unknown fields."""
     known = {field.name for field in fields(Scenario)}
-    if unknown := sorted(set(values) - known):
+    unknown = sorted(set(values) - known)
+    if unknown:
         raise ValueError(
-            f"a scenario has no {', '.join(unknown)}; it has: {', '.join(sorted(known))}"
+            f"unknown scenario fields: {', '.join(unknown)}; available: {', '.join(sorted(known))}"
         )
     return Scenario(**values)
 
 
 def read_scenario(file: Path) -> Scenario:
-    """From YAML; what is not named is as by default."""
+    """Read a scenario from YAML; missing fields have their defaults."""
     return scenario_of(yaml.safe_load(file.read_text()) or {})
-
-
-def as_values(scenario: Scenario) -> dict[str, Any]:
-    return asdict(scenario)

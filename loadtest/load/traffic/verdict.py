@@ -1,4 +1,4 @@
-"""The figures of a run, and whether they are as they must be. Pure."""
+"""The figures of a run and their thresholds. Pure, apart from reading the thresholds."""
 
 from __future__ import annotations
 
@@ -32,8 +32,15 @@ LEAST, MOST = "least", "most"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One threshold beside its figure; figure None: the run has none, which no threshold allows."""
+class ThresholdResult:
+    """One threshold beside its figure.
+
+    Attributes:
+        name: Name of the figure.
+        figure: Its value, or None if the run did not measure it; the threshold then fails.
+        side: LEAST or MOST.
+        bound: The threshold.
+    """
 
     name: str
     figure: float | None
@@ -47,78 +54,105 @@ class Judged:
         return self.figure >= self.bound if self.side == LEAST else self.figure <= self.bound
 
     def __str__(self) -> str:
+        verdict = "holds" if self.holds else "FAILS"
         figure = "not measured" if self.figure is None else f"{self.figure:.4g}"
-        return f"{'holds' if self.holds else 'FAILS'}  {self.name}: {figure}, at {self.side} {self.bound:g}"
+        return f"{verdict}  {self.name}: {figure}, at {self.side} {self.bound:g}"
 
 
 def figures(
     samples: Sequence[Sample], scenario: Scenario, ceiling: float | None = None
 ) -> dict[str, float | None]:
-    """What thresholds speak of. ceiling: the most clicks a second that are answered, if that has been measured.
+    """Compute the figures that thresholds can bound; None if not measured.
 
-    clicks_per_second, goodput: of the clicks that were to start in the judged part of the load, those answered, and
-    those answered within the scenario's patience. decode_ms: the bare decode, the median of clicks made one at a time,
-    by one thread if there was a decoder of one; alone_decode_ms: by as many threads as the decoders have.
-    late_p99_ms: how late the generator itself started its calls; a large one means that it was too slow for the load.
+    Args:
+        samples: Every call of the run.
+        scenario: The load.
+        ceiling: The highest rate of answered clicks, in clicks per second, if measured.
+
+    Returns:
+        Figures by name. Figures of the load cover the calls that were to start after the settling
+        time. Some names need an explanation:
+
+        - clicks_per_second: Answered clicks per second; goodput: those answered within the
+          patience.
+        - decode_ms: The bare decode. It is the median over single clicks, by a decoder with one
+          thread if there is one.
+        - alone_decode_ms: The same, with as many threads as the decoders have.
+        - late_p99_ms: How late the generator started its calls. If it is large, the generator was
+          too slow for the load.
     """
     seconds = scenario.seconds - scenario.settling
     judged = [
-        s
-        for s in samples
-        if scenario.settling <= s.intended < scenario.seconds and s.kind not in BESIDE
+        sample
+        for sample in samples
+        if scenario.settling <= sample.intended < scenario.seconds and sample.kind not in BESIDE
     ]
-    clicks, alone = of_kinds(judged, CLICK), of_kinds(samples, [ALONE])
+
+    # Clicks under load.
+    clicks = of_kinds(judged, CLICK)
+    in_time = len(good(clicks, scenario.patience))
+    goodput = in_time / seconds
     refused = refusals(judged)
-    goodput = len(good(clicks, scenario.patience)) / seconds
-    alone_decode = float(np.median([s.decode for s in alone])) if alone else None
+    latency = percentiles(clicks)
+    delays = [1000 * (sample.started - sample.intended) for sample in clicks]
+
+    # Single clicks, before and after it.
+    alone = of_kinds(samples, [ALONE])
     bare = of_kinds(samples, [BARE])
-    decode = float(np.median([s.decode for s in bare])) if bare else alone_decode
+    alone_decode = float(np.median([sample.decode for sample in alone])) if alone else None
+    decode = float(np.median([sample.decode for sample in bare])) if bare else alone_decode
     normal = percentiles(alone).get("p50")
-    taken = percentiles(clicks)
+    probes = of_kinds(samples, [PROBE])
+    recovered = None if normal is None else recovery(probes, scenario.seconds, normal)
+
     return {
         "offered_per_second": len(clicks) / seconds,
-        "clicks_per_second": sum(s.answered for s in clicks) / seconds,
+        "clicks_per_second": sum(sample.answered for sample in clicks) / seconds,
         "goodput": goodput,
-        "goodput_share": len(good(clicks, scenario.patience)) / len(clicks) if clicks else None,
+        "goodput_share": in_time / len(clicks) if clicks else None,
         "goodput_over_ceiling": goodput / ceiling if ceiling else None,
         "errors": float(errors(judged)),
         "refused": float(len(refused)),
-        "refused_without_retry_info": float(sum(not s.told_when for s in refused)),
+        "refused_without_retry_info": float(sum(not s.has_retry_info for s in refused)),
         "decode_ms": decode,
         "alone_decode_ms": alone_decode,
         "alone_ms": normal,
-        **{f"click_{name}_ms": taken.get(name) for name in FIGURES},
-        "click_p99_over_decode": taken["p99"] / decode if taken and decode else None,
+        **{f"click_{name}_ms": latency.get(name) for name in FIGURES},
+        "click_p99_over_decode": latency["p99"] / decode if latency and decode else None,
         "new_p50_ms": percentiles(of_kinds(judged, [NEW])).get("p50"),
-        "recovery_seconds": None
-        if normal is None
-        else recovery(of_kinds(samples, [PROBE]), scenario.seconds, normal),
-        "late_p99_ms": float(np.percentile([1000 * (s.started - s.intended) for s in clicks], 99))
-        if clicks
-        else None,
+        "recovery_seconds": recovered,
+        "late_p99_ms": float(np.percentile(delays, 99)) if delays else None,
     }
 
 
 def judge(
     figures: Mapping[str, float | None], thresholds: Mapping[str, Mapping[str, float]]
-) -> list[Judged]:
-    """Raises ValueError for a threshold of a name that no run has, or without a bound."""
-    judged = []
+) -> list[ThresholdResult]:
+    """Compare figures with thresholds.
+
+    Raises:
+        ValueError: A threshold has an unknown name or no valid bound.
+    """
+    results = []
     for name, bounds in thresholds.items():
         if name not in figures:
-            raise ValueError(f"no run has a figure {name!r}; there are: {', '.join(figures)}")
+            raise ValueError(f"unknown figure {name!r}; available: {', '.join(figures)}")
+
         if not bounds or set(bounds) - {LEAST, MOST}:
-            raise ValueError(f"{name} must have a bound, {LEAST} or {MOST}")
-        judged += [
-            Judged(name, figures[name], side, float(bound)) for side, bound in bounds.items()
+            raise ValueError(f"invalid bounds {bounds} of {name}; give {LEAST} or {MOST}")
+
+        results += [
+            ThresholdResult(name, figures[name], side, float(bound))
+            for side, bound in bounds.items()
         ]
-    return judged
+    return results
 
 
 def read_thresholds(file: Path, section: str) -> dict[str, dict[str, float]]:
-    """One section of thresholds.yaml. Raises ValueError if there is none of that name."""
+    """Read one section of thresholds.yaml; raises ValueError if it does not exist."""
     sections: dict[str, Any] = yaml.safe_load(file.read_text())
     if section not in sections:
-        raise ValueError(f"{file} has no section {section!r}; it has: {', '.join(sections)}")
-    found: dict[str, dict[str, float]] = sections[section]
-    return found
+        raise ValueError(f"unknown section {section!r} of {file}; available: {', '.join(sections)}")
+
+    thresholds: dict[str, dict[str, float]] = sections[section]
+    return thresholds

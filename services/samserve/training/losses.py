@@ -23,7 +23,7 @@ STABLE = 1.0  # logit offset of the stability score
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the losses besides the masks'."""
+    """Of the losses in addition to the masks'."""
 
     iou: float
     pixels: float

@@ -70,7 +70,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What determines an engine, besides its encoder and the version of TensorRT.
+    """Options that determine an engine, with its encoder and the version of TensorRT.
 
     Attributes:
         target: GPU it is compiled for.

@@ -11,7 +11,9 @@ def test_a_server_that_the_machine_brings_is_used_with_all_its_backends(
 ) -> None:
     own = tmp_path / "tritonserver"
     own.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/said.part\nmv {tmp_path}/said.part {tmp_path}/said\n'
+        "#!/bin/sh\n"
+        f'printf "%s\\n" "$@" > {tmp_path}/said.part\n'
+        f"mv {tmp_path}/said.part {tmp_path}/said\n"
     )
     own.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

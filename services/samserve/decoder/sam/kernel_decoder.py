@@ -231,7 +231,7 @@ def _run_pass(
         job: The prompt.
         name: Of the pass.
         rows: T.
-        mixed: How many rows of each kind the pass sums up besides the values.
+        mixed: How many rows of each kind the pass sums up in addition to the values.
 
     Returns:
         For each thread an array [T, width]: the largest score, the total of the weights, the sums

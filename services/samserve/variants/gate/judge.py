@@ -1,8 +1,8 @@
 """Decides whether an encoder may replace the exported one, by thresholds on embeddings and masks.
 
 Averages hide the worst case: a graph whose LayerNorm overflows on one image of eight has a fine
-mean. So every image must pass. Masks are compared besides embeddings because they are what clients
-see.
+mean. So every image must pass. Masks are compared as well as embeddings, because they are what
+clients see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one user's clicks tell of the service times."""
+"""Service times derived from the clicks of one user."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from loadtest.load.traffic.scenario import Scenario
 
 
 def run_of(decode: float, taken: float, decoder: float, generator: float = 2.0) -> Run:
-    """100 clicks in 10 s that decode in so many milliseconds, refining ones in twice as many, and take so much more;
-    decoder, generator: milliseconds of processor a click.
+    """100 clicks in 10 s, half of them refining.
+
+    Args:
+        decode: Milliseconds of a first click's decode; a refining click takes twice as long.
+        taken: Milliseconds of a click's latency without the decode.
+        decoder: CPU milliseconds of the decoder per click.
+        generator: CPU milliseconds of the generator per click.
     """
     clicks = []
     for kind, times in ((FIRST, 1), (REFINE, 2)):
@@ -24,10 +29,11 @@ def run_of(decode: float, taken: float, decoder: float, generator: float = 2.0) 
     return Run(Scenario(seconds=10, settling=1), clicks, {}, cores, [])
 
 
-def test_what_a_decoder_of_one_thread_uses_besides_its_decode_is_the_way_to_it() -> None:
+def test_cpu_time_of_a_single_thread_beyond_its_decode_is_the_round_trip() -> None:
     times = service_times(
         run_of(6, taken=5, decoder=16), run_of(10, taken=5, decoder=18), threads=2
     )
+
     assert times.decoder_rpc == pytest.approx(3)
     assert times.generator == pytest.approx(2)
     assert times.on_path == pytest.approx(1)
@@ -37,10 +43,11 @@ def test_what_a_decoder_of_one_thread_uses_besides_its_decode_is_the_way_to_it()
     assert times.first.every_cpu == pytest.approx(6 * 13 / 9)
 
 
-def test_what_is_neither_decode_nor_processor_is_waiting() -> None:
+def test_latency_beyond_decode_and_cpu_time_is_delay() -> None:
     times = service_times(
         run_of(6, taken=9, decoder=16), run_of(10, taken=9, decoder=18), threads=2
     )
+
     assert times.on_path == 1
     assert times.wire == pytest.approx(4)
 
@@ -49,6 +56,7 @@ def test_processor_time_after_the_answer_is_not_on_the_callers_path() -> None:
     times = service_times(
         run_of(6, taken=2.5, decoder=16), run_of(10, taken=2.5, decoder=18), threads=2
     )
+
     assert times.on_path == pytest.approx(0.5)
     assert times.wire == 0
 
@@ -79,17 +87,21 @@ def user(heat: Heat, pauses: list[float]) -> Run:
             )
         )
         now = clicks[-1].ended
+
     return Run(Scenario(seconds=10, settling=5), clicks, {}, {"decoder": 0.5}, [])
 
 
-def test_the_heat_of_clicks_is_found_from_pauses_of_all_lengths_and_taken_out_again() -> None:
+def test_heat_is_fitted_to_pauses_of_all_lengths_and_removed_again() -> None:
     pauses = np.random.default_rng(1).lognormal(3.4, 1.2, 400).tolist()
-    done = user(Heat(0.15, 12.0), pauses)
-    found = heat_of([done])
-    assert found.hot == pytest.approx(0.15, abs=0.02)
-    assert found.cooling == pytest.approx(12, rel=0.25)
-    cold = rested(done, found)
-    assert [s.taken for s in cold.samples if s.kind == FIRST] == pytest.approx(
+    load = user(Heat(0.15, 12.0), pauses)
+    heat = heat_of([load])
+
+    assert heat.hot == pytest.approx(0.15, abs=0.02)
+    assert heat.cooling == pytest.approx(12, rel=0.25)
+
+    cold = rested(load, heat)
+
+    assert [s.latency for s in cold.samples if s.kind == FIRST] == pytest.approx(
         [12.0] * 200, rel=0.02
     )
     assert [s.decode + s.masks for s in cold.samples if s.kind == REFINE] == pytest.approx(

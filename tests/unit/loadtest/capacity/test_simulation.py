@@ -1,4 +1,4 @@
-"""The simulator against what is known of queues, and its own parts."""
+"""The simulation against results of queueing theory, and its parts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loadtest.capacity import simulate as simulate_module
 from loadtest.capacity.calibrate import crowding
-from loadtest.capacity.simulate import Compared, rate_of_one, replicas
+from loadtest.capacity.simulate import Comparison, rate_of_one, replicas
 from loadtest.capacity.simulation.batcher import Batcher, Curve
 from loadtest.capacity.simulation.calibration import (
     Calibration,
@@ -46,7 +47,7 @@ KNOWN = Calibration(
 
 
 def mean_time(threads: int, load: float, works: list[float]) -> float:
-    """Mean time in a pool with as many cores, when clicks of these seconds come by a Poisson process."""
+    """Mean time in a pool with one core per thread, for Poisson arrivals of these works [s]."""
     clock = Clock()
     pool = Pool(Machine(clock, threads), threads)
     times: list[float] = []
@@ -54,11 +55,13 @@ def mean_time(threads: int, load: float, works: list[float]) -> float:
     rate = load * threads / np.mean(works)
     for arrival, work in zip(poisson(rate, len(works) / rate, rng), works, strict=False):
 
-        def come(arrival: float = float(arrival), work: float = float(work)) -> None:
+        def arrive(arrival: float = float(arrival), work: float = float(work)) -> None:
             pool.submit(lambda _: Work(work), lambda: times.append(clock.now - arrival))
 
-        clock.at(float(arrival), come)
+        clock.at(float(arrival), arrive)
+
     clock.run()
+
     return float(np.mean(times))
 
 
@@ -82,6 +85,7 @@ def test_several_threads_and_exponential_work_is_m_m_c(threads: int) -> None:
     offered = load * threads
     waits = offered**threads / math.factorial(threads) / (1 - load)
     erlang_c = waits / (sum(offered**k / math.factorial(k) for k in range(threads)) + waits)
+
     assert mean_time(threads, load, works) == pytest.approx(
         1 + erlang_c / (threads * (1 - load)), rel=0.08
     )
@@ -94,19 +98,25 @@ def test_tasks_share_a_core_evenly() -> None:
     machine.run(Work(1.0), lambda: ends.setdefault("short", clock.now))
     machine.run(Work(2.0), lambda: ends.setdefault("long", clock.now))
     clock.run()
+
     assert ends == pytest.approx({"short": 2.0, "long": 3.0})
 
 
-def test_threads_that_wait_for_each_other_go_at_the_pace_of_the_slowest() -> None:
+def test_threads_that_wait_for_each_other_run_at_the_pace_of_the_slowest() -> None:
     clock = Clock()
     machine = Machine(clock, 2)
     ends: list[float] = []
     machine.run(Work(3.0, threads=2, most=1.5), lambda: ends.append(clock.now))
     clock.run()
+
     assert ends == pytest.approx([2.0])
+
     machine.run(Work(4.0, threads=2, most=2.0), lambda: ends.append(clock.now))
-    machine.run(Work(1.0), lambda: ends.append(clock.now))  # a core for it, half of each for those
+    machine.run(
+        Work(1.0), lambda: ends.append(clock.now)
+    )  # one core for this task; half of each core for the others
     clock.run()
+
     assert ends[1:] == pytest.approx([3.0, 4.5])
 
 
@@ -117,36 +127,39 @@ def test_crowded_cores_are_slower_only_while_they_are_crowded() -> None:
     machine.run(Work(1.0), lambda: ends.append(clock.now))
     machine.run(Work(2.0), lambda: ends.append(clock.now))
     clock.run()
+
     assert ends == pytest.approx([2.0, 3.0])
     assert machine.used == pytest.approx(5.0)
 
 
-def test_a_pool_refuses_what_its_queue_does_not_hold() -> None:
+def test_a_pool_with_a_full_queue_refuses_work() -> None:
     clock = Clock()
     pool = Pool(Machine(clock, 1), threads=1, queue=2)
     taken = [pool.submit(lambda _: Work(1.0), lambda: None) for _ in range(5)]
     assert taken == [True, True, True, False, False]
 
 
-def test_a_batch_takes_what_has_come_within_the_delay_and_no_more_than_it_may() -> None:
+def test_a_batch_takes_requests_within_the_delay_up_to_its_maximum() -> None:
     clock = Clock()
     batcher = Batcher(Machine(clock, 1), Curve({1: 1.0, 4: 2.0}), most=4, delay=0.1)
     ends: list[float] = []
     for at in (0.0, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6):
         clock.at(at, lambda: batcher.submit(lambda: ends.append(clock.now)))
+
     clock.run()
+
     assert batcher.batches == [2, 4, 1]
     assert ends[0] == pytest.approx(0.1 + 4 / 3)
 
 
-def test_the_batch_curve_is_straight_between_sizes_and_grows_in_proportion_beyond() -> None:
+def test_the_batch_curve_is_linear_between_sizes_and_proportional_beyond() -> None:
     curve = Curve({1: 1.0, 3: 2.0})
     assert [curve(1), curve(2), curve(3), curve(6)] == pytest.approx([1.0, 1.5, 2.0, 4.0])
 
 
-def test_a_click_alone_takes_what_its_parts_take() -> None:
-    found = simulate(System(), Demand(rate=0.5, seconds=200), KNOWN)
-    assert found.percentiles["p50"] == pytest.approx(1.0 + 0.5 + 1.0 + 6.0)
+def test_a_single_click_takes_the_sum_of_its_parts() -> None:
+    prediction = simulate(System(), Demand(rate=0.5, seconds=200), KNOWN)
+    assert prediction.percentiles["p50"] == pytest.approx(1.0 + 0.5 + 1.0 + 6.0)
 
 
 def test_decoding_with_all_threads_takes_its_measured_time_on_a_machine_that_is_crowded() -> None:
@@ -154,6 +167,7 @@ def test_decoding_with_all_threads_takes_its_measured_time_on_a_machine_that_is_
     machine = Machine(clock, 2, crowded=0.8)
     machine.run(decode_work(KNOWN.first, 0.0, 2, machine), lambda: None)
     clock.run()
+
     assert clock.now == pytest.approx(0.006)
 
 
@@ -162,23 +176,24 @@ def test_the_same_seed_predicts_the_same() -> None:
     assert first == second
 
 
-def test_more_load_takes_longer_and_two_machines_less_long() -> None:
+def test_latency_grows_with_load_and_shrinks_with_machines() -> None:
     apart = System(together=False)
     low, high, two = (
         simulate(system, Demand(rate, seconds=60), KNOWN).percentiles["p95"]
         for system, rate in ((apart, 20), (apart, 130), (replace(apart, decoders=2), 130))
     )
+
     assert max(low, two) < high
 
 
-def test_a_bounded_queue_refuses_overload_and_goes_on_answering() -> None:
-    found = simulate(System(queue=8), Demand(400, seconds=40), KNOWN)
-    assert found.refused > 0.3
-    assert found.answered > 100
-    assert found.percentiles["p99"] < 500
+def test_a_bounded_queue_refuses_overload_and_keeps_answering() -> None:
+    prediction = simulate(System(queue=8), Demand(400, seconds=40), KNOWN)
+    assert prediction.refused > 0.3
+    assert prediction.answered > 100
+    assert prediction.percentiles["p99"] < 500
 
 
-def test_images_that_are_not_ready_take_longer_and_new_ones_longest() -> None:
+def test_unprepared_images_take_longer_and_new_ones_longest() -> None:
     apart = System(together=False)
     ready, in_redis, new = (
         simulate(
@@ -186,60 +201,67 @@ def test_images_that_are_not_ready_take_longer_and_new_ones_longest() -> None:
         ).percentiles["p50"]
         for resident, redis in ((1, 0), (0, 1), (0, 0))
     )
+
     assert ready < in_redis < new
     assert in_redis == pytest.approx(ready + 25.0, abs=1.0)
 
 
-def test_the_load_carried_grows_with_the_decoders() -> None:
-    apart = System(together=False)
-    demand = Demand(1000, settling=5)
-    each = rate_of_one(apart, demand, 50, KNOWN)
+def test_the_load_carried_grows_with_the_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = System(together=False), Demand(1000, settling=5), 50, KNOWN
+    each = rate_of_one(*arguments)
     assert 100 < each < 200
-    assert replicas(apart, demand, 50, KNOWN) == math.ceil(1000 / each)
+
+    # The search for the rate takes seconds, so it runs only once.
+    monkeypatch.setattr(
+        simulate_module, "rate_of_one", lambda *args: each if args == arguments else 0
+    )
+    assert replicas(*arguments) == math.ceil(1000 / each)
 
 
-def test_a_target_below_a_click_alone_is_refused() -> None:
+def test_a_target_below_a_single_click_is_refused() -> None:
     with pytest.raises(ValueError, match="a click alone"):
         replicas(System(together=False), Demand(10, settling=5), 5, KNOWN)
 
 
-def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
+def test_a_calibration_read_from_its_file_is_equal(tmp_path: Path) -> None:
     write_calibration(KNOWN, tmp_path / "calibration.json")
     assert read_calibration(tmp_path / "calibration.json") == KNOWN
     with pytest.raises(FileNotFoundError, match=r"loadtest\.capacity\.calibrate"):
         read_calibration(tmp_path / "none.json")
 
 
-def test_a_prediction_is_held_to_15_percent() -> None:
-    assert Compared(1, 10, "p50", measured=10, bare=8, predicted=11.4, calibrated=8).holds
-    assert not Compared(1, 10, "p50", measured=10, bare=8, predicted=8.4, calibrated=8).holds
+def test_a_prediction_holds_within_15_percent() -> None:
+    assert Comparison(1, 10, "p50", measured=10, bare=8, predicted=11.4, calibrated=8).holds
+    assert not Comparison(1, 10, "p50", measured=10, bare=8, predicted=8.4, calibrated=8).holds
 
 
-def test_a_load_on_a_machine_that_became_slower_is_compared_in_its_own_decodes() -> None:
-    assert Compared(
+def test_the_comparison_cancels_a_change_in_the_machines_speed() -> None:
+    assert Comparison(
         1, 10, "p50", measured=12, bare=9.6, predicted=10, calibrated=8
     ).off == pytest.approx(0)
 
 
-def test_clicks_right_after_others_are_quicker_and_those_after_a_rest_are_not() -> None:
+def test_only_clicks_right_after_others_are_quicker() -> None:
     warm = replace(KNOWN, heat=Heat(0.2, 10.0))
     soon, late = (
         simulate(System(), Demand(users=1, think=think, seconds=100), warm).percentiles["p50"]
         for think in (0.001, 0.2)
     )
+
     assert late == pytest.approx(8.5)
     assert soon == pytest.approx(0.5 + 8 * (1 - 0.2 * math.exp(-0.1)))
 
 
-def test_users_who_wait_for_each_answer_click_as_often_as_they_can() -> None:
-    found = simulate(System(), Demand(users=1, think=0.1, seconds=200), KNOWN)
-    assert found.answered == pytest.approx(1 / 0.1085, rel=0.01)
-    assert found.percentiles["p95"] == pytest.approx(8.5)
+def test_the_rate_of_a_closed_loop_follows_from_latency_and_pause() -> None:
+    prediction = simulate(System(), Demand(users=1, think=0.1, seconds=200), KNOWN)
+    assert prediction.answered == pytest.approx(1 / 0.1085, rel=0.01)
+    assert prediction.percentiles["p95"] == pytest.approx(8.5)
 
 
-def test_crowding_is_what_several_users_clicks_tell() -> None:
+def test_crowding_is_fitted_to_the_clicks_of_several_users() -> None:
     known, law = replace(KNOWN, crowded=0.8), {"users": 3, "think": 0.1, "think_sigma": 0.3}
     took = simulate(System(), Demand(**law, seconds=200, refining=0.6), known).percentiles["mean"]
     figures = {"decode_ms": 1.1 * KNOWN.bare, "click_mean_ms": 1.1 * took}
     load = Run(Scenario(arrivals=SINGLES, seconds=60, **law), [], figures, {}, [])
+
     assert crowding(KNOWN, [load, load]) == pytest.approx(0.8, abs=0.02)

@@ -1,4 +1,4 @@
-"""The report: one file that holds its plots."""
+"""The HTML report and its plots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def done() -> Run:
+def run() -> Run:
     scenario = Scenario(arrivals=CLICKS, rate=20, seconds=10, settling=1)
     rng = np.random.default_rng(0)
     samples = [Sample(ALONE, 0, 0, 0.01, "OK", decode=6.0)]
@@ -36,56 +36,61 @@ def done() -> Run:
                 True,
             )
         )
-    found = figures(samples, scenario)
-    return Run(scenario, samples, found, {"decoder": 0.5}, judge(found, {"refused": {"most": 0}}))
+
+    values = figures(samples, scenario)
+    results = judge(values, {"refused": {"most": 0}})
+
+    return Run(scenario, samples, values, {"decoder": 0.5}, results)
 
 
-def test_the_page_holds_four_plots_and_fetches_nothing(done: Run) -> None:
+def test_the_page_holds_four_plots_and_fetches_nothing(run: Run) -> None:
     html = page(
         "a <run>",
-        done.scenario,
-        done.samples,
-        summary_of(done, Target(("a:1",), "b:1", {})),
-        done.judged,
+        run.scenario,
+        run.samples,
+        summary_of(run, Target(("a:1",), "b:1", {})),
+        run.results,
     )
     plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     titles = [
         ElementTree.fromstring(plot).findall(f".//{SVG}text[@font-weight='bold']")[0].text
         for plot in plots
     ]
+
     assert titles == [
         "Latency of clicks",
         "Throughput of clicks",
         "Refused or failed",
-        "How long clicks took",
+        "Click latency distribution",
     ]
     assert not re.search(r"(src|href)=|@import|url\(", html)
     assert "a &lt;run&gt;" in html
-    assert "Fails: refused." in html
+    assert "Failed: refused." in html
 
 
-def test_every_code_refused_with_is_a_line(done: Run) -> None:
+def test_every_status_code_is_a_line(run: Run) -> None:
     html = page(
         "run",
-        done.scenario,
-        done.samples,
-        summary_of(done, Target(("a:1",), "b:1", {})),
-        done.judged,
+        run.scenario,
+        run.samples,
+        summary_of(run, Target(("a:1",), "b:1", {})),
+        run.results,
     )
+
     assert "RESOURCE_EXHAUSTED</text>" in html
 
 
-def drawn(svg: str, kind: str) -> list[Any]:
+def shapes(svg: str, kind: str) -> list[Any]:
     return ElementTree.fromstring(svg).findall(f".//{SVG}{kind}")
 
 
-def test_a_line_breaks_where_there_is_no_value() -> None:
+def test_a_line_breaks_at_missing_values() -> None:
     svg = lines("t", "x", "y", [0, 1, 2, 3], {"a": [1, np.nan, 2, 3]})
-    assert [len(line.get("points").split()) for line in drawn(svg, "polyline")] == [1, 2]
+    assert [len(line.get("points").split()) for line in shapes(svg, "polyline")] == [1, 2]
 
 
 def test_higher_values_are_drawn_higher() -> None:
-    (line,) = drawn(lines("t", "x", "y", [0, 1], {"a": [1, 2]}), "polyline")
+    (line,) = shapes(lines("t", "x", "y", [0, 1], {"a": [1, 2]}), "polyline")
     (_, low), (_, high) = (point.split(",") for point in line.get("points").split())
     assert float(high) < float(low)
 
@@ -93,8 +98,8 @@ def test_higher_values_are_drawn_higher() -> None:
 def test_a_histogram_has_a_bar_for_each_bin() -> None:
     svg = bars("t", "x", "y", [0, 1, 2, 3], {"a": [1, 0, 2]})
     legend = 1
-    assert len(drawn(svg, "rect")) == 3 + legend
+    assert len(shapes(svg, "rect")) == 3 + legend
 
 
-def test_plots_of_nothing_are_still_plots() -> None:
-    assert not drawn(lines("t", "x", "y", [], {}), "polyline")
+def test_a_plot_without_values_is_valid() -> None:
+    assert not shapes(lines("t", "x", "y", [], {}), "polyline")
