@@ -25,6 +25,7 @@ from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.codec.packed import pack, unpack
 from samserve.core.embedding import Embedding
+from samserve.core.family import IMAGENET_MEAN, IMAGENET_STD
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
@@ -32,7 +33,6 @@ from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
 from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins
-from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
 from samserve.training.network import Nano
 from samserve.training.scenes import VALIDATION_SEED
 from threadpoolctl import threadpool_limits
@@ -93,7 +93,7 @@ def random_samples() -> tuple[KernelDecoder, list[Sample]]:
     }
 
     def embed(image: FramedImage) -> NDArray[np.float32]:
-        normalized = ((image.pixels - np.array(PIXEL_MEAN)) / PIXEL_STD).astype(np.float32)
+        normalized = ((image.pixels - np.array(IMAGENET_MEAN)) / IMAGENET_STD).astype(np.float32)
         inside = slice(image.valid.height), slice(image.valid.width)
         padded = np.zeros_like(normalized)
         padded[inside] = normalized[inside]

@@ -15,9 +15,9 @@ from samserve.bundles.bundle import ENCODER, Bundle, load_bundle, write_facts
 from samserve.bundles.gpu import Gpu
 from samserve.bundles.names import SHIPPED
 from samserve.cli.main import app
+from samserve.core.family import IMAGENET_MEAN, IMAGENET_STD
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder
-from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD
 from samserve.variants.compiler import RTX, Compiler, EngineRefused, NoCompiler, find_compiler
 from samserve.variants.engine import ENGINES, Engine, EngineSpec, build
 from samserve.variants.precision import Half
@@ -47,7 +47,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     torch.manual_seed(0)
     config = SamConfig()
     graph = EncoderGraph(
-        VitEncoder(SamModel(config)), PIXEL_MEAN, PIXEL_STD, config.vision_config.image_size
+        VitEncoder(SamModel(config)), IMAGENET_MEAN, IMAGENET_STD, config.vision_config.image_size
     )
     export_encoder(graph, config.vision_config.image_size, folder / ENCODER)
     facts = json.loads((SHIPPED / "nano" / "model.json").read_text())
