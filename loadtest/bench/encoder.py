@@ -24,12 +24,11 @@ from rich.console import Console
 from samserve.bundles.bundle import DECODER, ENCODER, WEIGHTS, Bundle, load_bundle, write_facts
 from samserve.bundles.names import SHIPPED
 from samserve.bundles.variant import OPENVINO, Variant, load_variant
-from samserve.core.family import IMAGENET_MEAN, IMAGENET_STD
 from samserve.core.image import FramedImage
 from samserve.export.graphs.vit import VitEncoder
 from samserve.export.onnx_files import EncoderGraph, export_encoder, round_to_half
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
 from samserve.training.network import graph_weights
-from samserve.training.shipped_encoder import ShippedEncoder
 from samserve.variants.gate.images import gate_images
 from samserve.variants.gate.judge import Encoder, cosine
 from samserve.variants.gate.triton import start_encoder
@@ -82,7 +81,7 @@ def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
     for file in (DECODER, WEIGHTS):
         shutil.copyfile(nano.path / file, folder / file)
 
-    graph = EncoderGraph(encoder, IMAGENET_MEAN, IMAGENET_STD, nano.frame.side)
+    graph = EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, nano.frame.side)
     export_encoder(graph, nano.frame.side, folder / ENCODER)
     kept = ("family", "licence", "frame", "low_res", "embedding", "precision", "preprocessing")
     write_facts(folder, {"name": folder.name, **{name: nano.facts[name] for name in kept}})
@@ -90,7 +89,7 @@ def bundle_of(encoder: nn.Module, folder: Path) -> Bundle:
 
 
 def nano_encoder() -> nn.Module:
-    encoder = ShippedEncoder().eval()
+    encoder = NanoEncoder().eval()
     weights = graph_weights(load_bundle(SHIPPED / "nano").encoder)
     prefix = "vision_encoder."
     state = {
@@ -103,7 +102,7 @@ def nano_encoder() -> nn.Module:
 
 
 def torch_encoder(encoder: nn.Module) -> Encoder:
-    graph = EncoderGraph(encoder, IMAGENET_MEAN, IMAGENET_STD, 1024).eval()
+    graph = EncoderGraph(encoder, PIXEL_MEAN, PIXEL_STD, 1024).eval()
 
     @torch.no_grad()
     def run(image: FramedImage) -> dict[str, NDArray[np.float16]]:

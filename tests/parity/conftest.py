@@ -9,11 +9,10 @@ import pytest
 import torch
 from samserve.bundles.bundle import Bundle, load_bundle
 from samserve.bundles.names import SHIPPED
-from samserve.core.family import IMAGENET_MEAN, IMAGENET_STD
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
+from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
 from samserve.training.network import graph_weights
-from samserve.training.shipped_encoder import ShippedEncoder
 from transformers import SamConfig, SamModel
 
 SHARED = "shared_image_embedding.positional_embedding"
@@ -24,14 +23,14 @@ class Reference:
     """transformers' model with nano's encoder; the model's own image encoder never runs."""
 
     model: SamModel
-    encoder: ShippedEncoder
+    encoder: NanoEncoder
 
     @torch.no_grad()
     def embed(self, pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
         """uint8 [1024, 1024, 3] and the size of its valid part -> [1, 256, 64, 64]."""
         normal = (
-            torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(IMAGENET_MEAN)
-        ) / torch.tensor(IMAGENET_STD)
+            torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(PIXEL_MEAN)
+        ) / torch.tensor(PIXEL_STD)
         padded = torch.zeros_like(normal)
         padded[:height, :width] = normal[:height, :width]
         return self.encoder(padded.permute(2, 0, 1)[None])
@@ -68,7 +67,7 @@ def reference(bundle: Bundle) -> Reference:
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert all(name.startswith("vision_encoder.") for name in missing)
-    encoder = ShippedEncoder().eval()
+    encoder = NanoEncoder().eval()
     own = {
         n.removeprefix("vision_encoder."): t
         for n, t in graph_weights(bundle.encoder).items()

@@ -1,7 +1,7 @@
 """Train nano from a seed: `make nano PHOTOS=../shared/photos`.
 
-Windows of 384, then 512 pixels of the 1024-pixel frame teach objects; at the end windows of up to
-the whole frame teach large objects and the IoU head. Two processes of one thread each take half of
+Windows of 256 and 384 pixels of the 1024-pixel frame teach small objects; windows of up to the
+whole frame then teach large objects and the IoU head. Two processes of one thread each take half of
 every step. The schedule goes by a worker's processor time: other work slows a run without changing
 it. The run writes `checkpoint.pt` every few minutes and goes on from it when restarted.
 """
@@ -66,9 +66,9 @@ class Stage:
 TINY, SMALL, MIDDLE = View(256, 6, 4), View(384, 3, 5), View(512, 2, 5)
 LARGE, WHOLE = View(768, 1, 6), View(1024, 1, 5)
 STAGES = (
-    Stage(0.60, (TINY, SMALL), (0.7, 0.3), Weights(iou=0.5, pixels=0.3)),
-    Stage(0.80, (TINY, SMALL, MIDDLE, WHOLE), (0.3, 0.4, 0.2, 0.1), Weights(iou=1.0, pixels=0.0)),
-    Stage(1.01, (SMALL, MIDDLE, LARGE, WHOLE), (0.2, 0.4, 0.2, 0.2), Weights(iou=3.0, pixels=0.0)),
+    Stage(0.25, (TINY, SMALL), (0.7, 0.3), Weights(iou=0.5, pixels=0.3)),
+    Stage(0.60, (SMALL, MIDDLE, WHOLE), (0.3, 0.4, 0.3), Weights(iou=1.0, pixels=0.0)),
+    Stage(1.01, (MIDDLE, LARGE, WHOLE), (0.35, 0.3, 0.35), Weights(iou=3.0, pixels=0.0)),
 )
 
 
