@@ -192,7 +192,7 @@ def test_an_image_that_is_not_there_is_the_clients_own_error(
 ) -> None:
     reference = types.ImageRef(image_id=image_id(new_photo()))
     with pytest.raises(EmbeddingNotCached):
-        client._fetch(reference)
+        client._fetch_tensors(reference)
 
 
 def test_a_data_set_outlives_the_replica_that_embeds_it(
