@@ -113,7 +113,9 @@ def test_swapped_channels_are_refused_and_named(gate) -> None:
 
 
 def test_a_lost_bias_is_refused_by_its_masks(gate) -> None:
-    report = gate(encoder_of(broken_encoders.without("vision_encoder.down16.bias")))
+    report = gate(
+        encoder_of(broken_encoders.without("vision_encoder.backbone.stages.3.0.widen.bias"))
+    )
     assert not report.passed
     assert any("IoU" in reason for reason in report.reasons)
 
