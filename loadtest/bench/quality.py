@@ -27,7 +27,7 @@ from samserve.training.prompts import loose_box
 
 from loadtest.bench.outcomes import Outcome, Subject, measure
 from loadtest.bench.photo_quality import FIELDS, belief, means, source_means, subjects, table
-from loadtest.bench.pictures import by_source, sheet
+from loadtest.bench.sheets import by_source, sheet
 
 SHOWN = 12  # pictures of the best answers on scenes, and as many of the worst
 SMALLEST = 60 / 256**2  # an object's least share of a scene

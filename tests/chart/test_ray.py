@@ -40,7 +40,8 @@ class Ray:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(url, body, headers, method="PUT" if body else "GET")
         try:
-            with urllib.request.urlopen(request, timeout=90 if body else 10) as response:  # noqa: S310
+            timeout = 90 if body else 10
+            with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

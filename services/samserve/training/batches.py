@@ -63,6 +63,7 @@ class Sampler:
             if not masks:
                 continue
 
+            # Larger masks more often: by the square root of the area.
             chances = np.sqrt(np.array([np.count_nonzero(mask) for mask in masks], np.float64))
             few = len(masks) < count
             chosen = rng.choice(len(masks), count, replace=few, p=chances / chances.sum())
@@ -71,7 +72,9 @@ class Sampler:
                 owner.append(len(pixels))
                 wanted.append(mask)
                 tokens.append(prompts.prompt(rng, mask, kind.clicks, kind.box))
+
             pixels.append(normalised(picture.image, side))
+
         return Batch(torch.stack(pixels), torch.tensor(owner), np.stack(wanted), tokens)
 
     def picture(self, rng: Rng, side: int) -> Picture:
@@ -79,9 +82,11 @@ class Sampler:
         drawn = rng.random() < DRAWN
         picture = self._scene(rng, side) if drawn else self._photo(rng, side)
         image, masks = augment.turn(rng, picture.image, picture.masks)
+
         if not drawn and rng.random() < PASTED:
             for _ in range(int(rng.integers(1, 4))):
                 image, masks = self._pasted(rng, image, masks)
+
         return Picture(augment.degrade(rng, augment.recolour(rng, image)), masks)
 
     def _photo(self, rng: Rng, side: int) -> Picture:
@@ -103,6 +108,7 @@ class Sampler:
         masks = [scene.labels == label for label in labels]
         if not masks:
             return Picture(scene.image, [])
+
         mask = masks[_by_size(rng, [int(mask.sum()) for mask in masks])]
         box = cv2.boundingRect(mask.astype(np.uint8))
         window = _window(rng, scene.image.shape[1::-1], box, int(mask.sum()), side)
@@ -119,6 +125,7 @@ class Sampler:
         place = int(rng.integers(KEPT_SCENES))
         if place < len(self._scenes) and rng.random() * SCENE_USES > 1:
             return self._scenes[place]
+
         scene = scenes.draw(int(rng.integers(scenes.VALIDATION_SEED)))
         self._scenes[place : place + 1] = [scene]
         return scene
@@ -128,16 +135,21 @@ class Sampler:
         photo = self._donors[int(rng.choice(len(self._donors), p=self._donor_weights))]
         outlines = [o for o in photo.outlines if _can_be_pasted(o, photo)]
         outline = outlines[int(rng.integers(len(outlines)))]
+
+        # Cut the object out.
         x, y, width, height = outline.box
         shape = outline.mask(photo.height, photo.width)[y : y + height, x : x + width]
         cutting = self._image(photo)[y : y + height, x : x + width]
 
+        # Scale it, and turn it around half of the time.
         length = np.exp(rng.uniform(np.log(0.12), np.log(0.6))) * min(image.shape[:2])
         scale = min(length / max(width, height), 3.0)
         window = windows.Window(0, 0, width, height, float(scale))
         cutting, shape = windows.cut_image(cutting, window), windows.cut_mask(shape, window)
         if rng.random() < 0.5:
             cutting, shape = cutting[:, ::-1], shape[:, ::-1]
+
+        # Paste it, and drop the masks that it hides.
         areas = [mask.sum() for mask in masks]
         image, masks = augment.paste(rng, image, masks, augment.recolour(rng, cutting), shape)
         hidden = [mask.sum() < 0.4 * area for mask, area in zip(masks, areas, strict=False)]

@@ -42,13 +42,9 @@ class Judge:
     def __init__(self, model: Nano, image: Bytes) -> None:
         height, width = image.shape[:2]
         self._scale = FRAME / max(height, width)
-        self._size, self._inner = (
-            (height, width),
-            (
-                round(height * self._scale),
-                round(width * self._scale),
-            ),
-        )
+        self._size = (height, width)
+        self._inner = (round(height * self._scale), round(width * self._scale))
+
         resized = cv2.resize(image, self._inner[::-1], interpolation=cv2.INTER_LINEAR)
         self._model = model
         model.decoder.set_window(FRAME, (0, 0))

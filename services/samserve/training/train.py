@@ -74,7 +74,14 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """minutes: of a worker's processor time in all, earlier sittings included."""
+    """Options of a run.
+
+    Attributes:
+        photos: Folder with `train` and `heldout`.
+        out: Folder of the checkpoint.
+        minutes: Processor time of each worker in all, earlier sittings included.
+        seed: Of the weights, the samples and the augmentation.
+    """
 
     photos: Path
     out: Path
@@ -97,13 +104,18 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         torch.manual_seed(run.seed)
         self.seed = run.seed
-        self.model, self.mean, self.features = Nano(), Nano(), PixelFeatures()
+        self.model = Nano()
+        self.mean = Nano()
+        self.features = PixelFeatures()
+        self.progress = Progress()
+
+        # The encoder starts from ImageNet weights, the decoder from the shipped bundle.
         load_imagenet(self.model.vision_encoder.backbone, imagenet_checkpoint())
         self.model.vision_encoder.backbone.freeze_early()
         self.model.load(bundle_weights(SHIPPED / "nano"), parts=DECODER_PARTS)
         self.mean.load_state_dict(self.model.state_dict())
         self.model.vision_encoder.to(memory_format=torch.channels_last)
-        self.progress = Progress()
+
         named = [*self.model.named_parameters(), *self.features.named_parameters()]
         named = [(n, p) for n, p in named if p.requires_grad and not n.startswith("decoder.")]
         self.parameters = [parameter for _, parameter in named]
@@ -113,16 +125,19 @@ class Trainer:
 
     def update(self, loss: Tensor, done: float) -> None:
         """One step of all workers together."""
+        # The learning rate rises, stays, and falls to zero.
         warm, left = (self.progress.step + 1) / WARM_UP, (1 - done) / (1 - FALLS)
         rate = PEAK * max(0.0, min(1.0, warm, left))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
+
         self.optimizer.zero_grad()
         loss.backward()
         share_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
 
+        # The running mean forgets the first steps sooner.
         self.progress.step += 1
         moved = max(1 - REMEMBERED, RECENT / (self.progress.step + RECENT))
         with torch.no_grad():
@@ -140,17 +155,20 @@ class Trainer:
             "minutes": self.progress.minutes,
             "losses": self.progress.losses,
         }
+
         part = file.with_suffix(".part")
         torch.save(state, part)
         part.replace(file)
 
     def restore(self, file: Path) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         state = torch.load(file, weights_only=True)
+
         self.model.load_state_dict(state["model"])
         self.mean.load_state_dict(state["mean"])
         self.features.load_state_dict(state["features"])
         self.optimizer.load_state_dict(state["optimizer"])
+
         self.progress = Progress(state["step"], state["minutes"], state["losses"])
 
 
@@ -168,8 +186,10 @@ def share_gradients(parameters: list[nn.Parameter]) -> None:
     flat = torch.cat(
         [p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters]
     )
+
     dist.all_reduce(flat)
     flat /= WORKERS
+
     parts = flat.split([p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
@@ -197,11 +217,14 @@ def steps(trainer: Trainer, run: Run, photos: list[Photo], report: Callable[[flo
     """Train until the minutes are over."""
     sampler, rank = Sampler(photos), dist.get_rank()
     begun, before = time.process_time(), trainer.progress.minutes
+
     while True:
         trainer.progress.minutes = agreed(before + (time.process_time() - begun) / 60)
         done = trainer.progress.minutes / run.minutes
         if done >= 1:
             return
+
+        # All workers draw the same window and kind of prompt, and each its own photos.
         stage = stage_at(done)
         together = np.random.default_rng([run.seed, trainer.progress.step])
         alone = np.random.default_rng([run.seed, trainer.progress.step, rank + 1])
@@ -226,6 +249,7 @@ def train(worker: int, run: Run) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{run.out.resolve()}/meeting"
     dist.init_process_group("gloo", meeting, rank=worker, world_size=WORKERS)
+
     trainer, file = Trainer(run), run.out / CHECKPOINT
     if file.exists():
         trainer.restore(file)
@@ -256,6 +280,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/training"))
     options = parser.parse_args()
+
     run = Run(options.photos, options.out, options.minutes, options.seed)
     run.out.mkdir(parents=True, exist_ok=True)
     (run.out / "meeting").unlink(missing_ok=True)

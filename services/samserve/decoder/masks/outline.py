@@ -10,9 +10,6 @@ import numpy as np
 from samserve.core.arrays import Bools, Floats, Ints
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.runs import Runs
-from samserve.decoder.masks.png import encode_png as png
-
-__all__ = ["Floats", "outline", "png"]
 
 MARGIN = 2  # rows and columns of low-res logits around the positive ones
 

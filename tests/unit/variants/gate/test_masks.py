@@ -32,20 +32,23 @@ class FixedDecoder:
 
 
 def test_candidates_that_swap_places_agree() -> None:
-    result = overlaps(FixedDecoder([20, 60, 90], [60, 20, 90]), NONE, NONE, SIZE)  # type: ignore[arg-type]
+    decoder = FixedDecoder([20, 60, 90], [60, 20, 90])
+    result = overlaps(decoder, NONE, NONE, SIZE)  # type: ignore[arg-type]
     assert set(result.ious) == {1.0}
     assert result.too_small == 0
 
 
 def test_pairs_of_a_few_cells_are_counted_and_left_out() -> None:
     few = int(LEAST_CELLS**0.5) - 1
-    result = overlaps(FixedDecoder([few, 60, 90], [few - 1, 60, 90]), NONE, NONE, SIZE)  # type: ignore[arg-type]
+    decoder = FixedDecoder([few, 60, 90], [few - 1, 60, 90])
+    result = overlaps(decoder, NONE, NONE, SIZE)  # type: ignore[arg-type]
     assert result.too_small == len(prompts(SIZE))
     assert set(result.ious) == {1.0}
 
 
 def test_a_small_mask_that_became_large_counts() -> None:
-    result = overlaps(FixedDecoder([2, 60, 90], [30, 60, 90]), NONE, NONE, SIZE)  # type: ignore[arg-type]
+    decoder = FixedDecoder([2, 60, 90], [30, 60, 90])
+    result = overlaps(decoder, NONE, NONE, SIZE)  # type: ignore[arg-type]
     assert result.too_small == 0
     assert min(result.ious) < 0.1
 

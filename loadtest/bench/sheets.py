@@ -1,4 +1,4 @@
-"""Pictures of a model's answers."""
+"""Sheets of images that show a model's answers beside the truth."""
 
 from __future__ import annotations
 
