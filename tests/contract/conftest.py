@@ -17,6 +17,7 @@ from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.core.limits import RequestLimits
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
@@ -29,7 +30,7 @@ from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
 from samserve.infra.cache import CacheOptions, EmbeddingCache
-from samserve.infra.settings import EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import embedding_pb2_grpc
 from samserve.v1 import segmentation_pb2_grpc as rpc
@@ -64,7 +65,14 @@ def patience() -> TimeLimits:
 
 
 @pytest.fixture
-async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[Service]:
+def limits() -> RequestLimits:
+    return DecoderSettings().request_limits
+
+
+@pytest.fixture
+async def service(
+    decoder: MaskDecoder, patience: TimeLimits, limits: RequestLimits
+) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(
@@ -75,7 +83,7 @@ async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[S
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
-        servicer = SegmentationServicer(segmenter, draining, patience)
+        servicer = SegmentationServicer(segmenter, draining, patience, limits)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
@@ -133,7 +141,8 @@ async def path(
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
         embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
+        times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), times, limits)
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()

@@ -74,7 +74,7 @@ async def serve(settings: DecoderSettings) -> None:
         interceptors=[DelayedStatus(draining)], options=server_options(settings)
     )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
-        SegmentationServicer(segmenter, draining, limits), server
+        SegmentationServicer(segmenter, draining, limits, settings.request_limits), server
     )
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -111,7 +111,7 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
     """
     grace = settings.max_stream_s + settings.embed_timeout_s
     return [
-        *message_limits(settings.max_image_bytes),
+        *message_limits(settings.max_image_bytes, settings.max_answer_bytes),
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),

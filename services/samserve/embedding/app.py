@@ -51,7 +51,7 @@ class EmbeddingService(EmbeddingServicer):
             pool=ThreadPoolExecutor(settings.image_threads, "image"),
             coding=settings.cache_coding,
         )
-        super().__init__(embedder, many_in_flight=settings.many_in_flight, slow=settings.slow_s)
+        super().__init__(embedder, limits=settings.bulk_limits, slow=settings.slow_s)
 
         # Keep a reference so that the task is not garbage-collected.
         self._cache_check = asyncio.ensure_future(cache.check())
