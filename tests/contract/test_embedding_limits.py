@@ -18,6 +18,7 @@ from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits
 from samserve.embedding.embedder import EmbedResult
+from samserve.embedding.registration import add_embedding_service
 from samserve.infra.settings import EmbeddingSettings
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
@@ -58,7 +59,7 @@ async def embedder() -> HeldEmbedder:
 async def stub(app: ModuleType, embedder: HeldEmbedder) -> AsyncIterator[rpc.EmbeddingServiceStub]:
     server = grpc.aio.server()
     servicer = app.EmbeddingServicer(embedder, limits=LIMITS, slow=60)
-    rpc.add_EmbeddingServiceServicer_to_server(servicer, server)
+    add_embedding_service(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -156,6 +157,16 @@ async def test_one_item_more_ends_the_stream_before_any_is_asked_for(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answers(stub.EmbedMany(iter([items(11)])))
     assert refusal(caught.value) == ("items", "items: 11 items in one request; the limit is 10")
+    assert embedder.asked == 0
+
+
+async def test_millions_of_items_are_refused_before_they_are_parsed(
+    stub: rpc.EmbeddingServiceStub, embedder: HeldEmbedder
+) -> None:
+    items = pb.EmbedManyRequest.FromString(b"\x0a\x00" * 2**20)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answers(stub.EmbedMany(iter([items])))
+    assert refusal(caught.value)[0] == "request"
     assert embedder.asked == 0
 
 

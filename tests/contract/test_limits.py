@@ -327,6 +327,18 @@ class TestOfAnAnswerThatGrows:
         assert 1 <= len(written) <= 3, "one, and what two threads had begun"
 
 
+async def test_millions_of_points_are_refused_before_they_are_parsed(service: Service) -> None:
+    prompt = b"\x22" + b"\x80\x80\x80\x01" + b"\x0a\x00" * 2**20  # field 4 of 2 MiB: empty points
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        predict = channel.unary_unary("/samserve.v1.SegmentationService/Predict")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await predict(prompt)
+
+    packed = dict(caught.value.trailing_metadata())[DETAILS_KEY]
+    assert Refusal(status_pb2.Status.FromString(packed)).field == "request"
+    assert service.embeddings.looked_for == 0
+
+
 def test_the_defaults_are_the_documented_ones() -> None:
     limits = DecoderSettings().request_limits
     assert limits == RequestLimits(prompts=64, points=64, answer_bytes=32 * 2**20)

@@ -38,6 +38,7 @@ from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.channel import METADATA_LIMITS, message_limits
+from samserve.wire.parts import PartLimit
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
@@ -74,7 +75,8 @@ async def serve(settings: DecoderSettings) -> None:
         interceptors=[DelayedStatus(draining)], options=server_options(settings)
     )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
-        SegmentationServicer(segmenter, draining, limits, settings.request_limits), server
+        SegmentationServicer(segmenter, draining, limits, settings.request_limits),
+        PartLimit(server),
     )
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -29,6 +29,7 @@ from samserve.v1 import types_pb2 as types
 from samserve.wire.call import Call, call_scope
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import tenant_of
+from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.status import status_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -69,13 +70,15 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         self._limits = limits
         self._request_limits = request_limits
 
-    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+    async def Predict(
+        self, request: pb.PredictRequest | RefusedMessage, context: Context
+    ) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
         with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
             context.set_trailing_metadata(call.trailing_metadata)
             segmented = await self._segmenter.segment(
-                _mask_request(request, context, self._request_limits), clock
+                _mask_request(parsed(request), context, self._request_limits), clock
             )
             return _response(segmented, clock)
         return await _abort(call, context)
@@ -144,9 +147,14 @@ async def _next(context: Context) -> pb.InteractRequest | None:
     """Return the next request, or None once the client has half-closed.
 
     gRPC's own iterator would keep the bytes of an open in memory.
+
+    Raises:
+        InvalidInput: The request was refused unparsed.
     """
     request: object = await context.read()
-    return request if isinstance(request, pb.InteractRequest) else None
+    if not isinstance(request, pb.InteractRequest | RefusedMessage):
+        return None
+    return parsed(request)
 
 
 def _mask_request(

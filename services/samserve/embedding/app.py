@@ -21,7 +21,7 @@ from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
 
-GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
+GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
 M_MMAP_THRESHOLD = -3  # mallopt's number of this parameter
 MMAP_THRESHOLD = 2**18  # bytes

@@ -20,6 +20,7 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.wire.call import Call, call_scope, observe_call
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import seconds_left, tenant_of
+from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 
 PRIORITIES = {
@@ -48,13 +49,14 @@ class EmbeddingServicer:
         self._places = asyncio.Semaphore(limits.all_in_flight)
 
     async def Embed(
-        self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext
+        self, request: pb.EmbedRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> pb.EmbedResponse:
         metadata = grpc_context.invocation_metadata()
         clock = StageClock()
         response = pb.EmbedResponse()
 
         with call_scope("Embed", metadata, clock=clock, slow=self._slow) as call:
+            request = parsed(request)
             embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
             result = await embed(
                 _image_request(request, metadata, request.expected_image_id),
@@ -68,7 +70,9 @@ class EmbeddingServicer:
         return response
 
     async def EmbedMany(
-        self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
+        self,
+        requests: gRPCInputStream[pb.EmbedManyRequest | RefusedMessage],
+        grpc_context: RayServegRPCContext,
     ) -> AsyncIterator[pb.EmbedManyResponse]:
         metadata = grpc_context.invocation_metadata()
         request_id = request_id_of(metadata)
@@ -102,7 +106,7 @@ class EmbeddingServicer:
 
     def _answers(
         self,
-        requests: AsyncIterator[pb.EmbedManyRequest],
+        requests: AsyncIterator[pb.EmbedManyRequest | RefusedMessage],
         metadata: list[tuple[str, str]],
         request_id: str,
     ) -> AsyncGenerator[list[pb.EmbedManyResponse.Answer]]:
@@ -126,11 +130,11 @@ class EmbeddingServicer:
             error = call.status if call.failed else None
             return pb.EmbedManyResponse.Answer(id=item.id, image=response, error=error)
 
-        batches = (_items(request, self._limits.items) async for request in requests)
+        batches = (_items(parsed(request), self._limits.items) async for request in requests)
         return bounded(batches, answer, self._limits.in_flight)
 
     async def GetEmbedding(
-        self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
+        self, request: pb.GetEmbeddingRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.GetEmbeddingResponse]:
         result = await self._fetch(request, grpc_context)
         if result is None:
@@ -142,13 +146,14 @@ class EmbeddingServicer:
             yield message
 
     async def _fetch(
-        self, request: pb.GetEmbeddingRequest, context: RayServegRPCContext
+        self, request: pb.GetEmbeddingRequest | RefusedMessage, context: RayServegRPCContext
     ) -> FetchResult | None:
         """Return the embedding, or None if the call has failed."""
         metadata = context.invocation_metadata()
         clock = StageClock()
         result: FetchResult | None = None
         with call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call:
+            request = parsed(request)
             image = ImageRequest(
                 tenant=tenant_of(metadata),
                 model=check_string(request.model, "model"),
