@@ -15,7 +15,7 @@ DEFAULT_PROMPTS = 64  # of a call; the client library splits larger calls
 LONGEST_STRING = 64  # characters of a name, a version or an id
 LONGEST_TIMEOUT = 10  # digits of a number of milliseconds: four months
 MAX_METADATA_BYTES = 8 * 2**10
-MAX_PARTS = 50_000  # fields and list entries of a request
+MAX_PARTS = 20_000  # fields and list entries of a request
 MAX_FORMATS = 5  # each one once, and "unspecified"
 
 
