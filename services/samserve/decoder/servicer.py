@@ -198,10 +198,11 @@ def _step(request: pb.InteractRequest, limits: RequestLimits) -> Step:
 def _prompt_input(prompt: pb.Prompt, field: str, limits: RequestLimits) -> PromptInput:
     check_count(len(prompt.points), limits.points, f"{field}.points", "points")
     points = [(point.x, point.y) for point in prompt.points]
-    labels = [
-        _label(point.label, f"{field}.points[{index}].label")
-        for index, point in enumerate(prompt.points)
-    ]
+    labels = [LABELS.get(point.label) for point in prompt.points]
+    if None in labels:
+        index = labels.index(None)
+        raise _unknown_label(prompt.points[index].label, f"{field}.points[{index}].label")
+
     box = prompt.box
     return PromptInput(
         points=np.array(points, np.float32).reshape(-1, 2),
@@ -214,12 +215,10 @@ def _prompt_input(prompt: pb.Prompt, field: str, limits: RequestLimits) -> Promp
     )
 
 
-def _label(label: types.PointLabel, field: str) -> float:
-    if label not in LABELS:
-        raise InvalidInput(
-            field, f"{field}: unknown label {label}; available: 1 (foreground), 2 (background)"
-        )
-    return LABELS[label]
+def _unknown_label(label: int, field: str) -> InvalidInput:
+    return InvalidInput(
+        field, f"{field}: unknown label {label}; available: 1 (foreground), 2 (background)"
+    )
 
 
 def _output(options: pb.OutputOptions, limits: RequestLimits) -> Output:
