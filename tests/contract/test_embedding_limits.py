@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import importlib
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -23,6 +25,7 @@ from samserve.infra.settings import EmbeddingSettings
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.parts import RefusedMessage
 from samserve.wire.status import DETAILS_KEY, error_of
 
 LIMITS = BulkLimits(in_flight=4, all_in_flight=6, items=10, streams=2)
@@ -218,3 +221,29 @@ async def test_an_interactive_caller_waits_for_no_place_of_a_stream(
 def test_the_defaults_are_the_documented_ones() -> None:
     limits = EmbeddingSettings().bulk_limits
     assert limits == BulkLimits(in_flight=16, all_in_flight=40, items=1000, streams=32)
+
+
+async def test_ray_serves_own_server_refuses_unparsed_messages_too(app: ModuleType) -> None:
+    grpc_util = importlib.import_module("ray.serve._private.grpc_util")
+    received: list[object] = []
+
+    def make_handler(service_method: str, streaming_type: object) -> Callable[..., object]:
+        async def handle(request: object, _: object) -> bytes:
+            received.append((service_method.rsplit("/")[-1], type(request)))
+            return b""
+
+        return handle
+
+    server = grpc_util.gRPCGenericServer(make_handler)
+    (name,) = app.GRPC_SERVICERS
+    module, _, function = name.rpartition(".")
+    getattr(importlib.import_module(module), function)(Mock(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        embed = channel.unary_unary("/samserve.v1.EmbeddingService/Embed")
+        await embed(pb.EmbedRequest(image_id=ID).SerializeToString())
+        await embed(b"\xf8\x01\x01" * 2**19)
+    await server.stop(None)
+    assert received == [("Embed", pb.EmbedRequest), ("Embed", RefusedMessage)]
