@@ -14,6 +14,7 @@ from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra import tracing
 from samserve.infra.cache import CacheOptions, EmbeddingCache
@@ -40,6 +41,11 @@ class EmbeddingService(EmbeddingServicer):
         cache = EmbeddingCache(
             CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
         )
+        limits = settings.image_limits
+        pool = ThreadPoolExecutor(settings.image_threads, "image")
+        workers = ImageWorkers(
+            settings.image_workers, WorkerOptions(limits, settings.image_decode_s), pool
+        )
         embedder = Embedder(
             cache,
             ReplicaClaims(cache, patience=settings.encode_timeout_s),
@@ -47,8 +53,9 @@ class EmbeddingService(EmbeddingServicer):
             TritonEncoder(
                 settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
             ),
-            limits=settings.image_limits,
-            pool=ThreadPoolExecutor(settings.image_threads, "image"),
+            workers,
+            limits=limits,
+            pool=pool,
             coding=settings.cache_coding,
         )
         super().__init__(embedder, many_in_flight=settings.many_in_flight, slow=settings.slow_s)

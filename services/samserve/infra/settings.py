@@ -141,7 +141,18 @@ class EmbeddingSettings(CommonSettings):
         default=0.2, ge=0, description="CPU cores that Ray reserves for each replica."
     )
     image_threads: int = Field(
-        default=2, gt=0, description="Threads of a replica that decode and resize images."
+        default=2, gt=0, description="Threads of a replica that hash images and pack embeddings."
+    )
+    image_workers: int = Field(
+        default=2, gt=0, description="Processes of a replica that decode and resize images."
+    )
+    image_decode_s: int = Field(
+        default=10,
+        gt=0,
+        description=(
+            "Processor time to decode one image, in seconds. "
+            "A worker that takes more is killed and replaced, and the image is refused."
+        ),
     )
     embed_slots: int = Field(
         default=24,
@@ -157,7 +168,10 @@ class EmbeddingSettings(CommonSettings):
         default=16, gt=0, description="Images of one `EmbedMany` stream that are in flight at once."
     )
     max_image_pixels: int = Field(
-        default=100_000_000, gt=0, description="Size limit of a decoded image, in pixels."
+        default=40_000_000,
+        gt=0,
+        le=200_000_000,
+        description="Size limit of a decoded image, in pixels; at most 200 million.",
     )
     max_image_aspect: float = Field(
         default=64, ge=1, description="Limit of an image's long side divided by its short side."
