@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -41,6 +42,10 @@ SIDEWAYS = (5, 6, 7, 8)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # oddities in metadata do no harm
 
 
+# What is white in grey of 16 bits: the largest value of them all, or of the bits that are used.
+ImageRange = Literal["full", "auto"]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on input images.
@@ -71,7 +76,9 @@ class FramedImage:
     size: Size
 
 
-def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
+def frame_image(
+    data: bytes, frame: Frame, limits: Limits, image_range: ImageRange = "full"
+) -> FramedImage:
     """Decode an image, resize it as SAM does, orient it by EXIF, and pad it.
 
     The result equals SAM's own resize, with two exceptions. A JPEG of three times the frame or more
@@ -90,7 +97,7 @@ def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
         draft = image.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
         image.load()
         box = draft[1] if draft else None
-        resized = _eight_bit(image).resize(
+        resized = _eight_bit(image, image_range).resize(
             (inner.width, inner.height), Image.Resampling.BILINEAR, box
         )
         scaled = resized.convert("RGB")
@@ -155,14 +162,18 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
         check_tiff(image, data, limits.max_pixels)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, image_range: ImageRange) -> Image.Image:
     """Return the image in 8-bit grey or RGB.
 
-    16 bits are shifted to their high 8; Pillow would cut values off at 255.
+    16 bits are shifted to their high 8, or to the high 8 of those that are used; Pillow would cut
+    values off at 255. Of colours Pillow reads only the high 8.
     """
     if image.mode.startswith("I;16"):
+        values = _values(image)
         bits = bits_of(image) if isinstance(image, TiffImageFile) else 16
-        return Image.fromarray((_values(image) >> (bits - 8)).astype(np.uint8))
+        if image_range == "auto":
+            bits = max(8, int(values.max()).bit_length())
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     if image.mode == "L" and isinstance(image, TiffImageFile):
         return Image.fromarray(_values(image))
     return image if image.mode in ("L", "RGB") else image.convert("RGB")

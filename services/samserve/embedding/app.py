@@ -39,12 +39,19 @@ class EmbeddingService(EmbeddingServicer):
         _return_memory_of_images()
 
         cache = EmbeddingCache(
-            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+            CacheOptions(
+                settings.redis_url,
+                settings.cache_ttl_s,
+                settings.redis_timeout_s,
+                settings.image_range,
+            )
         )
         limits = settings.image_limits
         pool = ThreadPoolExecutor(settings.image_threads, "image")
         workers = ImageWorkers(
-            settings.image_workers, WorkerOptions(limits, settings.image_decode_s), pool
+            settings.image_workers,
+            WorkerOptions(limits, settings.image_decode_s, settings.image_range),
+            pool,
         )
         embedder = Embedder(
             cache,

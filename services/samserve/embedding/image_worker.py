@@ -22,7 +22,7 @@ from PIL import Image
 
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame
-from samserve.core.image import Limits, frame_image
+from samserve.core.image import ImageRange, Limits, frame_image
 
 MESSAGE_BYTES = 2**16  # the most that a message may have
 PR_SET_PDEATHSIG = 1  # prctl's number of the signal for a parent's death
@@ -49,14 +49,20 @@ def main() -> None:
 
     while request := channel.recv(MESSAGE_BYTES):
         _allow(options["seconds"])
-        channel.send(json.dumps(_answer(json.loads(request), memory, limits)).encode())
+        channel.send(
+            json.dumps(
+                _answer(json.loads(request), memory, limits, options["image_range"])
+            ).encode()
+        )
 
 
-def _answer(request: dict[str, Any], memory: int, limits: Limits) -> dict[str, Any]:
+def _answer(
+    request: dict[str, Any], memory: int, limits: Limits, image_range: ImageRange
+) -> dict[str, Any]:
     """Decode the image in the shared memory, and put the pixels there instead."""
     try:
         data = os.pread(memory, request["bytes"], 0)
-        image = frame_image(data, Frame(request["side"], request["stretch"]), limits)
+        image = frame_image(data, Frame(request["side"], request["stretch"]), limits, image_range)
         os.pwrite(memory, image.pixels[: image.valid.height].data, 0)
     except InvalidInput as problem:
         return {"invalid": str(problem)}

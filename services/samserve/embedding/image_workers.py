@@ -20,7 +20,7 @@ import structlog
 import samserve
 from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Frame, Size
-from samserve.core.image import FramedImage, Limits
+from samserve.core.image import FramedImage, ImageRange, Limits
 from samserve.infra.metrics import IMAGE_WORKERS_ENDED
 from samserve.infra.pool import run_in_pool
 
@@ -57,10 +57,12 @@ class WorkerOptions:
     Attributes:
         limits: Of the images.
         seconds: Processor time for one image.
+        image_range: How images of 16 bits become 8.
     """
 
     limits: Limits
     seconds: int
+    image_range: ImageRange = "full"
 
     @property
     def memory(self) -> int:
@@ -151,6 +153,7 @@ class _Worker:
             "limits": asdict(self._options.limits),
             "seconds": self._options.seconds,
             "memory": self._options.memory,
+            "image_range": self._options.image_range,
         }
         command = (sys.executable, "-P", "-m", PROGRAM)
         arguments = (theirs.fileno(), self._memory, os.getpid(), json.dumps(options))

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
-from samserve.core.image import Limits
+from samserve.core.image import ImageRange, Limits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
 
 PREFIX = "SAMSERVE_"
@@ -102,6 +102,14 @@ class CommonSettings(EnvironmentSettings):
     )
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
+    )
+    image_range: ImageRange = Field(
+        default="full",
+        description=(
+            "What is white in grey images of 16 bits. `full`: the largest value of 16 bits. "
+            "`auto`: the largest value of the bits that the image uses, for cameras of 10 to 14 "
+            "bits. Both services must have the same value."
+        ),
     )
     slow_s: float = Field(
         default=1, gt=0, description="Calls that take longer than this are logged, in seconds."

@@ -121,6 +121,24 @@ def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
     assert frame_image(data, Frame(2), LIMITS).pixels[0, :, 0].tolist() == [255, 128]
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 16, 4080, 4095], [0, 1, 255, 255]),
+        ([0, 256, 4095, 65535], [0, 1, 15, 255]),
+        ([0, 1, 128, 255], [0, 1, 128, 255]),
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_with_the_range_auto_grey_is_scaled_by_the_bits_that_it_uses(
+    form: str, values: list[int], expected: list[int]
+) -> None:
+    data = encoded(Image.fromarray(np.array([values], np.uint16)), form)
+    framed = frame_image(data, Frame(4), LIMITS, "auto")
+    assert framed.pixels[0, :, 0].tolist() == expected
+
+
 def test_transparency_is_ignored() -> None:
     hidden = Image.new("RGBA", (8, 8), (200, 100, 50, 0))
     assert frame_image(encoded(hidden), Frame(8), LIMITS).pixels[0, 0].tolist() == [200, 100, 50]

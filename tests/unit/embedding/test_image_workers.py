@@ -82,6 +82,14 @@ async def test_a_worker_answers_what_frame_image_does(form: str) -> None:
     assert np.array_equal(framed.pixels, expected.pixels)
 
 
+async def test_a_worker_knows_the_image_range() -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.array([[0, 4095]], np.uint16)).save(out, "PNG")
+    async with workers(WorkerOptions(LIMITS, 60, "auto")) as started:
+        framed = await started.frame(out.getvalue(), Frame(2))
+    assert framed.pixels[0, :, 0].tolist() == [0, 255]
+
+
 async def test_images_of_other_sizes_leave_nothing_of_each_other() -> None:
     async with workers() as started:
         await started.frame(picture(255), Frame(128))
