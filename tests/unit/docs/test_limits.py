@@ -16,10 +16,10 @@ DEFAULTS = {
 UNITS = {"MiB": 2**20, "million": 10**6}
 
 
-def number(text: str) -> int:
-    """Return the last number of a text, in its unit."""
-    *_, (digits, unit) = re.findall(r"([\d,]+) ?(MiB|million|)", text)
-    return int(digits.replace(",", "")) * UNITS.get(unit, 1)
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a text, in their units."""
+    found = re.findall(r"(\d[\d,]*) ?(MiB|million|)", text)
+    return [int(digits.replace(",", "")) * UNITS.get(unit, 1) for digits, unit in found]
 
 
 def test_the_page_states_the_defaults() -> None:
@@ -27,7 +27,7 @@ def test_the_page_states_the_defaults() -> None:
     rows = re.findall(r"^\| [^|]+ \| ([^|]+) \|.* `(SAMSERVE_\w+)` \|$", page, re.MULTILINE)
     assert len(rows) > 10
     for limit, variable in rows:
-        assert number(limit) == DEFAULTS[variable], variable
+        assert numbers(limit)[0] == DEFAULTS[variable], variable
 
 
 def test_the_protos_state_the_defaults() -> None:
@@ -35,6 +35,6 @@ def test_the_protos_state_the_defaults() -> None:
     for proto in (ROOT / "protos" / "samserve").rglob("*.proto"):
         text = " ".join(line.strip(" /") for line in proto.read_text().splitlines())
         for before, variable in re.findall(r"([^.()]*)\((SAMSERVE_\w+)\)", text):
-            stated[variable] = number(before)
+            stated[variable] = numbers(before)[-1]
     assert stated == {variable: DEFAULTS[variable] for variable in stated}
     assert len(stated) == 5
