@@ -26,7 +26,8 @@ from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
+from samserve.decoder.transfers import Transfers
 from samserve.embedding.encoder import TritonEncoder
 from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.settings import EmbeddingSettings
@@ -48,6 +49,7 @@ class Service:
     decoder: HeldDecoder
     draining: asyncio.Event
     server: grpc.aio.Server
+    transfers: Transfers
     address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
@@ -64,24 +66,33 @@ def patience() -> TimeLimits:
 
 
 @pytest.fixture
-async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[Service]:
+def streams() -> StreamLimits:
+    return StreamLimits()
+
+
+@pytest.fixture
+async def service(
+    decoder: MaskDecoder, patience: TimeLimits, streams: StreamLimits
+) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(
         decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
     )
-    draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[DelayedStatus(draining)])
+    draining, transfers = asyncio.Event(), Transfers(60, 2**30)
+    server = grpc.aio.server(interceptors=[DelayedStatus(draining, transfers)])
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
-        servicer = SegmentationServicer(segmenter, draining, patience)
+        servicer = SegmentationServicer(segmenter, draining, patience, transfers, streams)
         rpc.add_SegmentationServiceServicer_to_server(servicer, server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.SegmentationServiceStub(channel)
-            yield Service(embeddings, held, draining, server, address, stub, bundle.model_version)
+            yield Service(
+                embeddings, held, draining, server, transfers, address, stub, bundle.model_version
+            )
         await server.stop(None)
 
 
@@ -92,6 +103,7 @@ class Path:
     decoder: str
     embedding: str
     triton: FakeTriton
+    images: ImageLru
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +143,16 @@ async def path(
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
+        images = ImageLru(2**30)
+        embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
+        limits = TimeLimits(slow=60, stream=60)
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), limits, Transfers(60, 2**30))
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
         await service._cache_check
-        yield Path(decoder=at[2], embedding=at[1], triton=triton)
+        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images)
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())

@@ -229,11 +229,11 @@ class Embedder:
 
             # 4. Wait for a slot.
             with clock.stage("queue"):
-                slot = await self._slots.slot(job.priority)
-            with slot:
+                granted = await self._slots.slot(job.priority)
+            with granted as slot:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
-                    image = await run_in_pool(
+                    image = await slot.run(
                         self._pool, frame_image, data, job.spec.frame, self._limits
                     )
 
