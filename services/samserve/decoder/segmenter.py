@@ -14,7 +14,14 @@ from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_source import SourcedImage
-from samserve.decoder.masks.write import MaskAnswer, Output, check_output, write_masks
+from samserve.decoder.masks.answer_size import AnswerSize
+from samserve.decoder.masks.write import (
+    MaskAnswer,
+    Output,
+    check_output,
+    expected_bytes,
+    write_masks,
+)
 from samserve.decoder.prompt import Prompt, PromptInput, check_all_inside, read_prompts
 from samserve.decoder.registry import ModelRegistry, ServedModel
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
@@ -113,7 +120,7 @@ class Segmenter:
         image = await self.find(request.image, model, clock)
         check_all_inside(prompts, image.ready.size)
 
-        jobs = _jobs(model.decoder, image.ready, prompts, request.output, clock)
+        jobs = _jobs(model, image.ready, prompts, request.output, clock)
         if len(prompts) == 1:
             masks = [await self._queue.run(self._pool, next(jobs).masks)]
         else:
@@ -191,8 +198,13 @@ class Segmenter:
         output: Output,
         clock: StageClock,
     ) -> PromptAnswer:
-        """Answer one prompt; it and the output have been checked. Raises Overloaded."""
-        (job,) = _jobs(model.decoder, image, [prompt], output, clock)
+        """Answer one prompt; it and the output have been checked.
+
+        Raises:
+            InvalidInput: The answer is too large.
+            Overloaded: The queue is full.
+        """
+        (job,) = _jobs(model, image, [prompt], output, clock)
         return await self._queue.run(self._pool, job.answer)
 
     async def _hash(self, data: bytes) -> str:
@@ -210,6 +222,7 @@ class _Job:
     image: ReadyImage
     prompt: Prompt
     output: Output
+    answer_size: AnswerSize
     clock: StageClock
     queued_at: float
 
@@ -222,7 +235,7 @@ class _Job:
 
         with self.clock.stage("masks"):
             frame = self.decoder.bundle.mask_frame
-            masks = write_masks(candidates, self.image.size, frame, self.output)
+            masks = write_masks(candidates, self.image.size, frame, self.output, self.answer_size)
         return PromptAnswer(candidates, masks)
 
     def masks(self) -> list[MaskAnswer]:
@@ -231,12 +244,20 @@ class _Job:
 
 
 def _jobs(
-    decoder: MaskDecoder,
+    model: ServedModel,
     image: ReadyImage,
     prompts: list[Prompt],
     output: Output,
     clock: StageClock,
 ) -> Iterator[_Job]:
-    """Yield a job for each prompt, when it begins to wait."""
-    for prompt in prompts:
-        yield _Job(decoder, image, prompt, output, clock, queued_at=time.perf_counter())
+    """Yield a job for each prompt, when it begins to wait.
+
+    Raises:
+        InvalidInput: The answer is too large.
+    """
+    answer_size = AnswerSize(output.max_bytes)
+    answer_size.check(expected_bytes(prompts, output, image.size, model.low_res))
+    return (
+        _Job(model.decoder, image, prompt, output, answer_size, clock, time.perf_counter())
+        for prompt in prompts
+    )

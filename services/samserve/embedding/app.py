@@ -21,7 +21,7 @@ from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
 
-GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
+GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
 M_MMAP_THRESHOLD = -3  # mallopt's number of this parameter
 MMAP_THRESHOLD = 2**18  # bytes
@@ -51,7 +51,7 @@ class EmbeddingService(EmbeddingServicer):
             pool=ThreadPoolExecutor(settings.image_threads, "image"),
             coding=settings.cache_coding,
         )
-        super().__init__(embedder, many_in_flight=settings.many_in_flight, slow=settings.slow_s)
+        super().__init__(embedder, limits=settings.bulk_limits, slow=settings.slow_s)
 
         # Keep a reference so that the task is not garbage-collected.
         self._cache_check = asyncio.ensure_future(cache.check())

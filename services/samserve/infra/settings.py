@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
 from samserve.core.image import Limits
+from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
 
 PREFIX = "SAMSERVE_"
@@ -156,6 +157,14 @@ class EmbeddingSettings(CommonSettings):
     many_in_flight: int = Field(
         default=16, gt=0, description="Images of one `EmbedMany` stream that are in flight at once."
     )
+    max_many_items: int = Field(
+        default=1000, gt=0, description="Limit of the items of one `EmbedMany` request."
+    )
+    max_many_streams: int = Field(
+        default=32,
+        gt=0,
+        description="Open `EmbedMany` streams of a replica; more are refused as overload.",
+    )
     max_image_pixels: int = Field(
         default=100_000_000, gt=0, description="Size limit of a decoded image, in pixels."
     )
@@ -174,6 +183,16 @@ class EmbeddingSettings(CommonSettings):
     def image_limits(self) -> Limits:
         """The limits on input images."""
         return Limits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect)
+
+    @property
+    def bulk_limits(self) -> BulkLimits:
+        """The limits on EmbedMany: its items fill the slots, and one stream is looked up."""
+        return BulkLimits(
+            in_flight=self.many_in_flight,
+            all_in_flight=self.embed_slots + self.many_in_flight,
+            items=self.max_many_items,
+            streams=self.max_many_streams,
+        )
 
 
 class DecoderSettings(CommonSettings, BundleSettings):
@@ -199,6 +218,20 @@ class DecoderSettings(CommonSettings, BundleSettings):
         gt=0,
         description=(
             "Calls of several prompts in progress; they take turns. More are refused as overload."
+        ),
+    )
+    max_prompts: int = Field(
+        default=DEFAULT_PROMPTS,
+        gt=0,
+        description="Limit of the prompts of one call; the Python client splits larger calls.",
+    )
+    max_points: int = Field(default=64, gt=0, description="Limit of the points of one prompt.")
+    max_answer_bytes: int = Field(
+        default=32 * MIB,
+        gt=0,
+        description=(
+            "Size limit of an answer's masks together, in bytes. "
+            "Clients must accept messages 1 MiB larger; the Python client accepts 64 MiB."
         ),
     )
     resident_bytes: int = Field(
@@ -266,6 +299,11 @@ class DecoderSettings(CommonSettings, BundleSettings):
     max_stream_s: float = Field(
         default=600, gt=0, description="Lifetime of an `Interact` stream, in seconds."
     )
+
+    @property
+    def request_limits(self) -> RequestLimits:
+        """The limits on requests and their answers."""
+        return RequestLimits(self.max_prompts, self.max_points, self.max_answer_bytes)
 
 
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
