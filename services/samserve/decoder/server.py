@@ -65,7 +65,9 @@ async def serve(settings: DecoderSettings) -> None:
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
     cache = EmbeddingCache(
-        CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+        CacheOptions(
+            settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s, settings.image_range
+        )
     )
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes

@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from itertools import count
-from typing import Any, TypeVar
 
 from samserve.core.errors import Overloaded
 from samserve.infra.metrics import WAITING
-from samserve.infra.pool import submit
-
-Result = TypeVar("Result")
 
 SHORTEST_RETRY, LONGEST_RETRY = 0.1, 10.0  # seconds after which a refused caller may retry
 
@@ -26,18 +21,6 @@ class Priority(IntEnum):
 
     INTERACTIVE = 1
     BULK = 2
-
-
-class Slot:
-    """A slot for one image, and the work on the image in a pool."""
-
-    def __init__(self) -> None:
-        self.work: Future[Any] | None = None
-
-    async def run(self, pool: Executor, work: Callable[..., Result], *args: Any) -> Result:
-        """Run the work. The slot is held until its thread is done, even if the caller leaves."""
-        self.work = submit(pool, work, *args)
-        return await asyncio.wrap_future(self.work)
 
 
 class EncodeSlots:
@@ -61,8 +44,8 @@ class EncodeSlots:
         for priority in Priority:
             WAITING.labels(priority.name.lower())
 
-    async def slot(self, priority: Priority) -> AbstractContextManager[Slot]:
-        """Wait for a slot. Enter the result at once: `with await slots.slot(...) as slot:`.
+    async def slot(self, priority: Priority) -> AbstractContextManager[None]:
+        """Wait for a slot. Enter the result at once: `with await slots.slot(...):`.
 
         Raises:
             Overloaded: Too many callers wait already.
@@ -71,19 +54,14 @@ class EncodeSlots:
         return self._hold()
 
     @contextmanager
-    def _hold(self) -> Iterator[Slot]:
+    def _hold(self) -> Iterator[None]:
         started = time.monotonic()
-        slot = Slot()
         try:
-            yield slot
+            yield
         finally:
             seconds = time.monotonic() - started
             self._seconds_per_image += 0.1 * (seconds - self._seconds_per_image)
-            if slot.work is None or slot.work.done():
-                self._give_back()
-            else:
-                loop = asyncio.get_running_loop()
-                slot.work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_back))
+            self._give_back()
 
     async def _take(self, priority: Priority) -> None:
         if self._free:

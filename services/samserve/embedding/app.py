@@ -14,6 +14,7 @@ from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra import tracing
 from samserve.infra.cache import CacheOptions, EmbeddingCache
@@ -38,7 +39,19 @@ class EmbeddingService(EmbeddingServicer):
         _return_memory_of_images()
 
         cache = EmbeddingCache(
-            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+            CacheOptions(
+                settings.redis_url,
+                settings.cache_ttl_s,
+                settings.redis_timeout_s,
+                settings.image_range,
+            )
+        )
+        limits = settings.image_limits
+        pool = ThreadPoolExecutor(settings.image_threads, "image")
+        workers = ImageWorkers(
+            settings.image_workers,
+            WorkerOptions(limits, settings.image_decode_s, settings.image_range),
+            pool,
         )
         embedder = Embedder(
             cache,
@@ -47,8 +60,9 @@ class EmbeddingService(EmbeddingServicer):
             TritonEncoder(
                 settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
             ),
-            limits=settings.image_limits,
-            pool=ThreadPoolExecutor(settings.image_threads, "image"),
+            workers,
+            limits=limits,
+            pool=pool,
             coding=settings.cache_coding,
         )
         super().__init__(embedder, limits=settings.bulk_limits, slow=settings.slow_s)

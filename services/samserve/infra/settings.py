@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
-from samserve.core.image import Limits
+from samserve.core.image import ImageRange, Limits
 from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
 
@@ -104,6 +104,14 @@ class CommonSettings(EnvironmentSettings):
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
     )
+    image_range: ImageRange = Field(
+        default="full",
+        description=(
+            "What is white in grey images of 16 bits. `full`: the largest value of 16 bits. "
+            "`auto`: the largest value of the bits that the image uses, for cameras of 10 to 14 "
+            "bits. Both services must have the same value."
+        ),
+    )
     slow_s: float = Field(
         default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
     )
@@ -142,7 +150,18 @@ class EmbeddingSettings(CommonSettings):
         default=0.2, ge=0, description="CPU cores that Ray reserves for each replica."
     )
     image_threads: int = Field(
-        default=2, gt=0, description="Threads of a replica that decode and resize images."
+        default=2, gt=0, description="Threads of a replica that hash images and pack embeddings."
+    )
+    image_workers: int = Field(
+        default=2, gt=0, description="Processes of a replica that decode and resize images."
+    )
+    image_decode_s: int = Field(
+        default=10,
+        gt=0,
+        description=(
+            "Processor time to decode one image, in seconds. "
+            "A worker that takes more is killed and replaced, and the image is refused."
+        ),
     )
     embed_slots: int = Field(
         default=24,
@@ -166,7 +185,10 @@ class EmbeddingSettings(CommonSettings):
         description="Open `EmbedMany` streams of a replica; more are refused as overload.",
     )
     max_image_pixels: int = Field(
-        default=100_000_000, gt=0, description="Size limit of a decoded image, in pixels."
+        default=40_000_000,
+        gt=0,
+        le=200_000_000,
+        description="Size limit of a decoded image, in pixels; at most 200 million.",
     )
     max_image_aspect: float = Field(
         default=64, ge=1, description="Limit of an image's long side divided by its short side."

@@ -1,6 +1,4 @@
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -96,29 +94,3 @@ async def test_a_failure_inside_frees_the_slot() -> None:
         raise ValueError("bad")
     with await admission.slot(Priority.BULK):
         pass
-
-
-async def test_a_slot_is_held_until_its_thread_is_done_not_until_its_caller_leaves() -> None:
-    admission, entered = EncodeSlots(slots=1, queue=1), list[str]()
-    begun, go = threading.Event(), threading.Event()
-
-    def decode() -> None:
-        begun.set()
-        assert go.wait(60)
-
-    async def encode(pool: ThreadPoolExecutor) -> None:
-        with await admission.slot(Priority.BULK) as slot:
-            await slot.run(pool, decode)
-
-    with ThreadPoolExecutor(1) as pool:
-        call = asyncio.create_task(encode(pool))
-        await asyncio.to_thread(begun.wait, 60)
-        call.cancel()
-        other = Visitor(admission, Priority.BULK, entered, "other")
-        await asyncio.wait([call])
-        await settled()
-        assert entered == []
-        go.set()
-        other.go.set()
-        await other.task
-    assert entered == ["other"]
