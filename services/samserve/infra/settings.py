@@ -235,6 +235,13 @@ class DecoderSettings(CommonSettings, BundleSettings):
         ge=0,
         description="Prompts that may wait for a thread; more are refused as overload.",
     )
+    decode_batches: int = Field(
+        default=8,
+        gt=0,
+        description=(
+            "Calls of several prompts in progress; they take turns. More are refused as overload."
+        ),
+    )
     max_prompts: int = Field(
         default=DEFAULT_PROMPTS,
         gt=0,
@@ -256,6 +263,49 @@ class DecoderSettings(CommonSettings, BundleSettings):
             "Memory for prepared images in this process, in bytes; "
             "an image takes 19 MiB, with SAM 2 31 MiB."
         ),
+    )
+    transient_bytes: int = Field(
+        default=512 * MIB,
+        gt=0,
+        description=(
+            "Memory for requests and answers in flight, in bytes. If the process has more than at "
+            "the start, the resident images and this together, incomplete messages are ended."
+        ),
+    )
+    transfer_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        description="Time limit to receive a request, and to send an answer, in seconds.",
+    )
+    max_connections: int = Field(
+        default=1024, gt=0, description="Connections; further ones are closed."
+    )
+    max_calls_per_connection: int = Field(
+        default=128,
+        gt=0,
+        description="Calls and streams in progress on one connection; further ones wait.",
+    )
+    max_calls: int = Field(
+        default=512,
+        gt=0,
+        description=(
+            "Calls in progress in addition to the streams; further ones are refused as overload."
+        ),
+    )
+    max_streams: int = Field(
+        default=256,
+        gt=0,
+        description="Open `Interact` streams; further ones are refused as overload.",
+    )
+    max_steps_per_s: float = Field(
+        default=200,
+        gt=0,
+        description="Steps of one `Interact` stream that are read per second; further ones wait.",
+    )
+    max_connection_idle_s: float = Field(
+        default=120,
+        gt=0,
+        description="Time after which a connection without calls ends, in seconds.",
     )
     drain_s: float = Field(
         default=10, ge=0, description="Time for calls in flight to finish at shutdown, in seconds."
