@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
-import structlog
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -32,8 +31,6 @@ from samserve.core.errors import (
 DOMAIN = "samserve"
 DETAILS_KEY = "grpc-status-details-bin"
 DEFAULT_RETRY_AFTER = 1.0  # seconds, where a status names none
-
-log = structlog.get_logger()
 
 
 def _bad_request(error: InvalidInput) -> Message:
@@ -92,7 +89,9 @@ def status_of(error: BaseException) -> status_pb2.Status:
     row = _row_of(error)
     if row is None:
         incident = secrets.token_hex(8)
-        log.error("internal error", incident=incident, exc_info=error)
+        import structlog  # here, since a client needs no logs
+
+        structlog.get_logger().error("internal error", incident=incident, exc_info=error)
         code = grpc.StatusCode.INTERNAL
         message = f"internal error, incident {incident}"
         detail = _info("INTERNAL", incident=incident)
