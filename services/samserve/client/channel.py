@@ -63,8 +63,10 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> g
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        # Without this gRPC 1.85 waits a minute for the answer to any ping.
+        # Without these gRPC 1.85 waits a minute for the answer to a ping, and sends two pings in a
+        # pause between messages.
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
     ]
     if credentials is None:
         return grpc.insecure_channel(address, options)

@@ -39,6 +39,9 @@ from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.channel import message_limits
 
+# Clients test idle streams this often at most; gRPC's own limit of five minutes would end theirs.
+SHORTEST_PING_MS = 4_000
+
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
 log = structlog.get_logger()
@@ -113,6 +116,8 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
     return [
         *message_limits(settings.max_image_bytes),
         ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", SHORTEST_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
     ]

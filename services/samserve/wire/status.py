@@ -144,6 +144,8 @@ def _error(
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
         case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_message_too_large(message):
             return InvalidInput("data", f"the image is larger than {stage} accepts: {message}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_metadata_too_large(message):
+            return InvalidInput("metadata", f"the metadata are too large: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -161,6 +163,11 @@ def _error(
 
 
 # Statuses that gRPC, HAProxy or Ray Serve made, not one of the services.
+
+
+def _is_metadata_too_large(message: str) -> bool:
+    """gRPC refuses metadata, of a call or of its answer, with this text and no details."""
+    return "metadata size exceeds" in message
 
 
 def _is_message_too_large(message: str) -> bool:
