@@ -116,7 +116,7 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
     return [
         *message_limits(settings.max_image_bytes),
         ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", SHORTEST_PING_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
