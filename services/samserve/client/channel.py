@@ -13,7 +13,7 @@ MAX_MESSAGE = 64 * 2**20  # bytes
 # A connection with calls in flight is tested this often, and closed if nothing comes back. The
 # answer to a ping waits behind an upload in the sender's buffers: with 5 s, uploads of 16 MB at
 # 1 MB/s were cut off.
-KEEPALIVE_MS = 5_000
+KEEPALIVE_MS = 6_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 
 # A server is left out for some seconds if nearly all calls to it have failed. Calls that lost
