@@ -34,6 +34,8 @@ class Decoder(rpc.SegmentationServiceServicer):
     def __init__(self) -> None:
         self.asked = 0
         self.uploads = 0
+        self.opened = 0
+        self.boxes: list[types.Box] = []
         self.prompts: list[int] = []  # of each call
         self.failures: list[tuple[grpc.StatusCode, str]] = []
         self.running = threading.Event()
@@ -45,6 +47,7 @@ class Decoder(rpc.SegmentationServiceServicer):
         self.asked += 1
         self.uploads += bool(request.data)
         self.prompts.append(len(request.prompts))
+        self.boxes += [prompt.box for prompt in request.prompts if prompt.HasField("box")]
         if self.failures:
             context.abort(*self.failures.pop(0))
         for number, prompt in enumerate(request.prompts):
@@ -52,6 +55,7 @@ class Decoder(rpc.SegmentationServiceServicer):
                 refuse(context, f"prompts[{number}]")
         self.running.wait(CAP)
         return pb.PredictResponse(
+            image=types.ImageRef(width=100, height=50),
             cache=types.CACHE_STATUS_HIT,
             results=[
                 pb.PromptResult(masks=[pb.Mask(area=int(prompt.points[0].x))])
@@ -64,6 +68,7 @@ class Decoder(rpc.SegmentationServiceServicer):
     ) -> Iterator[pb.InteractResponse]:
         for request in requests:
             if request.HasField("open"):
+                self.opened += 1
                 image = types.ImageRef(width=100, height=50)
                 opened = pb.InteractResponse.Opened(image=image, cache=types.CACHE_STATUS_HIT)
                 yield pb.InteractResponse(opened=opened)
@@ -242,6 +247,18 @@ def test_an_invalid_prompt_of_many_is_named_by_its_own_number(
     with pytest.raises(InvalidInput, match=r"prompts\[35\] is outside") as caught:
         client.predict(IMAGE, prompts)
     assert caught.value.field == "prompts[35]"
+
+
+def test_a_box_is_clamped_to_the_size_that_the_decoder_says(
+    patient: None, client: Client, decoders: list[Decoder]
+) -> None:
+    for image in (b"another image", b"another image", IMAGE):
+        client.segment(image, CLICK, box=(-0.4, 5, 100.3, 40), clamp=True)
+    boxes = [box for decoder in decoders for box in decoder.boxes]
+    assert [(box.x0, box.y0, box.x1, box.y1) for box in boxes] == [(0, 5, 100, 40)] * 3
+    assert sum(decoder.opened for decoder in decoders) == 2  # once for each image
+    with client.interact(IMAGE) as stream:
+        stream.step(box=(-0.4, 5, 100.3, 40), clamp=True)
 
 
 def test_pings_on_an_idle_stream_do_not_end_it(
