@@ -18,7 +18,7 @@ import grpc
 
 from samserve.wire.metadata import call_options
 
-MOST_ATTEMPTS = 3  # of one call at once
+MOST_ATTEMPTS = 5  # of one call at once
 USUAL = 0.95  # quantile of recent durations
 FACTOR = 3  # times the usual duration
 SHORTEST_DELAY = 0.1  # seconds

@@ -33,7 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def png() -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", SIZE).save(out, "PNG")
+    Image.new("RGB", (SIZE.width, SIZE.height)).save(out, "PNG")
     return out.getvalue()
 
 
