@@ -29,9 +29,10 @@ from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_promp
 from samserve.client.retry import RetryingCaller
 from samserve.client.split import Part, ask_in_parts
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, InvalidInput
+from samserve.core.errors import EmbeddingNotCached
 from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
+from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
@@ -40,7 +41,6 @@ from samserve.wire.status import error_of
 
 DEFAULT_DECODER = "127.0.0.1:8501"
 DEFAULT_EMBEDDING = "127.0.0.1:8500"
-MAX_METADATA = 8192  # bytes; proxies close the connection at a few times that
 
 Request = TypeVar(
     "Request",
@@ -352,6 +352,6 @@ def _by_hash_then_bytes(
 
 
 def _check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
+    """Refuse what a server or a proxy would refuse by closing the connection."""
     size = sum(len(key) + len(value) for key, value in metadata)
-    if size > MAX_METADATA:
-        raise InvalidInput("metadata", f"metadata: {size:,} bytes; the limit is {MAX_METADATA:,}")
+    check_count(size, MAX_METADATA_BYTES, "metadata", "bytes")
