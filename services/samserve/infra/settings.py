@@ -143,7 +143,12 @@ class EmbeddingSettings(CommonSettings):
         description="Address of Triton's gRPC port, as `host:port`.",
     )
     encode_timeout_s: float = Field(
-        default=30, gt=0, description="Time limit for Triton to encode one image, in seconds."
+        default=300,
+        gt=0,
+        description=(
+            "Time limit for Triton to encode one image, in seconds. "
+            "A caller waits as long as it says itself; the embedding is cached all the same."
+        ),
     )
     replicas: int = Field(default=1, gt=0, description="Replicas of the service.")
     replica_cpus: float = Field(
@@ -227,7 +232,7 @@ class DecoderSettings(CommonSettings, BundleSettings):
         description="Address of the embedding service, for calls that bring an image's bytes.",
     )
     embed_timeout_s: float = Field(
-        default=60, gt=0, description="Time limit for the embedding service to answer, in seconds."
+        default=300, gt=0, description="Time limit for the embedding service to answer, in seconds."
     )
     decode_threads: int = Field(default=2, gt=0, description="Threads that decode prompts.")
     decode_queue: int = Field(
