@@ -38,7 +38,12 @@ class EmbeddingService(EmbeddingServicer):
         _return_memory_of_images()
 
         cache = EmbeddingCache(
-            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+            CacheOptions(
+                settings.redis_url,
+                settings.cache_ttl_s,
+                settings.redis_timeout_s,
+                settings.cache_secret.get_secret_value(),
+            )
         )
         embedder = Embedder(
             cache,

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -47,6 +47,7 @@ class Facts:
 
     name: str = "nano"
     model_version: str = "v1"
+    embedding: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"embedding": (8,)})
 
 
 class Preparer:
