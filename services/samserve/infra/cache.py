@@ -23,7 +23,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
@@ -306,12 +306,14 @@ class EmbeddingCache:
             raise _NoAnswer(passing=False) from None
         except (TimeoutError, RedisError, OSError) as problem:
             self._count_error(operation, problem)
-            raise _NoAnswer(passing=not self._breaker.open) from problem
+            is_refusal = isinstance(problem, AuthenticationError | ResponseError)
+            refusal = str(problem) if is_refusal else ""
+            raise _NoAnswer(passing=not self._breaker.open, refusal=refusal) from problem
 
-        refusal = next((answer for answer in answers if isinstance(answer, RedisError)), None)
-        if refusal is not None:
-            self._count_error(operation, refusal)
-            raise _NoAnswer(passing=False, refusal=str(refusal)) from refusal
+        error = next((answer for answer in answers if isinstance(answer, RedisError)), None)
+        if error is not None:
+            self._count_error(operation, error)
+            raise _NoAnswer(passing=False, refusal=str(error)) from error
 
         return answers
 

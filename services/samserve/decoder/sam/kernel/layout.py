@@ -19,7 +19,8 @@ INNER = 128  # channels of all heads
 MOST_DENSE = 17  # rows of a mask prompt
 MOST_QUANTISED = 256  # rows that `quantise` takes
 
-PROJECTIONS = "key0 value0 query0 out0 key1 value1 query1 norm1 out1 key2 value2".split()
+LAYERS = ["key value query out", "key value query norm out", "key value"]
+PROJECTIONS = [f"{name}{number}" for number, names in enumerate(LAYERS) for name in names.split()]
 
 # Elements for each cell; a fixed number of floats. `job_addresses` has the other sizes.
 PER_CELL: dict[str, tuple[Kind, int]] = {
