@@ -473,7 +473,7 @@ async def test_a_list_under_an_entrys_key_is_a_miss(valkey: Valkey, cache: Embed
 async def test_with_a_secret_only_sealed_entries_are_used(
     valkey: Valkey, cache: EmbeddingCache
 ) -> None:
-    sealed = EmbeddingCache(CacheOptions(valkey.url, 3600, PATIENT, SECRET))
+    sealed = EmbeddingCache(CacheOptions(valkey.url, 3600, PATIENT, secret=SECRET))
     async with Redis.from_url(valkey.url) as admin:
         # What the secret's holder wrote is read by every holder, and claimed no more.
         await sealed.put(key(1), embedding(1))

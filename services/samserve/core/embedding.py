@@ -47,7 +47,7 @@ class EmbeddingHeader:
 class SizeLimits:
     """Limits on the size of a source image; attributes as of `core.image.Limits`."""
 
-    max_pixels: int = 100_000_000
+    max_pixels: int = 40_000_000
     max_aspect: float = 64
 
 

@@ -29,6 +29,7 @@ from redis.retry import Retry as SyncRetry
 
 from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
 from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
+from samserve.core.image import ImageRange
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
@@ -73,13 +74,19 @@ class CacheOptions:
         url: redis://..., rediss://... or unix://...
         ttl: Lifetime of an entry since its last use, in seconds.
         timeout: Time limit of one operation, in seconds.
+        image_range: How images of 16 bits become 8, which changes their embeddings.
         secret: Seals the entries; empty leaves them unsealed.
     """
 
     url: str
     ttl: int
     timeout: float
+    image_range: ImageRange = "full"
     secret: str = field(default="", repr=False)
+
+    def name(self, key: CacheKey) -> str:
+        """Return the name of an entry in Redis."""
+        return str(key) if self.image_range == "full" else f"{key}:{self.image_range}"
 
 
 class UnsupportedRedis(Exception):
@@ -118,6 +125,7 @@ class EmbeddingCache:
         )
         self._redis = Redis.from_pool(pool)  # closes the pool with itself
         self._seal = Seal(options.secret)
+        self._name = options.name
         self._ttl = options.ttl
         self._timeout = options.timeout
         # Not the pool's own queue: operations that waited here then ask the breaker first, and do
@@ -141,7 +149,7 @@ class EmbeddingCache:
             key: Of the entry.
             contract: What the embedding must be like; an entry that breaks it counts as damaged.
         """
-        entry = await self._fetch(key, ("GET", str(key)))
+        entry = await self._fetch(key, ("GET", self._name(key)))
         if entry is None:
             return None
 
@@ -158,9 +166,9 @@ class EmbeddingCache:
         A failure is counted; the caller goes on.
         """
         entry = await asyncio.to_thread(
-            lambda: self._seal.close(str(key), embedding.packed or pack(embedding))
+            lambda: self._seal.close(self._name(key), embedding.packed or pack(embedding))
         )
-        command = ("SET", str(key), entry, "EX", self._ttl)
+        command = ("SET", self._name(key), entry, "EX", self._ttl)
 
         try:
             await self._call("put", command)
@@ -183,7 +191,7 @@ class EmbeddingCache:
             token: Identifies this replica and attempt.
             seconds: Lifetime of the claim.
         """
-        name, milliseconds = _claim_name(key), int(1000 * seconds)
+        name, milliseconds = self._claim_name(key), int(1000 * seconds)
         take = ("SET", name, token, "NX", "PX", milliseconds)
         try:
             _, holder, left, entry = await self._call(
@@ -208,13 +216,13 @@ class EmbeddingCache:
     async def renew(self, key: CacheKey, token: str, seconds: float) -> None:
         """Set a claim's lifetime to `seconds` from now, if it is still held."""
         if await self._holds(key, token):
-            expiry = ("PEXPIRE", _claim_name(key), int(1000 * seconds))
+            expiry = ("PEXPIRE", self._claim_name(key), int(1000 * seconds))
             await self._try_call("renew", expiry)
 
     async def release(self, key: CacheKey, token: str) -> None:
         """Release a claim, if it is still held."""
         if await self._holds(key, token):
-            await self._try_call("release", ("DEL", _claim_name(key)))
+            await self._try_call("release", ("DEL", self._claim_name(key)))
 
     async def _holds(self, key: CacheKey, token: str) -> bool:
         """Return whether the claim is still held; it may have expired and gone to another replica.
@@ -223,7 +231,7 @@ class EmbeddingCache:
         prolonged is another replica's, which costs one more encode or a few seconds. A script would
         prevent that, but many managed Redis users may run none.
         """
-        answers = await self._try_call("holder", ("GET", _claim_name(key)))
+        answers = await self._try_call("holder", ("GET", self._claim_name(key)))
         return answers is not None and answers[0] == token.encode()
 
     async def check(self) -> None:
@@ -251,9 +259,12 @@ class EmbeddingCache:
         """Close the connections."""
         await self._redis.aclose()
 
+    def _claim_name(self, key: CacheKey) -> str:
+        return f"{self._name(key)}:claim"
+
     async def _fetch(self, key: CacheKey, command: Command) -> bytes | None:
         """Return what the command reads, and prolong the entry's lifetime."""
-        answers = await self._try_call("get", command, ("EXPIRE", str(key), self._ttl))
+        answers = await self._try_call("get", command, ("EXPIRE", self._name(key), self._ttl))
         if answers is None:
             return None
 
@@ -263,13 +274,13 @@ class EmbeddingCache:
         return packed
 
     def _get_header(self, key: CacheKey) -> Command:
-        return ("GETRANGE", str(key), 0, self._seal.header_bytes - 1)
+        return ("GETRANGE", self._name(key), 0, self._seal.header_bytes - 1)
 
     async def _read_header(
         self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None = None
     ) -> EmbeddingHeader | None:
         try:
-            header = unpack_header(self._seal.open_header(str(key), entry), contract)
+            header = unpack_header(self._seal.open_header(self._name(key), entry), contract)
             _check_version(key, header.model_version)
         except DamagedEmbedding as problem:
             await self._delete(key, problem)
@@ -278,15 +289,15 @@ class EmbeddingCache:
 
     def _open(self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None) -> Embedding:
         """Unpack an entry. Raises DamagedEmbedding."""
-        embedding = unpack(self._seal.open(str(key), entry), contract)
+        embedding = unpack(self._seal.open(self._name(key), entry), contract)
         _check_version(key, embedding.model_version)
         return embedding
 
     async def _delete(self, key: CacheKey, problem: DamagedEmbedding) -> None:
         """Delete a damaged entry, so that it is a miss only once."""
         CACHE_OUTCOMES.labels("damaged").inc()
-        log.warning("damaged cache entry deleted", key=str(key), problem=str(problem))
-        await self._try_call("delete", ("DEL", str(key)))
+        log.warning("damaged cache entry deleted", key=self._name(key), problem=str(problem))
+        await self._try_call("delete", ("DEL", self._name(key)))
 
     async def _try_call(self, operation: str, *commands: Command) -> list[Any] | None:
         """Return the answers as _call does, or None without an answer."""
@@ -344,10 +355,6 @@ class EmbeddingCache:
             operation=operation,
             problem=f"{type(problem).__name__}: {problem}",
         )
-
-
-def _claim_name(key: CacheKey) -> str:
-    return f"{key}:claim"
 
 
 def _check_version(key: CacheKey, model_version: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import atheris
 import grpc
 import structlog
-from fakes import FakeCache, FakeEmbeddings, FakeEncoder
+from fakes import FakeCache, FakeEmbeddings, FakeEncoder, InProcessDecoder
 from fuzz.values import small_bundle, small_decoder, small_image
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -26,9 +26,11 @@ from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.servicer import EmbeddingServicer
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.v1 import embedding_pb2, segmentation_pb2
 
 MOST_BYTES = 2048
+IMAGES = Limits(max_bytes=2**16, max_pixels=10_000, max_aspect=64)
 BUGS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 ID = "ab" * 32
 TEXTS = ("", ID, "nano", small_bundle().model_version, "x" * 70, "\0", "ä", "../x")
@@ -137,7 +139,9 @@ class Services:
         queue = DecodeQueue(2, 64)
         segmenter = Segmenter(embeddings, ModelRegistry([small_decoder()]), Here(), queue)
         limits = TimeLimits(slow=60, stream=60)
-        self.decoder = SegmentationServicer(segmenter, asyncio.Event(), limits)
+        self.decoder = SegmentationServicer(
+            segmenter, asyncio.Event(), limits, DecoderSettings().request_limits
+        )
 
         self.cache = FakeCache()
         embedder = Embedder(
@@ -145,11 +149,13 @@ class Services:
             ReplicaClaims(self.cache, patience=1),
             EncodeSlots(4, 4),
             FakeEncoder(),
-            limits=Limits(2**16, 10_000, 64),
+            InProcessDecoder(IMAGES),
+            limits=IMAGES,
             pool=Here(),
             coding="small",
         )
-        self.embedding = EmbeddingServicer(embedder, many_in_flight=4, slow=60)
+        bulk = EmbeddingSettings().bulk_limits
+        self.embedding = EmbeddingServicer(embedder, limits=bulk, slow=60)
 
 
 services = Services()

@@ -58,4 +58,4 @@ def test_every_changed_byte_is_detected() -> None:
 
 
 def test_the_secret_is_not_printed() -> None:
-    assert SECRET not in repr(CacheOptions("redis://cache", 1, 1, SECRET))
+    assert SECRET not in repr(CacheOptions("redis://cache", 1, 1, secret=SECRET))
