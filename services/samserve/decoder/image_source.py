@@ -8,8 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
+from samserve.core.embedding import (
+    DEFAULT_LIMITS,
+    Embedding,
+    EmbeddingContract,
+    SizeLimits,
+)
+from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_lru import ImageLru
@@ -45,7 +50,7 @@ class Preparation:
 class Cache(Protocol):
     """The embeddings that all services share, read only."""
 
-    async def get(self, key: CacheKey) -> Embedding | None: ...
+    async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
 
 
 class Embedder(Protocol):
@@ -64,6 +69,7 @@ class ImageSource:
         embedder: Embedder,
         pool: Executor,
         queue: DecodeQueue,
+        limits: SizeLimits = DEFAULT_LIMITS,
     ) -> None:
         """Create a source.
 
@@ -73,12 +79,14 @@ class ImageSource:
             embedder: Makes the embedding of an image that is nowhere else.
             pool: Threads that prepare images.
             queue: Bounds the work for the pool.
+            limits: On the size of an image whose embedding is used.
         """
         self._images = images
         self._cache = cache
         self._embedder = embedder
         self._pool = pool
         self._queue = queue
+        self._limits = limits
         self._preparing: dict[CacheKey, Preparation] = {}
         self._served: dict[str, str] = {}
 
@@ -103,6 +111,7 @@ class ImageSource:
         Raises:
             EmbeddingNotCached: The image is unknown, and its bytes were not sent.
             ModelVersionMismatch: It was embedded by none of the model's versions.
+            Unavailable: The embedding service sent an embedding of another kind.
             Overloaded: The queue is full.
         """
         ready = self._images.get(key)
@@ -110,7 +119,7 @@ class ImageSource:
             return SourcedImage(ready, CacheStatus.HIT, remote_ms={})
 
         with self._queue.place():
-            cached = await self._cache.get(key)
+            cached = await self._cache.get(key, model.contract(self._limits))
         if cached is not None:
             image = await self._prepare(key, model, cached)
             return SourcedImage(image, CacheStatus.HIT, remote_ms={})
@@ -135,6 +144,12 @@ class ImageSource:
         version = embedding.model_version
         if version not in model.versions:
             raise ModelVersionMismatch(version, key.model_version)
+
+        # A cached embedding has passed this check already; one from the service has not.
+        shapes = {name: tensor.shape for name, tensor in embedding.tensors.items()}
+        problem = model.contract(self._limits).problem(embedding.size, shapes)
+        if problem:
+            raise Unavailable(f"the embedding service sent an embedding of {problem}")
 
         key = replace(key, model_version=version)
         preparation = self._preparing.get(key) or self._begin(key, model, embedding)

@@ -34,7 +34,12 @@ from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
 from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
-from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.cache import (
+    CacheOptions,
+    EmbeddingCache,
+    UnsupportedRedis,
+    refuse_cluster,
+)
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
@@ -69,13 +74,18 @@ async def serve(settings: DecoderSettings) -> None:
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
     cache = EmbeddingCache(
         CacheOptions(
-            settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s, settings.image_range
+            settings.redis_url,
+            settings.cache_ttl_s,
+            settings.redis_timeout_s,
+            settings.image_range,
+            settings.cache_secret.get_secret_value(),
         )
     )
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
     )
-    source = ImageSource(ImageLru(settings.resident_bytes), cache, embedder, pool, queue)
+    resident = ImageLru(settings.resident_bytes)
+    source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
 
     # Build the server.
@@ -189,8 +199,9 @@ def main() -> None:
     set_up_logs("decoder", settings.log_level)
     tracing.set_up("decoder", settings.otlp_endpoint)
     try:
+        refuse_cluster(settings.redis_url, settings.redis_timeout_s)
         asyncio.run(serve(settings))
-    except (BrokenBundle, UnknownModel) as error:
+    except (BrokenBundle, UnknownModel, UnsupportedRedis) as error:
         sys.exit(f"the decoder cannot start: {error}")
 
 

@@ -44,6 +44,7 @@ class EmbeddingService(EmbeddingServicer):
                 settings.cache_ttl_s,
                 settings.redis_timeout_s,
                 settings.image_range,
+                settings.cache_secret.get_secret_value(),
             )
         )
         limits = settings.image_limits

@@ -16,6 +16,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from samserve.core.arrays import Halves
+from samserve.core.embedding import Shape
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
@@ -45,6 +46,7 @@ class EncoderSpec:
         model_version: Of its embeddings.
         frame: The square that it sees.
         outputs: Names of the tensors that make an embedding.
+        shapes: Name and shape of each of them; empty if Triton does not say.
         variant: How it is run; empty if Triton's repository does not say. Likewise `backend`.
     """
 
@@ -54,6 +56,7 @@ class EncoderSpec:
     outputs: tuple[str, ...]
     variant: str
     backend: str
+    shapes: tuple[tuple[str, Shape], ...] = ()
 
 
 class TritonEncoder:
@@ -150,6 +153,10 @@ class TritonEncoder:
             outputs=tuple(json.loads(facts["outputs"])),
             variant=facts.get("variant", ""),
             backend=facts.get("backend", ""),
+            shapes=tuple(
+                (output["name"], tuple(map(int, output["dims"])))
+                for output in answer["config"].get("output", [])
+            ),
         )
 
     @contextmanager

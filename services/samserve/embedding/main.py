@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 
@@ -25,6 +26,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from samserve.embedding.app import GRPC_SERVICERS, build
+from samserve.infra.cache import UnsupportedRedis, refuse_cluster
 from samserve.infra.settings import EmbeddingSettings, load_settings
 
 # Holds images on their way to a replica. Ray's default is a third of the memory.
@@ -33,6 +35,10 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 def main() -> None:
     settings = load_settings(EmbeddingSettings)
+    try:
+        refuse_cluster(settings.redis_url, settings.redis_timeout_s)
+    except UnsupportedRedis as error:
+        sys.exit(f"the embedding service cannot start: {error}")
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

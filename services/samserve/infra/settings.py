@@ -13,12 +13,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
+from samserve.core.embedding import SizeLimits
 from samserve.core.image import ImageRange, Limits
 from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
@@ -27,6 +35,7 @@ PREFIX = "SAMSERVE_"
 OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
 
 MIB = 2**20
+SHORTEST_SECRET = 16  # characters
 
 
 def require_otlp_extra(endpoint: str) -> str:
@@ -44,6 +53,13 @@ def _as_folder(value: Any) -> Any:
     return value or user_folder()
 
 
+def _check_secret(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
+        raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(require_otlp_extra)]
 Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
@@ -101,8 +117,31 @@ class CommonSettings(EnvironmentSettings):
         gt=0,
         description="Lifetime of a cached embedding since its last use, in seconds.",
     )
+    cache_secret: Secret = Field(
+        default=SecretStr(""),
+        description=(
+            "Secret of at least 16 characters, the same for all services. Cached embeddings are "
+            "then sealed with it, and entries that are not are ignored. Empty seals nothing."
+        ),
+    )
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
+    )
+    max_image_pixels: int = Field(
+        default=40_000_000,
+        gt=0,
+        le=200_000_000,
+        description=(
+            "Size limit of a decoded image, in pixels; at most 200 million. "
+            "A decoder refuses embeddings of larger ones, so set it for both services."
+        ),
+    )
+    max_image_aspect: float = Field(
+        default=64,
+        ge=1,
+        description=(
+            "Limit of an image's long side divided by its short side, likewise for both services."
+        ),
     )
     image_range: ImageRange = Field(
         default="full",
@@ -127,6 +166,11 @@ class CommonSettings(EnvironmentSettings):
             "Empty means no traces; needs the extra `samserve[tracing]`."
         ),
     )
+
+    @property
+    def size_limits(self) -> SizeLimits:
+        """The limits on the size of an image whose embedding is used."""
+        return SizeLimits(self.max_image_pixels, self.max_image_aspect)
 
 
 class EmbeddingSettings(CommonSettings):
@@ -188,15 +232,6 @@ class EmbeddingSettings(CommonSettings):
         default=32,
         gt=0,
         description="Open `EmbedMany` streams of a replica; more are refused as overload.",
-    )
-    max_image_pixels: int = Field(
-        default=40_000_000,
-        gt=0,
-        le=200_000_000,
-        description="Size limit of a decoded image, in pixels; at most 200 million.",
-    )
-    max_image_aspect: float = Field(
-        default=64, ge=1, description="Limit of an image's long side divided by its short side."
     )
     cache_coding: Coding = Field(
         default="small",
@@ -351,7 +386,8 @@ def load_settings(kind: type[Settings]) -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             variable = name if name.isupper() else PREFIX + name.upper()
-            sys.stderr.write(f"{variable}={problem['input']!r}: {problem['msg']}\n")
+            value = "***" if "SECRET" in variable else repr(problem["input"])
+            sys.stderr.write(f"{variable}={value}: {problem['msg']}\n")
         raise SystemExit(2) from None
 
 
