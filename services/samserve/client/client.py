@@ -33,7 +33,7 @@ from samserve.core.image_id import image_id
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.channel import message_limits
+from samserve.wire.channel import message_limits, proxy_options
 from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY
 from samserve.wire.status import error_of
 
@@ -327,6 +327,7 @@ class Client(AbstractContextManager["Client"]):
 def _open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     options = [
         *message_limits(MAX_MESSAGE),
+        *proxy_options(address),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ]
     if credentials is None:

@@ -23,6 +23,8 @@ from samserve.infra.settings import EmbeddingSettings, load_settings
 
 GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
 
+HEALTH_PERIOD_S = 1.0  # a dead replica is replaced after the next check; Ray's default is 10 s
+
 M_MMAP_THRESHOLD = -3  # mallopt's number of this parameter
 MMAP_THRESHOLD = 2**18  # bytes
 
@@ -71,6 +73,7 @@ def build(settings: EmbeddingSettings) -> Any:
         ray_actor_options={"num_cpus": settings.replica_cpus},
         max_ongoing_requests=4 * (settings.embed_slots + settings.embed_queue),  # hits need no slot
         max_queued_requests=settings.embed_queue,
+        health_check_period_s=HEALTH_PERIOD_S,
     )
     return deployment.bind(settings)
 
