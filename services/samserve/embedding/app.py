@@ -74,6 +74,7 @@ def build(settings: EmbeddingSettings) -> Any:
         max_ongoing_requests=4 * (settings.embed_slots + settings.embed_queue),  # hits need no slot
         max_queued_requests=settings.embed_queue,
         health_check_period_s=HEALTH_PERIOD_S,
+        logging_config={"logs_dir": settings.ray_logs or None},
     )
     return deployment.bind(settings)
 

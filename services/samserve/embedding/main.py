@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from samserve.infra.folders import make_plain_folder
 from samserve.infra.settings import EmbeddingSettings, load_settings
@@ -23,6 +22,7 @@ OBJECT_STORE_BYTES = 512 * 2**20
 LARGEST_LOG = 32 * 2**20  # bytes of one of Ray's logs
 OLD_LOGS = 3
 
+SETUP_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # a function that Ray's workers run first
 PROXY_SECONDS = 60  # limit of a proxy's start, and of its answer to a health check
 
 START_ATTEMPTS = 2  # Ray gives its node 30 s, which a busy machine may not keep to
@@ -50,7 +50,7 @@ def _serve(settings: EmbeddingSettings, folder: Path) -> None:
 
     from samserve.embedding.app import GRPC_SERVICERS, build
 
-    _start_ray(settings, folder)
+    _start_ray(folder)
     _exit_on_signals()  # Ray has replaced the handlers
 
     try:
@@ -70,14 +70,16 @@ def _serve(settings: EmbeddingSettings, folder: Path) -> None:
 
 def _environment(settings: EmbeddingSettings, folder: Path) -> dict[str, object]:
     """Variables that Ray, and prometheus_client in the replicas, read when they are imported."""
-    token = folder / "token"
     proxy = folder / "h"  # a path of a socket is short
+    local = settings.host in ("127.0.0.1", "localhost")
+    hook = "set_up_on_loopback" if local else "set_up"
 
     return {
         # RAY_SERVE_ENABLE_HA_PROXY=0 restores Ray's own proxy (docs/decisions/0011). User code
         # stays on the replica's one event loop, because grpc.aio has one poller per process.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        SETUP_HOOK: f"samserve.embedding.ray_worker.{hook}",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8503,  # the default is our gRPC port
         "RAY_SERVE_LOG_TO_STDERR": 0,
         "RAY_USAGE_STATS_ENABLED": 0,
@@ -98,28 +100,22 @@ def _environment(settings: EmbeddingSettings, folder: Path) -> dict[str, object]
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": proxy / "metrics.sock",
         # Only holders of the token may run code in the cluster. Ray's own file is readable by all.
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": _write_token(token),
+        "RAY_AUTH_TOKEN_PATH": _write_token(folder / "token"),
         # Ray takes a node's address for the one that it reaches the Internet from, but with this.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": int(not _is_loopback(settings.host)),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": int(not local),
         "RAY_ROTATION_MAX_BYTES": LARGEST_LOG,
         "RAY_ROTATION_BACKUP_COUNT": OLD_LOGS,
         "PROMETHEUS_MULTIPROC_DIR": _make(folder / "metrics"),
     }
 
 
-def _start_ray(settings: EmbeddingSettings, folder: Path) -> None:
+def _start_ray(folder: Path) -> None:
     """Start a cluster of this machine.
 
     Raises:
         SystemExit: It did not start, twice.
     """
     import ray
-
-    options: dict[str, Any] = {}
-    if _is_loopback(settings.host):
-        options["runtime_env"] = {
-            "worker_process_setup_hook": "samserve.embedding.ray_worker.set_up"
-        }
 
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -130,7 +126,6 @@ def _start_ray(settings: EmbeddingSettings, folder: Path) -> None:
                 log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(_make(folder / "ray")),
-                **options,
             )
         except Exception as problem:
             ray.shutdown()
@@ -143,9 +138,9 @@ def _start_ray(settings: EmbeddingSettings, folder: Path) -> None:
 
 
 def _watch_cluster() -> None:
-    """Return never; end this program if a part of Ray that all others need has died.
+    """End this program when a part of Ray that all others need has died; else do not return.
 
-    Ray itself would notice after a minute. Whoever runs this program starts it again.
+    Ray itself would notice after a minute.
     """
     import ray
 
@@ -196,10 +191,6 @@ def _write_token(file: Path) -> Path:
 def _make(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("127.0.0.1", "localhost")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What Ray Serve's processes do otherwise on one machine. Ray runs `set_up` as each one starts.
+"""What Ray Serve's processes do otherwise: each runs a function of this module as it starts.
 
 Ray Serve is made for clusters and for callers that trust each other: its gRPC servers and HAProxy's
 pages listen on all interfaces, HAProxy's admin socket is open to every user, connections to
 replicas are shared by all callers, and HAProxy is replaced half a minute after its death. None of
 it can be configured, so this module replaces the functions and texts that decide it. It fails if
-Ray no longer has them.
+Ray no longer has them. See docs/decisions/0028.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
+from grpc.aio._server import Server  # grpc.aio.Server is its abstract base
 
 LOOPBACK = "127.0.0.1"
 HEADERS_S = 10  # time for a connection's first headers, and for those of each request
 
-_CONFIG = (  # of HAProxy: Ray's text, ours
-    ("mode 666 level admin", "mode 600 level admin"),
+# Lines of HAProxy's configuration: Ray's, ours.
+_LOOPBACK_LINES = (
     ("bind :{{ config.metrics_port }}", f"bind {LOOPBACK}:{{{{ config.metrics_port }}}}"),
     ("bind *:{{ config.stats_port }}", f"bind {LOOPBACK}:{{{{ config.stats_port }}}}"),
+)
+_SAFE_LINES = (
+    ("mode 666 level admin", "mode 600 level admin"),
     ("    option abortonclose", f"    option abortonclose\n    timeout http-request {HEADERS_S}s"),
     # A connection to a replica serves one caller's connection: a response that breaks it, with
     # headers larger than HAProxy's buffer, ends nobody else's calls.
@@ -30,15 +33,21 @@ _CONFIG = (  # of HAProxy: Ray's text, ours
 
 
 def set_up() -> None:
-    """Change this process before it becomes a proxy, a replica or the controller."""
-    _bind_grpc_to_loopback()
-    _secure_haproxy()
+    """Keep callers apart in HAProxy, and replace it as soon as it dies."""
+    _rewrite_haproxy_config(_SAFE_LINES)
     _restart_haproxy()
+
+
+def set_up_on_loopback() -> None:
+    """Also listen on this machine's loopback interface only."""
+    set_up()
+    _rewrite_haproxy_config(_LOOPBACK_LINES)
+    _bind_grpc_to_loopback()
 
 
 def _bind_grpc_to_loopback() -> None:
     """Ray Serve's servers all listen on `[::]`, an address that no option changes."""
-    server: Any = grpc.aio.Server
+    server: Any = Server
     listen = server.add_insecure_port
 
     def add_insecure_port(self: Any, address: str) -> Any:
@@ -47,11 +56,11 @@ def _bind_grpc_to_loopback() -> None:
     server.add_insecure_port = add_insecure_port
 
 
-def _secure_haproxy() -> None:
+def _rewrite_haproxy_config(lines: tuple[tuple[str, str], ...]) -> None:
     from ray.serve._private import haproxy
 
     config = haproxy.HAPROXY_CONFIG_TEMPLATE
-    for theirs, ours in _CONFIG:
+    for theirs, ours in lines:
         if theirs not in config:
             raise RuntimeError(f"Ray's HAProxy configuration has no {theirs!r}; use Ray 2.60")
         config = config.replace(theirs, ours)
