@@ -63,7 +63,7 @@ def up(checkout: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def run(
@@ -99,7 +99,7 @@ def test_up_serves_from_odd_paths_and_leaves_nothing(
     mark = f"XDG_STATE_HOME={environment['XDG_STATE_HOME']}"
     with up(checkout, environment) as process:
         status = run(checkout, environment, "status", "--wait", str(CAP), "--json")
-        assert status.returncode == 0, (status.stdout, status.stderr, process.stderr)
+        assert status.returncode == 0, (status.stdout, status.stderr)
         segmented = run(checkout, environment, "segment", str(coins), "--point", "213,193")
         assert segmented.returncode == 0, segmented.stderr
         ours = environments(mark)

@@ -18,7 +18,7 @@ FOLDERS = ("HOME", "TMPDIR", "XDG_CACHE_HOME")
 
 
 @pytest.mark.parametrize(
-    "first", ["samserve.decoder.server", "samserve.export.compare", "samserve.client"]
+    "first", ["samserve.decoder.server", "samserve.export", "samserve.training"]
 )
 def test_onnx_runtime_leaves_nothing_in_home_and_temporary_folder(
     first: str, tmp_path: Path

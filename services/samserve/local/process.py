@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+STOP_SECONDS = 60.0  # for an orderly end; a busy machine needs a while
 TAIL = 15  # lines of the log that an error quotes
 LARGEST_LOG = 32 * 2**20  # bytes; a larger log is moved to NAME.log.1
 PR_SET_PDEATHSIG = 1  # prctl's number of this option
@@ -94,7 +95,7 @@ class Program:
             shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
             os.truncate(self.log, 0)
 
-    def stop(self, seconds: float = 15) -> None:
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Send SIGTERM; after `seconds`, or when it has ended, kill what is left of its session."""
         if self.alive:
             self._process.terminate()

@@ -341,8 +341,8 @@ def running(
 ) -> Iterator[Stack]:
     """Run a stack for the length of a block.
 
-    The logs lie in a temporary folder, which is kept if the block fails. SIGTERM ends the block
-    like an exception, so that no part outlives it, unless the program handles SIGTERM itself.
+    The logs lie in a temporary folder, which is kept if the start or the block fails. SIGTERM ends
+    the block like an exception, so that no part outlives it, unless the program handles it itself.
     """
     if (
         threading.current_thread() is threading.main_thread()
@@ -352,11 +352,15 @@ def running(
 
     folder = Path(tempfile.mkdtemp(prefix="samserve-"))
     stack = Stack(options, folder)
-    stack.start(on_progress)
+    keep_logs = False
 
     try:
+        stack.start(on_progress)
         yield stack
+    except Exception:
+        keep_logs = True
+        raise
     finally:
         stack.stop()
-
-    shutil.rmtree(folder, ignore_errors=True)
+        if not keep_logs:
+            shutil.rmtree(folder, ignore_errors=True)
