@@ -159,9 +159,12 @@ class EmbeddingSettings(CommonSettings):
         description="Connections that HAProxy accepts at once, those to replicas included.",
     )
     idle_timeout_s: float = Field(
-        default=120,
+        default=60,
         ge=1,
-        description="Time after which HAProxy ends a call whose caller sends nothing, in seconds.",
+        description=(
+            "Time after which HAProxy ends a connection that sends nothing, or a call whose "
+            "caller sends nothing and gets nothing, in seconds."
+        ),
     )
     run_folder: str = Field(
         default="",
