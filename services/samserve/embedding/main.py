@@ -25,7 +25,7 @@ OLD_LOGS = 3
 SETUP_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # a function that Ray's workers run first
 PROXY_SECONDS = 60  # limit of a proxy's start, and of its answer to a health check
 
-START_ATTEMPTS = 2  # Ray gives its node 30 s, which a busy machine may not keep to
+START_ATTEMPTS = 4  # Ray gives its node 30 s, which do not suffice on a busy machine
 LOST_CLUSTER = 1  # exit code
 POLL_SECONDS = 0.5  # between two looks at Ray's processes
 
