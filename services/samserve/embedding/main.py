@@ -8,9 +8,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from samserve.infra.folders import make_plain_folder
 from samserve.infra.settings import EmbeddingSettings, load_settings
@@ -25,7 +27,7 @@ OLD_LOGS = 3
 SETUP_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # a function that Ray's workers run first
 PROXY_SECONDS = 60  # limit of a proxy's start, and of its answer to a health check
 
-START_ATTEMPTS = 4  # Ray gives its node 30 s, which do not suffice on a busy machine
+START_SECONDS = 200.0  # for Ray's node
 LOST_CLUSTER = 1  # exit code
 POLL_SECONDS = 0.5  # between two looks at Ray's processes
 
@@ -113,28 +115,41 @@ def _start_ray(folder: Path) -> None:
     """Start a cluster of this machine.
 
     Raises:
-        SystemExit: It did not start, twice.
+        SystemExit: It did not start.
     """
     import ray
+    from ray._private import services
 
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                configure_logging=False,
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(_make(folder / "ray")),
-            )
-        except Exception as problem:
-            ray.shutdown()
-            reason = str(problem).partition("\n")[0]
-            sys.stderr.write(f"Ray did not start (attempt {attempt}): {reason}\n")
-        else:
-            return
+    services.get_node = _patient(services.get_node)
 
-    sys.exit(f"Ray did not start in {START_ATTEMPTS} attempts; is this machine very busy?")
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(_make(folder / "ray")),
+        )
+    except Exception as problem:
+        reason = str(problem).partition("\n")[0]
+        sys.exit(f"Ray did not start: {reason}")
+
+
+def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray waits 30 s for its node, too little for a busy machine; wait here as long as it takes."""
+
+    def get_node_when_it_is_up(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+    return get_node_when_it_is_up
 
 
 def _watch_cluster() -> None:
