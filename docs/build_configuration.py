@@ -60,7 +60,11 @@ OTHERS = {
         ("TRITON_URL", "", "Triton that `samserve up` uses; without it, the command starts one."),
         ("SAMSERVE_CACHE_CODING", "small", "Coding that `samserve up` gives its services."),
         ("XDG_DATA_HOME", "~/.local/share", "Base of the default of `SAMSERVE_BUNDLES`."),
-        ("XDG_STATE_HOME", "~/.local/state", "Folder for the state and logs of `samserve up`."),
+        (
+            "XDG_STATE_HOME",
+            "~/.local/state",
+            "Folder for the state of `samserve up`; another one allows a second stack.",
+        ),
     ],
     "Ray and Prometheus": [
         (

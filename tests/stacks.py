@@ -41,7 +41,10 @@ def started(options: StackOptions, folder: Path) -> Iterator[Stack]:
     stack = Stack(options, folder)
     stack.start()
     yield stack
+    programs = dict(stack.programs)
     stack.stop()
+    for name in ("embedding", "decoder"):
+        assert programs[name].returncode == 0, f"{name} ended with an error on SIGTERM"
 
 
 @pytest.fixture

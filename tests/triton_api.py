@@ -1,10 +1,16 @@
-"""What tests ask of a running Triton over its HTTP interface."""
+"""What tests ask of a running Triton over its gRPC interface."""
 
-import json
-import urllib.request
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from samserve.local.stack import Stack
+from samserve.wire.channel import proxy_options
+from tritonclient.grpc import InferenceServerClient
+
+CAP = 60.0  # seconds for one answer
 
 
 @dataclass(frozen=True)
@@ -14,27 +20,29 @@ class Encoded:
     images: int
     runs: int
 
-    def __sub__(self, before: "Encoded") -> "Encoded":
+    def __sub__(self, before: Encoded) -> Encoded:
         return Encoded(self.images - before.images, self.runs - before.runs)
 
 
+@contextmanager
+def connected(stack: Stack) -> Iterator[InferenceServerClient]:
+    address = stack.addresses.triton
+    with InferenceServerClient(address, channel_args=proxy_options(address)) as client:
+        yield client
+
+
 def encoded(stack: Stack, model: str) -> Encoded:
-    with urllib.request.urlopen(
-        f"http://{stack.addresses.triton_http}/v2/models/{model}/stats", timeout=60
-    ) as answer:
-        (stats,) = json.load(answer)["model_stats"]
-    return Encoded(int(stats["inference_count"]), int(stats["execution_count"]))
+    with connected(stack) as client:
+        (stats,) = client.get_inference_statistics(model, client_timeout=CAP).model_stats
+    return Encoded(stats.inference_count, stats.execution_count)
 
 
 def load(stack: Stack, model: str) -> None:
-    _tell(stack, model, "load")
+    """Requires `StackOptions(triton_control=True)`, like `unload`."""
+    with connected(stack) as client:
+        client.load_model(model, client_timeout=CAP)
 
 
 def unload(stack: Stack, model: str) -> None:
-    _tell(stack, model, "unload")
-
-
-def _tell(stack: Stack, model: str, what: str) -> None:
-    url = f"http://{stack.addresses.triton_http}/v2/repository/models/{model}/{what}"
-    with urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b"{}"), timeout=60):
-        pass
+    with connected(stack) as client:
+        client.unload_model(model, client_timeout=CAP)

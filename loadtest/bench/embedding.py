@@ -9,13 +9,11 @@ build/bench/embedding.json.
 from __future__ import annotations
 
 import io
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,17 +192,11 @@ def bench_batches(stack: Stack, service: Service) -> list[Row]:
 
 def counters(stack: Stack) -> tuple[int, int, int, int]:
     """Number of images and runs; nanoseconds of all images in the queue and in shared runs."""
-    url = f"http://{stack.addresses.triton_http}/v2/models/nano/stats"
-    with urllib.request.urlopen(url, timeout=5) as response:
-        (stats,) = json.load(response)["model_stats"]
+    with InferenceServerClient(stack.addresses.triton) as triton:
+        (stats,) = triton.get_inference_statistics("nano", client_timeout=5).model_stats
 
-    times = stats["inference_stats"]
-    return (
-        int(stats["inference_count"]),
-        int(stats["execution_count"]),
-        int(times["queue"]["ns"]),
-        int(times["compute_infer"]["ns"]),
-    )
+    times = stats.inference_stats
+    return stats.inference_count, stats.execution_count, times.queue.ns, times.compute_infer.ns
 
 
 def main() -> None:

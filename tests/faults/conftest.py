@@ -18,7 +18,9 @@ __all__ = ["client", "encoded", "new_photo", "patience"]
 
 @pytest.fixture(scope="package")
 def stack(patience: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with started(StackOptions(replicas=2), tmp_path_factory.mktemp("stack")) as stack:
+    with started(
+        StackOptions(replicas=2, triton_control=True), tmp_path_factory.mktemp("stack")
+    ) as stack:
         yield stack
 
 

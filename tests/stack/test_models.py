@@ -64,7 +64,9 @@ def make_twin(folder: Path) -> None:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     bundles = tmp_path_factory.mktemp("bundles")
     make_twin(bundles / "twin")
-    options = StackOptions(models=("nano", "twin"), bundles=bundles, cache_coding="exact")
+    options = StackOptions(
+        models=("nano", "twin"), bundles=bundles, cache_coding="exact", triton_control=True
+    )
     stack = Stack(options, tmp_path_factory.mktemp("two-models"))
     stack.start()
     yield stack

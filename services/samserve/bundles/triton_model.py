@@ -8,6 +8,7 @@ numpy 2.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ Run = Callable[[dict[str, Any]], list[Any]]  # inputs of a batch by name -> outp
 
 
 def _onnxruntime(encoder: str, outputs: list[str], threads: int, precision: str) -> Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samserve.local.state import Addresses
 
 POLL_SECONDS = 0.2  # between two looks at the parts
+SUPERVISION_SECONDS = 0.5  # likewise, of `samserve up` itself
 
 
 def up(
@@ -58,7 +59,11 @@ def up(
     output = Output()
     models = _servable_models(output, model or ["nano"])
     if state.load_state() is not None:
-        output.fail(2, "a stack already runs on this machine; see `samserve status`")
+        output.fail(
+            2,
+            "a stack already runs on this machine; see `samserve status`. "
+            f"Its state is in {state.state_file()}; set XDG_STATE_HOME to run a second one",
+        )
 
     options = StackOptions(
         models=models,
@@ -72,7 +77,7 @@ def up(
     )
 
     with output.exit_on(failures=(StartFailed,)):
-        _run_until_stopped(output, options)
+        _run_until_stopped(options)
 
 
 def status(
@@ -98,6 +103,7 @@ def status(
                 "models": addresses.models,
                 "parts": parts,
                 "addresses": addresses.shown(),
+                "restarts": addresses.restarts,
             }
         )
     else:
@@ -114,13 +120,11 @@ def _servable_models(output: Output, models: list[str]) -> tuple[str, ...]:
     return names
 
 
-def _run_until_stopped(output: Output, options: StackOptions) -> None:
+def _run_until_stopped(options: StackOptions) -> None:
     from samserve.local import state
     from samserve.local.stack import running
 
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    _exit_on_signals()
 
     with running(options, lambda part: err.print(f"starting {part}")) as stack:
         state.save_state(stack.addresses)
@@ -128,12 +132,30 @@ def _run_until_stopped(output: Output, options: StackOptions) -> None:
             err.print(f"[green]ready[/]  {name:<10} {address}", highlight=False)
         err.print("press Ctrl-C to stop the stack", highlight=False)
 
+        def report(event: str) -> None:
+            err.print(event, highlight=False)
+            state.save_state(stack.addresses)
+
         try:
-            while not stopping.wait(0.5):
-                if (failure := stack.failure()) is not None:
-                    output.fail(1, failure)
+            while True:
+                time.sleep(SUPERVISION_SECONDS)
+                stack.restart_dead_parts(report)
         finally:
             state.delete_state()
+
+
+def _exit_on_signals() -> None:
+    """Have the first Ctrl-C or SIGTERM stop the stack at once, also while it starts."""
+
+    def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        err.print("stopping")
+        sys.exit(0)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, stop)
 
 
 def _readiness_within(seconds: float) -> tuple[Addresses | None, dict[str, bool]]:
@@ -153,4 +175,7 @@ def _print_status(addresses: Addresses, parts: dict[str, bool]) -> None:
     labels = {True: "[green]ready[/]", False: "[red]not ready[/]", None: ""}
     out.print(f"{'models':<16} {', '.join(addresses.models)}", highlight=False)
     for name, address in addresses.shown().items():
-        out.print(f"{name:<16} {address:<32} {labels[parts.get(name)]}", highlight=False)
+        restarts = addresses.restarts.get(name, 0)
+        note = f"  restarted {restarts} times" if restarts else ""
+        label = labels[parts.get(name)]
+        out.print(f"{name:<16} {address:<32} {label}{note}", highlight=False)

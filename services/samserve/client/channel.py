@@ -6,7 +6,7 @@ import json
 
 import grpc
 
-from samserve.wire.channel import message_limits
+from samserve.wire.channel import message_limits, proxy_options
 
 MAX_MESSAGE = 64 * 2**20  # bytes
 
@@ -60,6 +60,7 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> g
     """Return a channel, which connects at the first call."""
     options = [
         *message_limits(MAX_MESSAGE),
+        *proxy_options(address),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -15,7 +15,7 @@ from samserve.core.image_request import ImageRequest
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
-from samserve.wire.channel import EVERY_SERVER, message_limits
+from samserve.wire.channel import EVERY_SERVER, message_limits, proxy_options
 from samserve.wire.convert import cache_status_from_proto
 from samserve.wire.metadata import TENANT_KEY, call_options
 from samserve.wire.request_id import request_id_here
@@ -43,7 +43,7 @@ class RemoteEmbedder:
     def __init__(self, url: str, timeout: float, max_image_bytes: int) -> None:
         """Open a channel to `url`; calls fail after `timeout` seconds."""
         self._channel = grpc.aio.insecure_channel(
-            url, options=[*message_limits(max_image_bytes), EVERY_SERVER]
+            url, options=[*message_limits(max_image_bytes), *proxy_options(url), EVERY_SERVER]
         )
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout

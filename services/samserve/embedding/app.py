@@ -24,6 +24,8 @@ from samserve.infra.settings import EmbeddingSettings, load_settings
 
 GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
+HEALTH_PERIOD_S = 1.0  # a dead replica is replaced after the next check; Ray's default is 10 s
+
 M_MMAP_THRESHOLD = -3  # mallopt's number of this parameter
 MMAP_THRESHOLD = 2**18  # bytes
 
@@ -86,6 +88,8 @@ def build(settings: EmbeddingSettings) -> Any:
         ray_actor_options={"num_cpus": settings.replica_cpus},
         max_ongoing_requests=4 * (settings.embed_slots + settings.embed_queue),  # hits need no slot
         max_queued_requests=settings.embed_queue,
+        health_check_period_s=HEALTH_PERIOD_S,
+        logging_config={"logs_dir": settings.ray_logs or None},
     )
     return deployment.bind(settings)
 

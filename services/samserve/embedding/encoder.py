@@ -23,7 +23,7 @@ from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
 from samserve.infra.metrics import MODEL_INFO
 from samserve.infra.tracing import Kind, inject_headers, span
-from samserve.wire.channel import EVERY_SERVER
+from samserve.wire.channel import EVERY_SERVER, proxy_options
 
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -73,7 +73,7 @@ class TritonEncoder:
             timeout: Seconds for one image.
             default: The model that an empty name means.
         """
-        self._client = InferenceServerClient(url, channel_args=CHANNEL)
+        self._client = InferenceServerClient(url, channel_args=[*CHANNEL, *proxy_options(url)])
         self._url = url
         self._timeout = timeout
         self._default = default

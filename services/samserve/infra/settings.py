@@ -222,6 +222,30 @@ class EmbeddingSettings(CommonSettings):
         ge=0,
         description="Images that may wait for a slot; more are refused as overload.",
     )
+    max_connections: int = Field(
+        default=1024,
+        gt=0,
+        description="Connections that HAProxy accepts at once, those to replicas included.",
+    )
+    idle_timeout_s: float = Field(
+        default=60,
+        ge=1,
+        description=(
+            "Time after which HAProxy ends a connection that sends nothing, or a call whose "
+            "caller sends nothing and gets nothing, in seconds."
+        ),
+    )
+    run_folder: str = Field(
+        default="",
+        description=(
+            "Folder for sockets, the token and files of the running service, with a path of at "
+            "most 24 plain letters. Empty: a temporary one, removed at the end."
+        ),
+    )
+    ray_logs: str = Field(
+        default="",
+        description="Folder for the replicas' logs; empty: Ray's own, in the run folder.",
+    )
     many_in_flight: int = Field(
         default=16, gt=0, description="Images of one `EmbedMany` stream that are in flight at once."
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from samserve.local import triton
-from samserve.local.process import accepts_connections
 from samserve.local.state import Addresses
+from samserve.wire.channel import proxy_options
 
 TIMEOUT = 2.0  # seconds for one answer
 
@@ -17,16 +18,31 @@ TIMEOUT = 2.0  # seconds for one answer
 def readiness(addresses: Addresses) -> dict[str, bool]:
     """Whether each part is ready to serve."""
     return {
-        "redis": accepts_connections(_port_of(addresses.redis.split("/")[2])),
-        "triton": not addresses.triton_http or triton.ready(_port_of(addresses.triton_http)),
+        "redis": redis_ready(addresses.redis),
+        "triton": triton.ready(addresses.triton),
         "embedding": embedding_ready(addresses.embedding),
         "decoder": decoder_ready(addresses.decoder),
     }
 
 
+def redis_ready(url: str) -> bool:
+    """Whether a Redis at any URL that redis-py knows answers PING, or asks for a password."""
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
+        ) as client:
+            client.ping()
+    except redis.AuthenticationError:
+        return True
+    except (redis.RedisError, OSError, ValueError):
+        return False
+
+    return True
+
+
 def decoder_ready(address: str) -> bool:
     """Whether the decoder's grpc.health.v1 answers SERVING."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, proxy_options(address)) as channel:
         try:
             request = health_pb2.HealthCheckRequest()
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT)
@@ -38,7 +54,7 @@ def decoder_ready(address: str) -> bool:
 
 def embedding_ready(address: str) -> bool:
     """Whether Ray Serve lists the application; it has no grpc.health.v1, only its own API."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, proxy_options(address)) as channel:
 
         def method(name: str) -> Any:
             return channel.unary_unary(f"/ray.serve.RayServeAPIService/{name}")
@@ -50,7 +66,3 @@ def embedding_ready(address: str) -> bool:
             return False
 
     return b"embedding" in applications
-
-
-def _port_of(address: str) -> int:
-    return int(address.rsplit(":", 1)[1])

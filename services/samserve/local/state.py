@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from samserve.local.process import start_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +17,12 @@ class Addresses:
     """Addresses of a running stack; empty for a part that the stack did not start itself.
 
     Attributes:
-        redis: A URL, `redis://127.0.0.1:PORT/0`. The others are `127.0.0.1:PORT`.
+        redis: A URL, `redis://127.0.0.1:PORT/0`, or the user's. The others are `127.0.0.1:PORT`.
         logs: The folder that holds the log of every part.
         models: `NAME` or `NAME:VARIANT`; the first is the default.
         pid: Process id of the `samserve up` that runs the stack.
+        started: When that process started, in clock ticks since boot: pids are used again.
+        restarts: How often each part was started again.
     """
 
     embedding: str
@@ -25,18 +31,24 @@ class Addresses:
     decoder_metrics: str
     redis: str
     triton: str
-    triton_http: str
     triton_metrics: str
     logs: str
     models: tuple[str, ...]
     pid: int
+    started: int | None
+    restarts: dict[str, int] = field(default_factory=dict)
 
     def shown(self) -> dict[str, str]:
-        """The addresses that are set, by part."""
-        fields = asdict(self)
-        return {
-            name: fields[name] for name in fields if name not in ("pid", "models") and fields[name]
-        }
+        """The addresses that are set, by part, without passwords."""
+        fields = {name: value for name, value in asdict(self).items() if isinstance(value, str)}
+        fields["redis"] = without_password(self.redis)
+        return {name: value for name, value in fields.items() if value}
+
+
+def without_password(url: str) -> str:
+    """The URL with `***` in place of its password."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@", 1) if password else url
 
 
 def state_file() -> Path:
@@ -46,19 +58,27 @@ def state_file() -> Path:
 
 
 def save_state(addresses: Addresses) -> None:
-    """Write the state file."""
+    """Write the state file at once, readable by its owner only: a URL may have a password."""
     file = state_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(addresses), indent=1))
+
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:  # mode 600
+        part.write(json.dumps(asdict(addresses), indent=1))
+    Path(part.name).replace(file)
 
 
 def load_state() -> Addresses | None:
-    """The addresses of the running stack; None if no stack runs or the file is unreadable."""
+    """The addresses of the running stack; None if no stack runs or the file is unreadable.
+
+    A file that was left behind names a process that is gone, or another one by now.
+    """
     try:
         state = json.loads(state_file().read_text())
         addresses = Addresses(**{**state, "models": tuple(state["models"])})
-        os.kill(addresses.pid, 0)
     except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+    if addresses.started is None or start_time(addresses.pid) != addresses.started:
         return None
 
     return addresses

@@ -9,17 +9,28 @@ used, not its Python code.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import sysconfig
-import urllib.request
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from samserve.local.process import Program, StartFailed
+from samserve.wire.channel import proxy_options
 
 WHEEL = "nvidia-pytriton==0.7.0"
 HOME = Path(sys.prefix) / "share" / "samserve" / "triton-2.51.0"
+CLOSED = "shared-memory,trace,logging"  # protocols that nobody needs
+TIMEOUT = 2.0  # seconds for one answer
+READY = b"\x08\x01"  # a ServerReadyResponse with `ready: true`
+
+# Models' names and paths may have any letters; the stub's Python would take them for ASCII.
+QUIET = {"PYTHONUTF8": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -65,8 +76,8 @@ def _lay_out_backend(home: Path) -> None:
         program.chmod(0o755)
 
 
-def environment(home: Path) -> dict[str, str]:
-    """The server's environment: paths of its libraries, libpython and this environment."""
+def environment(home: Path, prefix: Path) -> dict[str, str]:
+    """The server's environment: paths of its libraries, libpython and this environment (prefix)."""
     library = f"libpython{_PYTHON}.so.1.0"
     folders = [str(home / "wheel" / "nvidia_pytriton.libs")]
     own = sysconfig.get_config_var("LIBDIR") or ""
@@ -80,27 +91,34 @@ def environment(home: Path) -> dict[str, str]:
         raise StartFailed(f"Triton requires {library}; install it: apt install libpython{_PYTHON}")
 
     # The stub ignores PYTHONPATH and uses the packages of the first python3 on the PATH.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", os.defpath)])
 
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path}
+    return {**os.environ, **QUIET, "LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path}
 
 
 def start(
-    repository: Path, http_port: int, grpc_port: int, metrics_port: int, log: Path
+    repository: Path, grpc_port: int, metrics_port: int, log: Path, *, control: bool = False
 ) -> Program:
-    """Start a server on 127.0.0.1. Poll `ready` before use."""
-    binary, environment = server()
+    """Start a server on 127.0.0.1. Poll `ready` before use.
+
+    Callers can only run models, ask for them and read statistics. Loading a model runs the code in
+    it, so the server refuses to; shared memory, traces and log settings need a key that nobody has.
+
+    Args:
+        repository: A folder with a name that `folders.is_plain` accepts.
+        control: Let callers load and unload models, as tests do.
+    """
+    binary, environment = server(repository.parent)
 
     command = [
         *binary,
         f"--model-repository={repository}",
-        "--model-control-mode=explicit",  # lets tests unload a model and load it again
-        "--load-model=*",
+        *(["--model-control-mode=explicit", "--load-model=*"] if control else []),
         f"--backend-config=python,shm-region-prefix-name=samserve-{grpc_port}",
-        "--http-address=127.0.0.1",
-        f"--http-port={http_port}",
+        "--allow-http=false",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={grpc_port}",
+        f"--grpc-restricted-protocol={CLOSED}:unused={secrets.token_hex(16)}",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",
         "--allow-gpu-metrics=false",
@@ -109,26 +127,42 @@ def start(
     return Program("Triton", command, environment, log)
 
 
-def server() -> tuple[list[str], dict[str, str]]:
-    """Command and environment of the server on the PATH (NVIDIA's image) or of the wheel's."""
-    if (own := shutil.which("tritonserver")) is not None:
-        return [own], dict(os.environ)
+def server(links: Path | None = None) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of the server on the PATH (NVIDIA's image) or of the wheel's.
 
-    home = install()
+    Args:
+        links: A folder of plain name. Links in it stand for the wheel's server and this
+            environment, whose own names may have any letters.
+    """
+    if (own := shutil.which("tritonserver")) is not None:
+        return [own], {**os.environ, **QUIET}
+
+    home, prefix = install(), Path(sys.prefix)
+    if links is not None:
+        home = _link(links / "triton", home)
+        prefix = _link(links / "python", prefix)
+
     binary = home / "wheel" / "pytriton" / "tritonserver" / "bin" / "tritonserver"
 
-    return [str(binary), f"--backend-directory={home / 'backends'}"], environment(home)
+    return [str(binary), f"--backend-directory={home / 'backends'}"], environment(home, prefix)
 
 
-def ready(http_port: int) -> bool:
-    """Whether the server and all its models are ready, warm-up included."""
-    try:
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{http_port}/v2/health/ready", timeout=2
-        ) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+def _link(link: Path, target: Path) -> Path:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return link
+
+
+def ready(address: str) -> bool:
+    """Whether the server at host:port and all its models are ready, warm-up included."""
+    with grpc.insecure_channel(address, proxy_options(address)) as channel:
+        try:
+            ask: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+            answer: bytes = ask(b"", timeout=TIMEOUT)
+        except grpc.RpcError:
+            return False
+
+    return answer == READY
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from samserve.core.errors import (
     SamserveError,
     Unavailable,
 )
+from samserve.wire.channel import proxy_hint
 
 DOMAIN = "samserve"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -158,7 +159,7 @@ def _error(
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(info.metadata.get("stage", stage))
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(message, retry)
+            return Unavailable(message + proxy_hint(message), retry)
         case grpc.StatusCode.UNKNOWN if _is_broken_by_haproxy(message):
             return Unavailable(f"{stage} ended the call early: {message}", retry)
         case grpc.StatusCode.CANCELLED if not _is_cancelled_by_caller(message):

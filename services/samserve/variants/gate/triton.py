@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from samserve.bundles.bundle import Bundle
 from samserve.bundles.triton_repository import TritonOptions, write_model
 from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import TritonEncoder
+from samserve.infra.folders import make_plain_folder
 from samserve.local import triton
 from samserve.local.process import free_port
 from samserve.variants.gate.judge import Encoder
@@ -33,18 +33,20 @@ def start_encoder(bundle: Bundle) -> Iterator[Encoder]:
     Raises:
         StartFailed: Triton does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="samserve-gate-") as name:
-        folder = Path(name)
+    folder = make_plain_folder()
+    try:
         write_model(bundle, folder / "models", TritonOptions(threads=os.cpu_count() or 1))
 
-        http, grpc, metrics = free_port(), free_port(), free_port()
-        program = triton.start(folder / "models", http, grpc, metrics, folder / "triton.log")
+        grpc, metrics = free_port(), free_port()
+        program = triton.start(folder / "models", grpc, metrics, folder / "triton.log")
         try:
-            program.wait_ready(lambda: triton.ready(http), SECONDS)
+            program.wait_ready(lambda: triton.ready(f"127.0.0.1:{grpc}"), SECONDS)
             with connect_encoder(bundle, f"127.0.0.1:{grpc}") as encoder:
                 yield encoder
         finally:
             program.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
