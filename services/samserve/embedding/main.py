@@ -25,13 +25,17 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from samserve.embedding.app import GRPC_SERVICERS, build
-from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.infra.addresses import bare_host
+from samserve.infra.settings import EmbeddingSettings, load_settings, parse_arguments
 
 # Holds images on their way to a replica. Ray's default is a third of the memory.
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
 def main() -> None:
+    parse_arguments(
+        "python -m samserve.embedding.main", "Run the embedding service.", EmbeddingSettings
+    )
     settings = load_settings(EmbeddingSettings)
 
     stopping = threading.Event()
@@ -47,7 +51,7 @@ def main() -> None:
     )
     try:
         serve.start(
-            http_options=HTTPOptions(host=settings.host, port=settings.http_port),
+            http_options=HTTPOptions(host=bare_host(settings.host), port=settings.http_port),
             grpc_options=gRPCOptions(
                 port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS
             ),
