@@ -14,7 +14,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
 RUN python -m venv --without-pip /opt/samserve \
- && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder,tracing]"
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder,tracing]" \
+ && cd /opt/samserve/lib/python3.11/site-packages \
+ && rm -r onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
+ && find . -depth -type d \( -name tests -o -name test \) -exec rm -r {} +
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
