@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 
 import bases
+import compose
+from bases import ROOT
 from engine import CannotRun, Engine, pip_volumes
+from masks import wait_for_mask
+from pods import Pods, redis_image
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "images"
 PARTS = ("decoder", "embedding", "triton")
+DECODER_MEGABYTES = 400  # at most
 
 
 def build(engine: Engine, part: str, version: str) -> None:
@@ -38,23 +42,63 @@ def version() -> str:
     return next(line.partition("=")[2] for line in lines if line.startswith("VERSION="))
 
 
+def build_all(engine: Engine, parts: list[str]) -> None:
+    """Build base images and images, and print their sizes.
+
+    Raises:
+        CannotRun: A build failed, or the decoder's image is too large.
+    """
+    bases.make_python(engine)
+    bases.make_redis(engine, redis_image())
+    if "triton" in parts:
+        bases.make_triton(engine)
+
+    for part in parts:
+        build(engine, part, version())
+        size = megabytes(engine, f"samserve-{part}:{version()}")
+        print(f"{part}: {size} MB, of which the base {base_megabytes(engine, part)}", flush=True)
+        if part == "decoder" and size > DECODER_MEGABYTES:
+            raise CannotRun(f"the decoder's image has {size} MB; the limit is {DECODER_MEGABYTES}")
+
+
+def base_megabytes(engine: Engine, part: str) -> int:
+    stage = 1 if part == "triton" else 0
+    return megabytes(engine, bases.base_of(part, stage))
+
+
+def run_pods(engine: Engine) -> None:
+    """Get a mask through the chart's pods."""
+    with Pods(engine) as pods:
+        pods.play()
+        decoder, embedding = pods.address("decoder"), pods.address("embedding")
+        print("pods:", wait_for_mask(f"{decoder}:8501", f"{embedding}:8500"), flush=True)
+        for name, how in pods.confinement().items():
+            print(f"  {name}: {how}", flush=True)
+
+
+def run_compose(engine: Engine) -> None:
+    """Get a mask through the services of compose.yaml."""
+    with compose.running(engine) as addresses:
+        print("compose:", wait_for_mask(addresses["decoder"], addresses["embedding"]), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where images are kept")
     parser.add_argument("--parts", default=",".join(PARTS), help="images to build")
+    parser.add_argument("--steps", default="build,pods,compose", help="what to do")
     options = parser.parse_args()
     engine = Engine(options.folder.resolve())
-    parts = options.parts.split(",")
+    steps = options.steps.split(",")
 
     try:
         engine.set_up()
-        bases.make_python(engine)
-        if "triton" in parts:
-            bases.make_triton(engine)
-
-        for part in parts:
-            build(engine, part, version())
-            print(f"{part}: {megabytes(engine, f'samserve-{part}:{version()}')} MB", flush=True)
+        if "build" in steps:
+            build_all(engine, options.parts.split(","))
+        if "pods" in steps:
+            run_pods(engine)
+        if "compose" in steps:
+            run_compose(engine)
     except CannotRun as reason:
         sys.exit(f"images: {reason}")
 

@@ -38,7 +38,8 @@ cp $from/python_backend_stubs/3.11/triton_python_backend_stub $to/backends/pytho
 cp /tmp/wheel/nvidia_pytriton.libs/* $to/lib/
 chmod 755 $to/bin/tritonserver $to/backends/python/triton_python_backend_stub
 rm -r /tmp/wheel
-printf '[externally-managed]\\nError=use --break-system-packages\\n' > /usr/lib/python3.11/EXTERNALLY-MANAGED
+printf '[externally-managed]\\nError=use --break-system-packages\\n' \\
+  > /usr/lib/python3.11/EXTERNALLY-MANAGED
 """
 
 

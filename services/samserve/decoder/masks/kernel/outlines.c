@@ -3,17 +3,37 @@
 #include <stdint.h>
 #include <string.h>
 
-// Scale a row by `cell`: bilinear, the outermost values continued. side[k] is 0 where output k of a
-// cell lies between the previous value and its own, and 1 where it lies between its own and the next.
-static void scale_row(const float *restrict in, int64_t columns, int64_t cell,
-                      const float *restrict weight, const int8_t *restrict side,
-                      float *restrict out) {
-    for (int64_t c = 0; c < columns; c++) {
-        const float values[3] = {in[c > 0 ? c - 1 : 0], in[c], in[c + 1 < columns ? c + 1 : c]};
-        for (int64_t k = 0; k < cell; k++)
-            out[c * cell + k] =
-                values[side[k]] * (1 - weight[k]) + values[side[k] + 1] * weight[k];
+#define INLINE static inline __attribute__((always_inline))
+
+// Outputs of a cell, between the input's values before, of and after it.
+INLINE void scale_cell(float before, float own, float after, int64_t cell, const float *weight,
+                       float *restrict out) {
+    for (int64_t k = 0; k < cell / 2; k++)
+        out[k] = before * (1 - weight[k]) + own * weight[k];
+    for (int64_t k = cell / 2; k < cell; k++)
+        out[k] = own * (1 - weight[k]) + after * weight[k];
+}
+
+// Scale a row by `cell`: bilinear, the outermost values continued.
+INLINE void scale_row(const float *restrict in, int64_t columns, int64_t cell,
+                      const float *restrict weight, float *restrict out) {
+    if (columns == 1) {
+        scale_cell(in[0], in[0], in[0], cell, weight, out);
+        return;
     }
+    scale_cell(in[0], in[0], in[1], cell, weight, out);
+    for (int64_t c = 1; c < columns - 1; c++)
+        scale_cell(in[c - 1], in[c], in[c + 1], cell, weight, out + c * cell);
+    int64_t last = columns - 1;
+    scale_cell(in[last - 1], in[last], in[last], cell, weight, out + last * cell);
+}
+
+static void scale_any_row(const float *in, int64_t columns, int64_t cell, const float *weight,
+                          float *out) {
+    if (cell == 4) // SAM's, unrolled
+        scale_row(in, columns, 4, weight, out);
+    else
+        scale_row(in, columns, cell, weight, out);
 }
 
 // Scale logits by `cell` in both directions, as torch's bilinear with align_corners=False.
@@ -23,17 +43,13 @@ static void scale_row(const float *restrict in, int64_t columns, int64_t cell,
 // cell is 64 at most.
 void scale_bilinear(const float *in, int64_t rows, int64_t columns, int64_t stride, int64_t cell,
                     float *scratch, float *out) {
-    float weight[64];
-    int8_t side[64];
-    for (int64_t k = 0; k < cell; k++) {
-        float at = (k + 0.5f) / cell - 0.5f;
-        side[k] = at >= 0;
-        weight[k] = at >= 0 ? at : at + 1;
-    }
+    float weight[64]; // of the later one of two neighbours
+    for (int64_t k = 0; k < cell; k++)
+        weight[k] = (k + 0.5f) / cell + (k < cell / 2 ? 0.5f : -0.5f);
 
     int64_t width = columns * cell;
     float *upper = scratch, *lower = scratch + width;
-    scale_row(in, columns, cell, weight, side, upper);
+    scale_any_row(in, columns, cell, weight, upper);
     memcpy(lower, upper, width * sizeof(float));
 
     // The rows between the centres of rows r - 1 and r of the input.
@@ -43,9 +59,10 @@ void scale_bilinear(const float *in, int64_t rows, int64_t columns, int64_t stri
             float *swapped = upper;
             upper = lower;
             lower = swapped;
-            scale_row(in + (r < rows ? r : rows - 1) * stride, columns, cell, weight, side, lower);
+            int64_t row = r < rows ? r : rows - 1;
+            scale_any_row(in + row * stride, columns, cell, weight, lower);
         }
-        for (; y < rows * cell && y / cell + side[y % cell] == r; y++) {
+        for (; y < rows * cell && y / cell + (y % cell >= cell / 2) == r; y++) {
             float share = weight[y % cell];
             float *restrict target = out + y * width;
             const float *restrict a = upper, *restrict b = lower;
