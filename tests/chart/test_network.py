@@ -115,7 +115,7 @@ def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
 
 
 def test_only_the_operator_of_one_namespace_reaches_rays_dashboard(values: Path) -> None:
-    """Whoever reaches the dashboard may submit jobs, which are code."""
+    """A caller of the dashboard may submit jobs, which are code."""
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
