@@ -8,7 +8,7 @@ comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load capacity up proto kernel format soak faults nano quality wheel images docs clean
+.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults nano quality wheel images docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -81,6 +81,9 @@ capacity: $(VENV)/.dev  ## measure and simulate the capacity of this (idle) mach
 soak: $(VENV)/.dev  ## check that memory stays flat under clicks and hostile images
 	$(BIN)/python -m loadtest.load.soak
 	PYTHONPATH=tests $(BIN)/python -m loadtest.load.hostile
+
+attacks: $(VENV)/.dev  ## attack a stack in 20 ways while a person clicks; 8 minutes
+	$(BIN)/python -m loadtest.attacks.run
 
 faults: $(VENV)/.dev  ## break each part of the stack for 20 s under load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP

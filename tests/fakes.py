@@ -10,7 +10,7 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
-from samserve.core.image import FramedImage
+from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.image_source import SourcedImage
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.registry import ServedModel
@@ -87,6 +87,16 @@ class FakeEncoder:
         self.encoded += 1
         shades = image.pixels.mean() + np.arange(64.0).reshape(8, 8)
         return {"embedding": np.tile(shades.astype(np.float16), (self.channels, 1, 1))}
+
+
+class InProcessDecoder:
+    """Decodes images at once, in this process."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    async def frame(self, data: bytes, frame: Frame) -> FramedImage:
+        return frame_image(data, frame, self._limits)
 
 
 class HeldDecoder:

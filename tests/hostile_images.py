@@ -219,11 +219,61 @@ def tiff_strip(width: int, height: int) -> bytes:
     return tiff(*tags, (277, 3, 1), (278, 4, height), (279, 4, len(body)), body=body)
 
 
-def jpeg_scans(scans: int) -> bytes:
-    """A progressive JPEG with its last scan repeated."""
-    data = _encoded(_picture(), "JPEG", {"progressive": True})
+def jpeg_scans(scans: int, progressive: bool = True, before: bytes = b"") -> bytes:
+    """A JPEG with its last scan repeated, and with a segment before the repeated ones.
+
+    A baseline JPEG is made to say that its first scan has one of its components.
+    """
+    data = _encoded(_picture(), "JPEG", {"progressive": progressive})
+    if not progressive:
+        first = data.index(b"\xff\xda")
+        data = data[: first + 2] + b"\0\x08\1\1\0\0\x3f\0" + data[first + 14 :]
     last = data.rindex(b"\xff\xda")
-    return data[:-2] + data[last:-2] * scans + data[-2:]
+    return data[:-2] + before + data[last:-2] * scans + data[-2:]
+
+
+def jpeg_segments(segment: bytes, length: int) -> bytes:
+    """A JPEG that begins with so many bytes of one segment."""
+    data = _encoded(_picture(), "JPEG", {})
+    return data[:2] + segment * (length // len(segment)) + data[2:]
+
+
+def bmp_run_lengths(compression: int, width: int = 1000, height: int = 1000) -> bytes:
+    """A BMP of rows that end at once, in run-length coding 1 (8 bits) or 2 (4 bits)."""
+    bits = 8 if compression == 1 else 4
+    colours = bytes(4 << bits)
+    body = b"\1\0\0\0" * height + b"\0\1"
+    start = 54 + len(colours)
+    info = struct.pack(
+        "<LLLHHLLLLLL", 40, width, height, 1, bits, compression, len(body), 0, 0, 1 << bits, 0
+    )
+    return b"BM" + struct.pack("<LLL", start + len(body), 0, start) + info + colours + body
+
+
+def webp_one_colour(width: int, height: int) -> bytes:
+    """A valid lossless WebP of one colour; 34 bytes, whatever its size."""
+    data = bytearray(_encoded(Image.new("RGB", (1, 1)), "WEBP", {"lossless": True}))
+    at = data.index(b"VP8L") + 9
+    alpha_and_version = int.from_bytes(data[at : at + 4], "little") >> 28 << 28
+    sides = (width - 1) | (height - 1) << 14
+    data[at : at + 4] = (alpha_and_version | sides).to_bytes(4, "little")
+    return bytes(data)
+
+
+def gif_comments(length: int) -> bytes:
+    """A GIF that begins with so many bytes of comments."""
+    return b"GIF89a\1\0\1\0\0\0\0" + b"!\xfe\1x\0" * (length // 5) + gif_background(1, 1)[13:]
+
+
+def tiff_shared_tags(length: int, count: int = 900) -> bytes:
+    """A TIFF whose tags all name the same bytes."""
+    sides = ((256, 4, 9), (257, 4, 9), (258, 3, 8), (259, 3, 1), (262, 3, 1))
+    size = 12
+    entries = [struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in sides]
+    start = 8 + 2 + (len(sides) + count) * size + 4
+    entries += [struct.pack("<HHLL", 1000 + n, 7, length, start) for n in range(count)]
+    head = b"II*\0" + struct.pack("<LH", 8, len(entries))
+    return head + b"".join(entries) + bytes(4) + bytes(length)
 
 
 def _two(rng: random.Random) -> tuple[int, int]:

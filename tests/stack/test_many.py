@@ -23,7 +23,7 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 from samserve.wire.channel import message_limits
-from samserve.wire.status import DETAILS_KEY, error_in
+from samserve.wire.status import DETAILS_KEY, error_in, error_of
 from stacks import CAP, Encodes, Photos, replicas
 
 Item = pb.EmbedManyRequest.Item
@@ -205,3 +205,28 @@ def test_a_data_set_outlives_the_replica_that_embeds_it(
         os.kill(process, signal.SIGKILL)
     answers += run
     assert sorted(a.answer.image_id for a in answers if a.answer) == sorted(map(image_id, images))
+
+
+def test_a_request_of_too_many_items_ends_its_stream_and_names_the_limit(
+    stub: rpc.EmbeddingServiceStub, new_photo: Photos
+) -> None:
+    known = new_photo()
+    stub.Embed(pb.EmbedRequest(data=known))
+    item = Item(id=1, image_id=image_id(known))
+
+    requests: queue.SimpleQueue[pb.EmbedManyRequest | None] = queue.SimpleQueue()
+    call = stub.EmbedMany(iter(requests.get, None), timeout=CAP)
+    requests.put(pb.EmbedManyRequest(items=[item] * 1_000))
+    answered = 0
+    while answered < 1_000:
+        answered += len(next(call).answers)
+
+    requests.put(pb.EmbedManyRequest(items=[item] * 1_001))
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in call:
+            pass
+    requests.put(None)
+    error = error_of(caught.value, "the embedding service")
+    assert isinstance(error, InvalidInput)
+    assert error.field == "items"
+    assert "1,001 items in one request; the limit is 1,000" in str(error)

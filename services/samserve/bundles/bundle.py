@@ -27,6 +27,7 @@ from samserve.bundles.variant import (
 )
 from samserve.bundles.variant import FACTS as VARIANT_FACTS
 from samserve.core.geometry import STRETCH, Frame
+from samserve.core.limits import LONGEST_STRING
 
 FACTS = "model.json"
 CARD = "README.md"
@@ -97,6 +98,11 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
             f"unsupported format {facts.get('format')} in {path / FACTS}; supported: {FORMAT}"
         )
     check_files(path, facts["files"])
+    if len(facts["model_version"]) > LONGEST_STRING:
+        raise BrokenBundle(
+            f"the model version in {path / FACTS} has {len(facts['model_version'])} characters; "
+            f"the limit is {LONGEST_STRING}: give the model a shorter name"
+        )
 
     exported = Variant(
         EXPORTED, facts["model_version"], ONNXRUNTIME, path / ENCODER, facts["precision"], facts

@@ -12,6 +12,13 @@ SamserveError                INTERNAL             a bug; has an id to find the l
 
 from __future__ import annotations
 
+LONGEST_ECHO = 100  # characters of a caller's string in messages, details and logs
+
+
+def shorten(text: str) -> str:
+    """Return a caller's string for a message; one of more than LONGEST_ECHO characters is cut."""
+    return text if len(text) <= LONGEST_ECHO else f"{text[: LONGEST_ECHO - 3]}..."
+
 
 class SamserveError(Exception):
     """Base of every error that is answered with a status."""
@@ -29,29 +36,29 @@ class EmbeddingNotCached(SamserveError):
     """The image's embedding is not in the cache, or no longer; the image's bytes are needed."""
 
     def __init__(self, image_id: str) -> None:
-        super().__init__(f"no cached embedding for image {image_id}; send the image's bytes")
-        self.image_id = image_id
+        self.image_id = shorten(image_id)
+        super().__init__(f"no cached embedding for image {self.image_id}; send the image's bytes")
 
 
 class ModelNotFound(SamserveError):
     """No model with this name is served."""
 
     def __init__(self, model: str, known: list[str]) -> None:
-        super().__init__(f"unknown model {model!r}; available: {', '.join(known)}")
-        self.model = model
+        self.model = shorten(model)
         self.known = known
+        super().__init__(f"unknown model {self.model!r}; available: {', '.join(known)}")
 
 
 class ModelVersionMismatch(SamserveError):
     """The embedding was made by a version of the model that is not served."""
 
     def __init__(self, asked: str, served: str) -> None:
-        super().__init__(
-            f"the image was embedded by model version {asked}, but version {served} is served; "
-            "embed it again"
-        )
-        self.asked = asked
+        self.asked = shorten(asked)
         self.served = served
+        super().__init__(
+            f"the image was embedded by model version {self.asked}, "
+            f"but version {served} is served; embed it again"
+        )
 
 
 class Overloaded(SamserveError):

@@ -6,32 +6,26 @@ colours show, and numbers count as sRGB. Of several frames or pages the first is
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE as BITS_PER_SAMPLE
-from PIL.TiffImagePlugin import TILELENGTH as TILE_LENGTH
-from PIL.TiffImagePlugin import TILEWIDTH as TILE_WIDTH
 from PIL.TiffImagePlugin import TiffImageFile
 
-from samserve.core.arrays import Bytes
+from samserve.core.arrays import Array, Bytes
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+from samserve.core.image_file import FORMATS, BoundedFile, check_codec, check_scans
+from samserve.core.tiff import bits_of, check_tiff, correct_values, why_unsupported
 
 # A JPEG is never decoded to less than this many times its size in the frame.
 DRAFT = 1.5
 
-# A progressive JPEG has about 10 scans. An empty scan of 100 bytes costs a pass over all pixels.
-MAX_SCANS = 100
-
-# Pixel modes in which no value means white.
-WITHOUT_RANGE = {"I": "32-bit integers", "F": "floating-point numbers", "La": "premultiplied grey"}
+# EXIF of JPEG cannot be larger. A directory of 64 KiB can name the same 64 KiB in 5,000 tags.
+MAX_EXIF_BYTES = 2**16
 
 # EXIF orientation -> the transposition that makes the stored image upright.
 TRANSPOSITIONS = {
@@ -46,6 +40,10 @@ TRANSPOSITIONS = {
 SIDEWAYS = (5, 6, 7, 8)
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # oddities in metadata do no harm
+
+
+# What is white in grey of 16 bits: the largest value of them all, or of the bits that are used.
+ImageRange = Literal["full", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,9 @@ class FramedImage:
     size: Size
 
 
-def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
+def frame_image(
+    data: bytes, frame: Frame, limits: Limits, image_range: ImageRange = "full"
+) -> FramedImage:
     """Decode an image, resize it as SAM does, orient it by EXIF, and pad it.
 
     The result equals SAM's own resize, with two exceptions. A JPEG of three times the frame or more
@@ -97,10 +97,16 @@ def frame_image(data: bytes, frame: Frame, limits: Limits) -> FramedImage:
         draft = image.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
         image.load()
         box = draft[1] if draft else None
-        resized = _eight_bit(image).resize(
+        resized = _eight_bit(image, image_range).resize(
             (inner.width, inner.height), Image.Resampling.BILINEAR, box
         )
         scaled = resized.convert("RGB")
+    except InvalidInput:
+        raise
+    except MemoryError as problem:
+        raise InvalidInput(
+            "data", f"the {image.format} needs too much memory to decode; send a smaller one"
+        ) from problem
     except Exception as problem:  # Pillow's decoders raise anything on broken data
         raise InvalidInput(
             "data", f"the {image.format} is damaged or truncated; send the whole file"
@@ -124,7 +130,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
     # Pillow refuses twice this, before its parsers allocate it.
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(BoundedFile(data), formats=FORMATS)
         _check(image, data, limits)
     except InvalidInput:
         raise
@@ -134,14 +140,15 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
         ) from problem
     except Exception as problem:  # Pillow's parsers raise anything on broken headers
         raise InvalidInput(
-            "data", f"unsupported or damaged image; supported formats: {', '.join(FORMATS)}"
+            "data",
+            why_unsupported(data)
+            or f"unsupported or damaged image; supported formats: {', '.join(FORMATS)}",
         ) from problem
     return image
 
 
 def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
     """Check what the header promises. Raises InvalidInput."""
-    # Shape.
     if max(image.size) > limits.max_aspect * min(image.size):
         shape = f"{image.width}x{image.height}"
         raise InvalidInput(
@@ -149,54 +156,43 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
             f"the image is {shape}, over the side ratio of {limits.max_aspect:g}:1; crop it",
         )
 
-    # Pixels.
-    if image.mode in WITHOUT_RANGE:
-        raise InvalidInput(
-            "data",
-            f"the image's pixels are {WITHOUT_RANGE[image.mode]}, which have no defined white; "
-            "convert them to 8 or 16 bits",
-        )
-
-    # Tiles, which the TIFF decoder allocates whole.
+    check_codec(image)
+    check_scans(image, data)
     if isinstance(image, TiffImageFile):
-        tile = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
-        if tile > limits.max_pixels:
-            raise InvalidInput(
-                "data",
-                f"the TIFF's tiles have more than {limits.max_pixels:,} pixels; use smaller tiles",
-            )
-
-    # Scans, each of which is a pass over all pixels.
-    if image.info.get("progressive") and _scans(image, data) > MAX_SCANS:
-        raise InvalidInput(
-            "data", f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG"
-        )
+        check_tiff(image, data, limits.max_pixels)
 
 
-def _scans(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Count the scans after a JPEG's header."""
-    first = image.fp.tell() if image.fp else 0
-    return 1 + data.count(b"\xff\xda", first, data.find(b"\xff\xd9", first))
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, image_range: ImageRange) -> Image.Image:
     """Return the image in 8-bit grey or RGB.
 
-    16 bits are shifted to their high 8; Pillow would cut values off at 255.
+    16 bits are shifted to their high 8, or to the high 8 of those that are used; Pillow would cut
+    values off at 255. Of colours Pillow reads only the high 8.
     """
-    if image.mode in ("L", "RGB"):
-        return image
     if image.mode.startswith("I;16"):
-        bits = image.tag_v2[BITS_PER_SAMPLE][0] if isinstance(image, TiffImageFile) else 16
-        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
-    return image.convert("RGB")
+        values = _values(image)
+        bits = bits_of(image) if isinstance(image, TiffImageFile) else 16
+        if image_range == "auto":
+            bits = max(8, int(values.max()).bit_length())
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
+    if image.mode == "L" and isinstance(image, TiffImageFile):
+        return Image.fromarray(_values(image))
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _values(image: Image.Image) -> Array:
+    """Return the pixels [height, width] of a grey image; zero is black."""
+    values = np.asarray(image)
+    return correct_values(image, values) if isinstance(image, TiffImageFile) else values
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, or 1 (upright) if it is damaged.
+    """Return the EXIF orientation, or 1 (upright) if EXIF is damaged or too large.
 
     Call it after loading, when Pillow has already turned a TIFF.
     """
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return 1
+
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow's parsers raise anything

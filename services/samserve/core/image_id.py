@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from samserve.core.errors import InvalidInput
+from samserve.core.errors import InvalidInput, shorten
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -39,5 +39,5 @@ def check_expected(value: str, expected: str) -> None:
     if expected not in ("", value):
         raise InvalidInput(
             "expected_image_id",
-            f"the image's id is {value}, not {expected}; send the bytes that were hashed",
+            f"the image's id is {value}, not {shorten(expected)}; send the bytes that were hashed",
         )

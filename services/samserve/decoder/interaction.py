@@ -27,12 +27,13 @@ class Step:
     Attributes:
         id: The caller's number.
         prompt: All points so far and the box. Without a choice of `multimask` a first step gets
-            three candidates, and one that refines an answer gets one mask.
+            three candidates, and one that refines an answer gets one mask. An error if the step
+            was refused as it came in.
         reset: Forget the earlier answers.
     """
 
     id: int
-    prompt: PromptInput
+    prompt: PromptInput | InvalidInput
     reset: bool
 
 
@@ -132,8 +133,10 @@ class Interaction:
 
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
-    def _read(self, prompt: PromptInput) -> Prompt:
+    def _read(self, prompt: PromptInput | InvalidInput) -> Prompt:
         """Check the prompt, and add the last answer's logits unless it brings its own."""
+        if isinstance(prompt, InvalidInput):
+            raise prompt
         checked = read_prompt(prompt, self._model.low_res, "prompt")
         check_inside(checked, self._image.size, "prompt")
 

@@ -14,7 +14,14 @@ from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_source import SourcedImage
-from samserve.decoder.masks.write import MaskAnswer, Output, check_output, write_masks
+from samserve.decoder.masks.answer_size import AnswerSize
+from samserve.decoder.masks.write import (
+    MaskAnswer,
+    Output,
+    check_output,
+    expected_bytes,
+    write_masks,
+)
 from samserve.decoder.prompt import Prompt, PromptInput, check_all_inside, read_prompts
 from samserve.decoder.registry import ModelRegistry, ServedModel
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
@@ -166,8 +173,23 @@ class Segmenter:
         output: Output,
         clock: StageClock,
     ) -> list[PromptAnswer]:
-        """Answer each prompt; the prompts and the output have been checked. Raises Overloaded."""
-        job = _Job(model.decoder, image, prompts, output, clock, queued_at=time.perf_counter())
+        """Answer each prompt; the prompts and the output have been checked.
+
+        Raises:
+            InvalidInput: The answer is too large.
+            Overloaded: The queue is full.
+        """
+        answer_size = AnswerSize(output.max_bytes)
+        answer_size.check(expected_bytes(prompts, output, image.size, model.low_res))
+        job = _Job(
+            model.decoder,
+            image,
+            prompts,
+            output,
+            answer_size,
+            clock,
+            queued_at=time.perf_counter(),
+        )
 
         with self._queue.place(len(prompts)):
             if len(prompts) == 1:
@@ -202,6 +224,7 @@ class _Job:
     image: ReadyImage
     prompts: list[Prompt]
     output: Output
+    answer_size: AnswerSize
     clock: StageClock
     queued_at: float
 
@@ -215,9 +238,8 @@ class _Job:
 
     def write(self, candidates: Candidates) -> PromptAnswer:
         frame = self.decoder.bundle.mask_frame
-        return PromptAnswer(
-            candidates, write_masks(candidates, self.image.size, frame, self.output)
-        )
+        masks = write_masks(candidates, self.image.size, frame, self.output, self.answer_size)
+        return PromptAnswer(candidates, masks)
 
     def decode_and_write(self) -> PromptAnswer:
         (candidates,) = self.decode()

@@ -38,7 +38,8 @@ from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.channel import message_limits
+from samserve.wire.channel import METADATA_LIMITS, message_limits
+from samserve.wire.parts import PartLimit
 
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
@@ -60,7 +61,9 @@ async def serve(settings: DecoderSettings) -> None:
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue)
     cache = EmbeddingCache(
-        CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+        CacheOptions(
+            settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s, settings.image_range
+        )
     )
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
@@ -75,7 +78,8 @@ async def serve(settings: DecoderSettings) -> None:
         interceptors=[DelayedStatus(draining)], options=server_options(settings)
     )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
-        SegmentationServicer(segmenter, draining, limits), server
+        SegmentationServicer(segmenter, draining, limits, settings.request_limits),
+        PartLimit(server),
     )
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -112,7 +116,8 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
     """
     grace = settings.max_stream_s + settings.embed_timeout_s
     return [
-        *message_limits(settings.max_image_bytes),
+        *message_limits(settings.max_image_bytes, settings.max_answer_bytes),
+        *METADATA_LIMITS,
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),

@@ -14,6 +14,7 @@ import numpy as np
 from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
+from samserve.core.limits import MAX_FORMATS, RequestLimits, check_count, check_string
 from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.polygons import Ring
@@ -28,9 +29,16 @@ from samserve.v1 import types_pb2 as types
 from samserve.wire.call import Call, call_scope
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import tenant_of
+from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.status import status_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+LABELS = {
+    types.POINT_LABEL_UNSPECIFIED: FOREGROUND,
+    types.POINT_LABEL_FOREGROUND: FOREGROUND,
+    types.POINT_LABEL_BACKGROUND: BACKGROUND,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +57,29 @@ class TimeLimits:
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
-    def __init__(self, segmenter: Segmenter, draining: asyncio.Event, limits: TimeLimits) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        draining: asyncio.Event,
+        limits: TimeLimits,
+        request_limits: RequestLimits,
+    ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
+        self._request_limits = request_limits
 
-    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+    async def Predict(
+        self, request: pb.PredictRequest | RefusedMessage, context: Context
+    ) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
         with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
             context.set_trailing_metadata(call.trailing_metadata)
-            segmented = await self._segmenter.segment(_mask_request(request, context), clock)
+            segmented = await self._segmenter.segment(
+                _mask_request(parsed(request), context, self._request_limits), clock
+            )
             return _response(segmented, clock)
         return await _abort(call, context)
 
@@ -89,7 +108,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             raise InvalidInput("open", "the stream's first request must be an open")
 
         model = self._segmenter.resolve(request.open.model)
-        output = _output(request.open.output)
+        output = _output(request.open.output, self._request_limits)
         check_output(output)
 
         clock = StageClock()
@@ -105,7 +124,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def _read_steps(self, interaction: Interaction, context: Context) -> None:
         try:
             while (request := await _next(context)) is not None:
-                interaction.submit(_step(request))
+                interaction.submit(_step(request, self._request_limits))
             interaction.end()
         except Exception as error:
             interaction.end(error)
@@ -128,16 +147,27 @@ async def _next(context: Context) -> pb.InteractRequest | None:
     """Return the next request, or None once the client has half-closed.
 
     gRPC's own iterator would keep the bytes of an open in memory.
+
+    Raises:
+        InvalidInput: The request was refused unparsed.
     """
     request: object = await context.read()
-    return request if isinstance(request, pb.InteractRequest) else None
+    if not isinstance(request, pb.InteractRequest | RefusedMessage):
+        return None
+    return parsed(request)
 
 
-def _mask_request(request: pb.PredictRequest, context: Context) -> MaskRequest:
+def _mask_request(
+    request: pb.PredictRequest, context: Context, limits: RequestLimits
+) -> MaskRequest:
+    check_count(len(request.prompts), limits.prompts, "prompts", "prompts in one call")
     return MaskRequest(
         image=_image_request(request, context),
-        prompts=[_prompt_input(prompt) for prompt in request.prompts],
-        output=_output(request.output),
+        prompts=[
+            _prompt_input(prompt, f"prompts[{index}]", limits)
+            for index, prompt in enumerate(request.prompts)
+        ],
+        output=_output(request.output, limits),
     )
 
 
@@ -146,27 +176,33 @@ def _image_request(
 ) -> ImageRequest:
     return ImageRequest(
         tenant=tenant_of(context.invocation_metadata() or ()),
-        model=request.model,
+        model=check_string(request.model, "model"),
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.ref.image_id,
-        expected_image_id=request.expected_image_id,
-        model_version=request.ref.model_version,
+        expected_image_id=check_string(request.expected_image_id, "expected_image_id"),
+        model_version=check_string(request.ref.model_version, "ref.model_version"),
     )
 
 
-def _step(request: pb.InteractRequest) -> Step:
+def _step(request: pb.InteractRequest, limits: RequestLimits) -> Step:
     if request.WhichOneof("message") != "step":
         raise InvalidInput("step", "every request after the stream's first must be a step")
     step = request.step
-    return Step(step.id, _prompt_input(step.prompt), step.reset)
+    try:
+        prompt: PromptInput | InvalidInput = _prompt_input(step.prompt, "prompt", limits)
+    except InvalidInput as error:
+        prompt = error  # answered in the step's turn; the stream continues
+    return Step(step.id, prompt, step.reset)
 
 
-def _prompt_input(prompt: pb.Prompt) -> PromptInput:
+def _prompt_input(prompt: pb.Prompt, field: str, limits: RequestLimits) -> PromptInput:
+    check_count(len(prompt.points), limits.points, f"{field}.points", "points")
     points = [(point.x, point.y) for point in prompt.points]
-    labels = [
-        BACKGROUND if point.label == types.POINT_LABEL_BACKGROUND else FOREGROUND
-        for point in prompt.points
-    ]
+    labels = [LABELS.get(point.label) for point in prompt.points]
+    if None in labels:
+        index = labels.index(None)
+        raise _unknown_label(prompt.points[index].label, f"{field}.points[{index}].label")
+
     box = prompt.box
     return PromptInput(
         points=np.array(points, np.float32).reshape(-1, 2),
@@ -179,8 +215,22 @@ def _prompt_input(prompt: pb.Prompt) -> PromptInput:
     )
 
 
-def _output(options: pb.OutputOptions) -> Output:
+def _unknown_label(label: int, field: str) -> InvalidInput:
+    return InvalidInput(
+        field, f"{field}: unknown label {label}; available: 1 (foreground), 2 (background)"
+    )
+
+
+def _output(options: pb.OutputOptions, limits: RequestLimits) -> Output:
+    check_count(len(options.formats), MAX_FORMATS, "output.formats", "formats")
     formats = set(options.formats) or {pb.MASK_FORMAT_RLE}
+    unknown = formats - set(pb.MaskFormat.values())
+    if unknown:
+        raise InvalidInput(
+            "output.formats",
+            f"output.formats: unknown format {min(unknown)}; "
+            "available: 1 (RLE), 2 (PNG), 3 (polygons), 4 (bits)",
+        )
     return Output(
         rle=bool(formats & {pb.MASK_FORMAT_RLE, pb.MASK_FORMAT_UNSPECIFIED}),
         png=pb.MASK_FORMAT_PNG in formats,
@@ -189,6 +239,7 @@ def _output(options: pb.OutputOptions) -> Output:
         low_res_logits=options.low_res_logits,
         polygon_tolerance=options.polygon_tolerance,
         max_masks=options.max_masks,
+        max_bytes=limits.answer_bytes,
     )
 
 

@@ -14,6 +14,7 @@ from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.encoder import TritonEncoder
+from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host
@@ -22,7 +23,7 @@ from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
 
-GRPC_SERVICERS = ["samserve.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server"]
+GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
 M_MMAP_THRESHOLD = -3  # mallopt's number of this parameter
 MMAP_THRESHOLD = 2**18  # bytes
@@ -39,7 +40,19 @@ class EmbeddingService(EmbeddingServicer):
         _return_memory_of_images()
 
         cache = EmbeddingCache(
-            CacheOptions(settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s)
+            CacheOptions(
+                settings.redis_url,
+                settings.cache_ttl_s,
+                settings.redis_timeout_s,
+                settings.image_range,
+            )
+        )
+        limits = settings.image_limits
+        pool = ThreadPoolExecutor(settings.image_threads, "image")
+        workers = ImageWorkers(
+            settings.image_workers,
+            WorkerOptions(limits, settings.image_decode_s, settings.image_range),
+            pool,
         )
         embedder = Embedder(
             cache,
@@ -48,11 +61,12 @@ class EmbeddingService(EmbeddingServicer):
             TritonEncoder(
                 settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
             ),
-            limits=settings.image_limits,
-            pool=ThreadPoolExecutor(settings.image_threads, "image"),
+            workers,
+            limits=limits,
+            pool=pool,
             coding=settings.cache_coding,
         )
-        super().__init__(embedder, many_in_flight=settings.many_in_flight, slow=settings.slow_s)
+        super().__init__(embedder, limits=settings.bulk_limits, slow=settings.slow_s)
 
         # Keep a reference so that the task is not garbage-collected.
         self._cache_check = asyncio.ensure_future(cache.check())

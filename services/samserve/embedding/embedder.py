@@ -17,7 +17,8 @@ from samserve.core.arrays import Halves
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, ModelVersionMismatch
-from samserve.core.image import FramedImage, Limits, frame_image
+from samserve.core.geometry import Frame
+from samserve.core.image import FramedImage, Limits
 from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.embedding.admission import EncodeSlots, Priority
@@ -40,6 +41,12 @@ class Encoder(Protocol):
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
     ) -> dict[str, Halves]: ...
+
+
+class ImageDecoder(Protocol):
+    """Decodes images into a model's frame."""
+
+    async def frame(self, data: bytes, frame: Frame) -> FramedImage: ...
 
 
 class Cache(Protocol):
@@ -93,6 +100,7 @@ class Embedder:
         claims: ReplicaClaims,
         slots: EncodeSlots,
         encoder: Encoder,
+        decoder: ImageDecoder,
         *,
         limits: Limits,
         pool: Executor,
@@ -105,14 +113,16 @@ class Embedder:
             claims: Shared by all replicas, like the cache.
             slots: Bound how many images are decoded and encoded at once.
             encoder: Runs the models.
+            decoder: Decodes and resizes images.
             limits: Bound the images that are accepted.
-            pool: Threads that hash, decode and pack.
+            pool: Threads that hash and pack.
             coding: How new embeddings are packed.
         """
         self._cache = cache
         self._claims = claims
         self._slots = slots
         self._encoder = encoder
+        self._decoder = decoder
         self._limits = limits
         self._pool = pool
         self._coding = coding
@@ -233,9 +243,7 @@ class Embedder:
             with slot:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
-                    image = await run_in_pool(
-                        self._pool, frame_image, data, job.spec.frame, self._limits
-                    )
+                    image = await self._decoder.frame(data, job.spec.frame)
 
                 # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()

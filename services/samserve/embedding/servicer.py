@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
+from samserve.core.errors import InvalidInput, Overloaded, SamserveError
 from samserve.core.image_request import ImageRequest
+from samserve.core.limits import BulkLimits, check_count, check_string
 from samserve.embedding.admission import Priority
 from samserve.embedding.bounded import bounded
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
@@ -18,38 +20,48 @@ from samserve.v1 import embedding_pb2 as pb
 from samserve.wire.call import Call, call_scope, observe_call
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import seconds_left, tenant_of
+from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
+
+PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    pb.PRIORITY_BULK: Priority.BULK,
+}
 
 
 class EmbeddingServicer:
     """One replica's methods. Ray Serve calls them by the names of the RPCs."""
 
-    def __init__(self, embedder: Embedder, *, many_in_flight: int, slow: float) -> None:
+    def __init__(self, embedder: Embedder, *, limits: BulkLimits, slow: float) -> None:
         """Create the methods.
 
         Args:
             embedder: Does the work.
-            many_in_flight: Images of one EmbedMany stream that are in flight at once.
+            limits: On EmbedMany.
             slow: Seconds after which a call is logged.
         """
         self._embedder = embedder
-        self._many_in_flight = many_in_flight
+        self._limits = limits
         self._slow = slow
 
+        self._streams = 0
+        self._places = asyncio.Semaphore(limits.all_in_flight)
+
     async def Embed(
-        self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext
+        self, request: pb.EmbedRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> pb.EmbedResponse:
         metadata = grpc_context.invocation_metadata()
         clock = StageClock()
         response = pb.EmbedResponse()
 
         with call_scope("Embed", metadata, clock=clock, slow=self._slow) as call:
+            request = parsed(request)
             embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
-            bulk = request.priority == pb.PRIORITY_BULK
             result = await embed(
                 _image_request(request, metadata, request.expected_image_id),
                 clock,
-                priority=Priority.BULK if bulk else Priority.INTERACTIVE,
+                priority=_priority(request.priority),
                 deadline=_deadline(metadata),
             )
             response = _response(result, clock)
@@ -58,11 +70,47 @@ class EmbeddingServicer:
         return response
 
     async def EmbedMany(
-        self, requests: gRPCInputStream[pb.EmbedManyRequest], grpc_context: RayServegRPCContext
+        self,
+        requests: gRPCInputStream[pb.EmbedManyRequest | RefusedMessage],
+        grpc_context: RayServegRPCContext,
     ) -> AsyncIterator[pb.EmbedManyResponse]:
         metadata = grpc_context.invocation_metadata()
         request_id = request_id_of(metadata)
         grpc_context.set_trailing_metadata([(REQUEST_ID_KEY, request_id)])
+
+        with observe_call("EmbedMany") as call:
+            call.request_id = request_id
+            try:
+                with self._stream():
+                    async with aclosing(self._answers(requests, metadata, request_id)) as answers:
+                        async for finished in answers:
+                            yield pb.EmbedManyResponse(answers=finished)
+            except SamserveError as error:
+                call.fail(error)
+
+        if call.failed:
+            _end(call, grpc_context)
+            yield pb.EmbedManyResponse()  # as in GetEmbedding
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """Count an EmbedMany stream while it is open. Raises Overloaded."""
+        if self._streams >= self._limits.streams:
+            raise Overloaded(f"the pool of {self._limits.streams} EmbedMany streams")
+
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
+    def _answers(
+        self,
+        requests: AsyncIterator[pb.EmbedManyRequest | RefusedMessage],
+        metadata: list[tuple[str, str]],
+        request_id: str,
+    ) -> AsyncGenerator[list[pb.EmbedManyResponse.Answer]]:
+        """Answer the items of a stream, as many at once as the limits allow."""
 
         async def answer(item: pb.EmbedManyRequest.Item) -> pb.EmbedManyResponse.Answer:
             clock = StageClock()
@@ -70,25 +118,23 @@ class EmbeddingServicer:
             with call_scope(
                 "EmbedMany.item", metadata, clock=clock, request_id=request_id, counted=False
             ) as call:
-                result = await self._embedder.embed(
-                    _image_request(item, metadata),
-                    clock,
-                    priority=Priority.BULK,
-                    deadline=_deadline(metadata),
-                )
+                async with self._places:
+                    result = await self._embedder.embed(
+                        _image_request(item, metadata),
+                        clock,
+                        priority=Priority.BULK,
+                        deadline=_deadline(metadata),
+                    )
                 response = _response(result, clock)
 
             error = call.status if call.failed else None
             return pb.EmbedManyResponse.Answer(id=item.id, image=response, error=error)
 
-        batches = (request.items async for request in requests)
-        with observe_call("EmbedMany"):
-            async with aclosing(bounded(batches, answer, self._many_in_flight)) as answers:
-                async for finished in answers:
-                    yield pb.EmbedManyResponse(answers=finished)
+        batches = (_items(parsed(request), self._limits.items) async for request in requests)
+        return bounded(batches, answer, self._limits.in_flight)
 
     async def GetEmbedding(
-        self, request: pb.GetEmbeddingRequest, grpc_context: RayServegRPCContext
+        self, request: pb.GetEmbeddingRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.GetEmbeddingResponse]:
         result = await self._fetch(request, grpc_context)
         if result is None:
@@ -100,19 +146,20 @@ class EmbeddingServicer:
             yield message
 
     async def _fetch(
-        self, request: pb.GetEmbeddingRequest, context: RayServegRPCContext
+        self, request: pb.GetEmbeddingRequest | RefusedMessage, context: RayServegRPCContext
     ) -> FetchResult | None:
         """Return the embedding, or None if the call has failed."""
         metadata = context.invocation_metadata()
         clock = StageClock()
         result: FetchResult | None = None
         with call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call:
+            request = parsed(request)
             image = ImageRequest(
                 tenant=tenant_of(metadata),
-                model=request.model,
+                model=check_string(request.model, "model"),
                 data=None,
                 image_id=request.image.image_id,
-                model_version=request.image.model_version,
+                model_version=check_string(request.image.model_version, "image.model_version"),
             )
             result = await self._embedder.fetch(image, clock)
 
@@ -127,11 +174,26 @@ def _image_request(
 ) -> ImageRequest:
     return ImageRequest(
         tenant=tenant_of(metadata),
-        model=request.model,
+        model=check_string(request.model, "model"),
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.image_id,
-        expected_image_id=expected_image_id,
+        expected_image_id=check_string(expected_image_id, "expected_image_id"),
     )
+
+
+def _items(request: pb.EmbedManyRequest, limit: int) -> Sequence[pb.EmbedManyRequest.Item]:
+    check_count(len(request.items), limit, "items", "items in one request")
+    items: Sequence[pb.EmbedManyRequest.Item] = request.items
+    return items
+
+
+def _priority(priority: pb.Priority) -> Priority:
+    if priority not in PRIORITIES:
+        raise InvalidInput(
+            "priority",
+            f"priority: unknown value {priority}; available: 1 (interactive), 2 (bulk)",
+        )
+    return PRIORITIES[priority]
 
 
 def _deadline(metadata: list[tuple[str, str]]) -> float:

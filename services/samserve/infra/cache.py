@@ -24,6 +24,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from samserve.codec.packed import HEADER_BYTES, DamagedEmbedding, pack, unpack, unpack_header
 from samserve.core.embedding import Embedding, EmbeddingHeader
+from samserve.core.image import ImageRange
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
@@ -70,11 +71,17 @@ class CacheOptions:
         url: redis://..., rediss://... or unix://...
         ttl: Lifetime of an entry since its last use, in seconds.
         timeout: Time limit of one operation, in seconds.
+        image_range: How images of 16 bits become 8, which changes their embeddings.
     """
 
     url: str
     ttl: int
     timeout: float
+    image_range: ImageRange = "full"
+
+    def name(self, key: CacheKey) -> str:
+        """Return the name of an entry in Redis."""
+        return str(key) if self.image_range == "full" else f"{key}:{self.image_range}"
 
 
 class _NoAnswer(Exception):
@@ -106,6 +113,7 @@ class EmbeddingCache:
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         self._redis = Redis.from_pool(pool)  # closes the pool with itself
+        self._name = options.name
         self._ttl = options.ttl
         self._timeout = options.timeout
         # Not the pool's own queue: operations that waited here then ask the breaker first, and do
@@ -115,12 +123,12 @@ class EmbeddingCache:
 
     async def head(self, key: CacheKey) -> EmbeddingHeader | None:
         """Return the embedding's header without fetching its tensors."""
-        packed = await self._fetch(key, ("GETRANGE", str(key), 0, HEADER_BYTES - 1))
+        packed = await self._fetch(key, ("GETRANGE", self._name(key), 0, HEADER_BYTES - 1))
         return None if packed is None else await self._read_header(key, packed)
 
     async def get(self, key: CacheKey) -> Embedding | None:
         """Return the embedding, or None if it is missing, damaged, or Redis is down."""
-        packed = await self._fetch(key, ("GET", str(key)))
+        packed = await self._fetch(key, ("GET", self._name(key)))
         if packed is None:
             return None
 
@@ -137,7 +145,7 @@ class EmbeddingCache:
         A failure is counted; the caller goes on.
         """
         packed = embedding.packed or await asyncio.to_thread(pack, embedding)
-        command = ("SET", str(key), packed, "EX", self._ttl)
+        command = ("SET", self._name(key), packed, "EX", self._ttl)
 
         try:
             await self._call("put", command)
@@ -160,11 +168,11 @@ class EmbeddingCache:
             token: Identifies this replica and attempt.
             seconds: Lifetime of the claim.
         """
-        name = _claim_name(key)
+        name = self._claim_name(key)
         take = ("SET", name, token, "NX", "PX", int(1000 * seconds))
         try:
             _, holder, packed = await self._call(
-                "claim", take, ("GET", name), ("GETRANGE", str(key), 0, HEADER_BYTES - 1)
+                "claim", take, ("GET", name), ("GETRANGE", self._name(key), 0, HEADER_BYTES - 1)
             )
         except _NoAnswer as problem:
             return Claim.HELD if problem.passing else Claim.ALONE
@@ -180,11 +188,13 @@ class EmbeddingCache:
     async def renew(self, key: CacheKey, token: str, seconds: float) -> None:
         """Set a claim's lifetime to `seconds` from now, if it is still held."""
         milliseconds = int(1000 * seconds)
-        await self._try_call("renew", ("EVAL", _RENEW, 1, _claim_name(key), token, milliseconds))
+        await self._try_call(
+            "renew", ("EVAL", _RENEW, 1, self._claim_name(key), token, milliseconds)
+        )
 
     async def release(self, key: CacheKey, token: str) -> None:
         """Release a claim, if it is still held."""
-        await self._try_call("release", ("EVAL", _RELEASE, 1, _claim_name(key), token))
+        await self._try_call("release", ("EVAL", _RELEASE, 1, self._claim_name(key), token))
 
     async def check(self) -> None:
         """Warn if Redis is down, or if its settings do not suit a cache."""
@@ -200,9 +210,12 @@ class EmbeddingCache:
         """Close the connections."""
         await self._redis.aclose()
 
+    def _claim_name(self, key: CacheKey) -> str:
+        return f"{self._name(key)}:claim"
+
     async def _fetch(self, key: CacheKey, command: Command) -> bytes | None:
         """Return what the command reads, and prolong the entry's lifetime."""
-        answers = await self._try_call("get", command, ("EXPIRE", str(key), self._ttl))
+        answers = await self._try_call("get", command, ("EXPIRE", self._name(key), self._ttl))
         if answers is None:
             return None
 
@@ -221,8 +234,8 @@ class EmbeddingCache:
     async def _delete(self, key: CacheKey, problem: DamagedEmbedding) -> None:
         """Delete a damaged entry, so that it is a miss only once."""
         CACHE_OUTCOMES.labels("damaged").inc()
-        log.warning("damaged cache entry deleted", key=str(key), problem=str(problem))
-        await self._try_call("delete", ("DEL", str(key)))
+        log.warning("damaged cache entry deleted", key=self._name(key), problem=str(problem))
+        await self._try_call("delete", ("DEL", self._name(key)))
 
     async def _try_call(self, operation: str, *commands: Command) -> list[Any] | None:
         """Return the answers as _call does, or None without an answer."""
@@ -278,10 +291,6 @@ class EmbeddingCache:
             operation=operation,
             problem=f"{type(problem).__name__}: {problem}",
         )
-
-
-def _claim_name(key: CacheKey) -> str:
-    return f"{key}:claim"
 
 
 def memory_warnings(memory: Mapping[str, Any]) -> list[str]:

@@ -30,6 +30,13 @@ MODEL_INFO = Gauge(
     multiprocess_mode="livemax",
 )
 
+IMAGE_WORKERS_ENDED = Counter(
+    "samserve_image_workers_ended_total",
+    "Processes that decode images, ended and replaced: time (an image's limit), abandoned (its "
+    "callers left), crash, killed (by the system).",
+    ["reason"],
+)
+
 # Prepared images in a decoder's process.
 RESIDENT_BYTES = Gauge("samserve_resident_bytes", "Bytes of prepared images in this process.")
 RESIDENT_LOOKUPS = Counter(

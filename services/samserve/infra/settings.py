@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
-from samserve.core.image import Limits
+from samserve.core.image import ImageRange, Limits
+from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
 
 PREFIX = "SAMSERVE_"
@@ -105,6 +106,14 @@ class CommonSettings(EnvironmentSettings):
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
     )
+    image_range: ImageRange = Field(
+        default="full",
+        description=(
+            "What is white in grey images of 16 bits. `full`: the largest value of 16 bits. "
+            "`auto`: the largest value of the bits that the image uses, for cameras of 10 to 14 "
+            "bits. Both services must have the same value."
+        ),
+    )
     slow_s: float = Field(
         default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
     )
@@ -143,7 +152,18 @@ class EmbeddingSettings(CommonSettings):
         default=0.2, ge=0, description="CPU cores that Ray reserves for each replica."
     )
     image_threads: int = Field(
-        default=2, gt=0, description="Threads of a replica that decode and resize images."
+        default=2, gt=0, description="Threads of a replica that hash images and pack embeddings."
+    )
+    image_workers: int = Field(
+        default=2, gt=0, description="Processes of a replica that decode and resize images."
+    )
+    image_decode_s: int = Field(
+        default=10,
+        gt=0,
+        description=(
+            "Processor time to decode one image, in seconds. "
+            "A worker that takes more is killed and replaced, and the image is refused."
+        ),
     )
     embed_slots: int = Field(
         default=24,
@@ -158,8 +178,19 @@ class EmbeddingSettings(CommonSettings):
     many_in_flight: int = Field(
         default=16, gt=0, description="Images of one `EmbedMany` stream that are in flight at once."
     )
+    max_many_items: int = Field(
+        default=1000, gt=0, description="Limit of the items of one `EmbedMany` request."
+    )
+    max_many_streams: int = Field(
+        default=32,
+        gt=0,
+        description="Open `EmbedMany` streams of a replica; more are refused as overload.",
+    )
     max_image_pixels: int = Field(
-        default=100_000_000, gt=0, description="Size limit of a decoded image, in pixels."
+        default=40_000_000,
+        gt=0,
+        le=200_000_000,
+        description="Size limit of a decoded image, in pixels; at most 200 million.",
     )
     max_image_aspect: float = Field(
         default=64, ge=1, description="Limit of an image's long side divided by its short side."
@@ -176,6 +207,16 @@ class EmbeddingSettings(CommonSettings):
     def image_limits(self) -> Limits:
         """The limits on input images."""
         return Limits(self.max_image_bytes, self.max_image_pixels, self.max_image_aspect)
+
+    @property
+    def bulk_limits(self) -> BulkLimits:
+        """The limits on EmbedMany: its items fill the slots, and one stream is looked up."""
+        return BulkLimits(
+            in_flight=self.many_in_flight,
+            all_in_flight=self.embed_slots + self.many_in_flight,
+            items=self.max_many_items,
+            streams=self.max_many_streams,
+        )
 
 
 class DecoderSettings(CommonSettings, BundleSettings):
@@ -195,6 +236,20 @@ class DecoderSettings(CommonSettings, BundleSettings):
         default=24,
         ge=0,
         description="Prompts that may wait for a thread; more are refused as overload.",
+    )
+    max_prompts: int = Field(
+        default=DEFAULT_PROMPTS,
+        gt=0,
+        description="Limit of the prompts of one call; the Python client splits larger calls.",
+    )
+    max_points: int = Field(default=64, gt=0, description="Limit of the points of one prompt.")
+    max_answer_bytes: int = Field(
+        default=32 * MIB,
+        gt=0,
+        description=(
+            "Size limit of an answer's masks together, in bytes. "
+            "Clients must accept messages 1 MiB larger; the Python client accepts 64 MiB."
+        ),
     )
     resident_bytes: int = Field(
         default=512 * MIB,
@@ -218,6 +273,11 @@ class DecoderSettings(CommonSettings, BundleSettings):
     max_stream_s: float = Field(
         default=600, gt=0, description="Lifetime of an `Interact` stream, in seconds."
     )
+
+    @property
+    def request_limits(self) -> RequestLimits:
+        """The limits on requests and their answers."""
+        return RequestLimits(self.max_prompts, self.max_points, self.max_answer_bytes)
 
 
 Settings = TypeVar("Settings", bound=EnvironmentSettings)

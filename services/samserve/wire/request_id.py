@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import structlog
 
 REQUEST_ID_KEY = "x-request-id"
-_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,64}")
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -32,6 +32,7 @@ from samserve.core.errors import (
 DOMAIN = "samserve"
 DETAILS_KEY = "grpc-status-details-bin"
 DEFAULT_RETRY_AFTER = 1.0  # seconds, where a status names none
+TOO_LARGE_ANSWER = ("SERVER: Sent", "CLIENT: Received")  # of gRPC's messages
 
 log = structlog.get_logger()
 
@@ -143,8 +144,16 @@ def _error(
             return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
         case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_answer_too_large(message):
+            return InvalidInput(
+                "output",
+                f"the answer of {stage} is too large: {message}; "
+                "send fewer prompts, or ask for fewer masks or formats",
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_message_too_large(message):
             return InvalidInput("data", f"the image is larger than {stage} accepts: {message}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_metadata_too_large(message):
+            return InvalidInput("metadata", f"the metadata are too large: {message}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -162,6 +171,16 @@ def _error(
 
 
 # Statuses that gRPC, HAProxy or Ray Serve made, not one of the services.
+
+
+def _is_answer_too_large(message: str) -> bool:
+    """The server may not send so much, or this client may not receive it."""
+    return any(f"{part} message larger than max" in message for part in TOO_LARGE_ANSWER)
+
+
+def _is_metadata_too_large(message: str) -> bool:
+    """gRPC refuses metadata, of a call or of its answer, with this text and no details."""
+    return "metadata size exceeds" in message
 
 
 def _is_message_too_large(message: str) -> bool:

@@ -50,6 +50,18 @@ def test_a_bundle_of_a_later_format_is_refused(copy: Path) -> None:
         load_bundle(copy)
 
 
+def test_a_model_version_that_no_request_could_name_is_refused(copy: Path) -> None:
+    facts = json.loads((copy / "model.json").read_text())
+    for length in (64, 65):
+        version = "v" * length
+        (copy / "model.json").write_text(json.dumps({**facts, "model_version": version}))
+        if length == 64:
+            assert load_bundle(copy).model_version == version
+            continue
+        with pytest.raises(BrokenBundle, match="65 characters; the limit is 64"):
+            load_bundle(copy)
+
+
 def test_weights_beside_the_encoders_graph_are_part_of_the_version(copy: Path) -> None:
     facts = {
         name: fact

@@ -2,27 +2,34 @@ import io
 import itertools
 import re
 import resource
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from hostile_images import (
+    bmp_run_lengths,
     gif_background,
+    gif_comments,
     hostile_images,
     jpeg_scans,
+    jpeg_segments,
     png,
     png_header,
     tiff,
+    tiff_shared_tags,
     tiff_tiles,
     webp_canvas,
+    webp_one_colour,
 )
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import Limits, frame_image
 
-LIMITS = Limits(max_bytes=32 * 2**20, max_pixels=100_000_000, max_aspect=64)
+LIMITS = Limits(max_bytes=32 * 2**20, max_pixels=40_000_000, max_aspect=64)
 EXIF_ORIENTATION = 0x0112
 
 
@@ -114,6 +121,24 @@ def test_twelve_bit_grey_is_scaled_by_its_own_range() -> None:
     assert frame_image(data, Frame(2), LIMITS).pixels[0, :, 0].tolist() == [255, 128]
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 16, 4080, 4095], [0, 1, 255, 255]),
+        ([0, 256, 4095, 65535], [0, 1, 15, 255]),
+        ([0, 1, 128, 255], [0, 1, 128, 255]),
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_with_the_range_auto_grey_is_scaled_by_the_bits_that_it_uses(
+    form: str, values: list[int], expected: list[int]
+) -> None:
+    data = encoded(Image.fromarray(np.array([values], np.uint16)), form)
+    framed = frame_image(data, Frame(4), LIMITS, "auto")
+    assert framed.pixels[0, :, 0].tolist() == expected
+
+
 def test_transparency_is_ignored() -> None:
     hidden = Image.new("RGBA", (8, 8), (200, 100, 50, 0))
     assert frame_image(encoded(hidden), Frame(8), LIMITS).pixels[0, 0].tolist() == [200, 100, 50]
@@ -181,14 +206,16 @@ SLIVER = encoded(Image.new("L", (1, 65)))
         (encoded(photo(), "JPEG")[:-300], "JPEG is damaged or truncated; send"),
         (encoded(photo(), "JPEG", progressive=True)[:-300], "JPEG is damaged or truncated; send"),
         (encoded(photo(), "JPEG")[:300], "unsupported or damaged image"),
-        (HUGE, "more than 100,000,000 pixels; send"),
-        (webp_canvas(20_000, 20_000), "more than 100,000,000 pixels; send"),
-        (gif_background(60_000, 60_000), "more than 100,000,000 pixels; send"),
-        (tiff_tiles(60_000, 60_000), "tiles have more than 100,000,000 pixels; use smaller tiles"),
+        (HUGE, "more than 40,000,000 pixels; send"),
+        (webp_canvas(20_000, 20_000), "more than 40,000,000 pixels; send"),
+        (gif_background(60_000, 60_000), "more than 40,000,000 pixels; send"),
+        (tiff_tiles(60_000, 60_000), "tiles have more than 40,000,000 pixels; use smaller tiles"),
+        (webp_one_colour(10_000, 10_000), "more than 40,000,000 pixels; send"),
+        (png(png_header(10_000, 10_000, 1, 0), (b"IDAT", b"")), "more than 40,000,000 pixels"),
         (SLIVER, "1x65, over the side ratio of 64:1; crop"),
-        (jpeg_scans(100), "more than 100 scans; save"),
+        (jpeg_scans(32), "more than 32 scans; save"),
         (encoded(Image.new("F", (8, 8)), "TIFF"), "floating-point numbers"),
-        (encoded(Image.new("I", (8, 8)), "TIFF"), "32-bit integers"),
+        (encoded(Image.new("I", (8, 8)), "TIFF"), "32-bit signed integers; save"),
     ],
 )
 def test_an_invalid_image_is_refused_with_what_to_do(data: bytes, message: str) -> None:
@@ -216,6 +243,157 @@ def test_the_limit_on_pixels_is_inclusive(most: int, accepted: bool) -> None:
     else:
         with pytest.raises(InvalidInput, match="more than 98 pixels"):
             frame_image(data, Frame(16), replace(LIMITS, max_pixels=most))
+
+
+FLOOD = 32 * 2**20 - 2**16
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bmp_run_lengths(1), "BMP with run-length coding is not supported; save it as a PNG"),
+        (bmp_run_lengths(2), "BMP with run-length coding is not supported"),
+        (jpeg_scans(94), "more than 32 scans"),
+        (jpeg_scans(94, progressive=False), "more than 32 scans"),
+        (jpeg_scans(94, before=b"\xff\xfe\0\4\xff\xd9"), "more than 32 scans"),
+        (jpeg_segments(b"\xff\xe1\0\2", FLOOD), "more than 100,000 parts"),
+        (jpeg_segments(b"\xff\xfe\0\2", FLOOD), "more than 100,000 parts"),
+        (jpeg_segments(b"\xff", FLOOD), "more than 100,000 parts"),
+        (png(png_header(9, 9), *[(b"teSt", b"")] * 200_000), "more than 100,000 parts"),
+        (gif_comments(FLOOD), "more than 100,000 parts"),
+        (tiff_shared_tags(2**20), "tags name more bytes than it has; save it again"),
+        (tiff_shared_tags(2**20, 2000), "the TIFF has 2,005 tags; the limit is 1,000"),
+    ],
+    ids=[
+        "BMP RLE8",
+        "BMP RLE4",
+        "JPEG progressive scans",
+        "JPEG baseline scans",
+        "JPEG scans after a hidden end",
+        "JPEG APP segments",
+        "JPEG comments",
+        "JPEG fill bytes",
+        "PNG chunks",
+        "GIF comments",
+        "TIFF tags of the same bytes",
+        "TIFF tags",
+    ],
+)
+def test_files_that_are_costly_to_decode_are_refused_before_any_pixel_is_decoded(
+    data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image))
+    with pytest.raises(InvalidInput, match=message):
+        frame_image(data, Frame(1024), LIMITS)
+    assert not loaded
+
+
+@pytest.mark.parametrize("scans", [1, 10])
+def test_a_jpeg_with_ordinary_scans_is_decoded(scans: int) -> None:
+    assert frame_image(jpeg_scans(scans), Frame(64), LIMITS).size == Size(45, 33)
+
+
+def test_two_ended_jpegs_in_one_file_count_as_one() -> None:
+    data = jpeg_scans(10)
+    assert frame_image(data * 9, Frame(64), LIMITS).size == Size(45, 33)
+
+
+COIN = skimage.data.coins()[:96, :128]
+COLOURS = np.stack([COIN, COIN[::-1], COIN[:, ::-1]], -1)
+
+
+def wide(values: np.ndarray) -> np.ndarray:
+    """8 bits as the high and the low byte of 16."""
+    return values.astype(np.uint16) * 257
+
+
+def written(values: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, values, **options)
+    return out.getvalue()
+
+
+PLANES = {"photometric": "rgb", "planarconfig": "separate"}
+BANDS = {"photometric": "minisblack", "planarconfig": "contig"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packing", [{}, {"compression": "zlib"}, {"tile": (32, 48)}])
+@pytest.mark.parametrize(
+    ("values", "expected", "options"),
+    [
+        (np.moveaxis(COLOURS, -1, 0), COLOURS, PLANES),
+        (np.moveaxis(wide(COLOURS), -1, 0), COLOURS, PLANES),
+        (wide(COLOURS), COLOURS, {"photometric": "rgb"}),
+        (wide(COIN), COIN, {}),
+        (255 - COIN, COIN, {"photometric": "miniswhite"}),
+        (65535 - wide(COIN), COIN, {"photometric": "miniswhite"}),
+        ((COIN.astype(int) - 128).astype(np.int8), COIN, {}),
+        (np.dstack([COIN, COIN]), COIN, {**BANDS, "extrasamples": ["unassalpha"]}),
+        (np.dstack([COLOURS, COIN, COIN]), COLOURS, {"photometric": "rgb"}),
+    ],
+    ids=[
+        "8-bit planes",
+        "16-bit planes",
+        "16-bit colours",
+        "16-bit grey",
+        "8-bit white is zero",
+        "16-bit white is zero",
+        "int8",
+        "8-bit grey with alpha",
+        "8-bit colours and two bands",
+    ],
+)
+def test_every_supported_tiff_gives_the_pixels_that_were_written(
+    values: np.ndarray,
+    expected: np.ndarray,
+    options: dict[str, object],
+    packing: dict[str, object],
+    order: str,
+) -> None:
+    data = written(np.ascontiguousarray(values), byteorder=order, **options, **packing)
+    pixels = frame_image(data, Frame(128), LIMITS).pixels[:96]
+    assert np.array_equal(pixels, expected if expected.ndim == 3 else np.dstack([expected] * 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "reason"),
+    [
+        (COIN.astype(np.int16), {}, "grey, one band of 16-bit signed integers; save it as grey"),
+        (np.dstack([COLOURS, COIN]), BANDS, "grey, 4 bands of 8-bit unsigned integers"),
+        (np.dstack([wide(COLOURS), COIN, COIN]), BANDS, "grey, 5 bands of 16-bit unsigned"),
+        (COIN.astype(np.float16), {}, "grey, one band of 16-bit floating-point numbers"),
+        (COIN.astype(np.float32), {}, "grey, one band of 32-bit floating-point numbers"),
+        (COLOURS.astype(np.float32), {"photometric": "rgb"}, "RGB, 3 bands of 32-bit floating"),
+        (COLOURS.astype(np.int8), {"photometric": "rgb"}, "RGB, 3 bands of 8-bit signed integers"),
+        (
+            np.dstack([wide(COIN), wide(COIN)]),
+            {**BANDS, "extrasamples": ["unassalpha"]},
+            "grey with alpha, 2 bands of 16-bit unsigned integers",
+        ),
+    ],
+)
+def test_other_tiffs_are_refused_with_what_their_pixels_are(
+    values: np.ndarray, options: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"pixels are not supported: {reason}"):
+        frame_image(written(values, **options), Frame(128), LIMITS)
+
+
+def test_a_tiff_in_an_old_compression_is_refused() -> None:
+    data = bytearray(encoded(photo(), "TIFF", compression="jpeg"))
+    at = data.index(struct.pack("<HHLH", 259, 3, 1, 7))
+    data[at + 8] = 6
+    with pytest.raises(InvalidInput, match="compression 6 is not supported; use deflate"):
+        frame_image(bytes(data), Frame(64), LIMITS)
+
+
+def test_exif_that_no_camera_writes_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    exif[0x010E] = "x" * 2**16
+    assert frame_image(encoded(photo(), "PNG", exif=exif), Frame(64), LIMITS).size == Size(64, 48)
 
 
 def test_hostile_images_are_decoded_or_refused_as_invalid() -> None:

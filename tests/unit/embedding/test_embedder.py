@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import FakeCache, FakeEncoder
+from fakes import FakeCache, FakeEncoder, InProcessDecoder
 from PIL import Image
 from prometheus_client import REGISTRY
 from samserve.codec.packed import HEADER_BYTES
@@ -74,12 +74,14 @@ def embedder(cache: FakeCache, encoder: FakeEncoder) -> Embedder:
 
 
 def replica(cache: FakeCache, encoder: FakeEncoder, coding: Coding = "small") -> Embedder:
+    limits = Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64)
     return Embedder(
         cache,
         ReplicaClaims(cache, patience=60),
         EncodeSlots(slots=2, queue=2),
         encoder,
-        limits=Limits(max_bytes=10_000, max_pixels=100_000_000, max_aspect=64),
+        InProcessDecoder(limits),
+        limits=limits,
         pool=ThreadPoolExecutor(1),
         coding=coding,
     )

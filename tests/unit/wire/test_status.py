@@ -72,6 +72,24 @@ def test_an_internal_error_of_a_proxy_means_unavailable() -> None:
     assert type(error_of(ours, "the embedding service")) is SamserveError
 
 
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("SERVER: Sent message larger than max (36000335 vs. 34603008)", "output"),
+        ("CLIENT: Received message larger than max (36000335 vs. 34603008)", "output"),
+        ("SERVER: Received message larger than max (36000335 vs. 34603008)", "data"),
+        ("CLIENT: Sent message larger than max (36000335 vs. 34603008)", "data"),
+        ("received metadata size exceeds hard limit (value length 60000)", "metadata"),
+    ],
+)
+def test_what_was_too_large_is_named_and_not_retried(message: str, field: str) -> None:
+    status = status_pb2.Status(message=message)
+    error = error_of(Received(grpc.StatusCode.RESOURCE_EXHAUSTED, status), "the decoder")
+    assert isinstance(error, errors.InvalidInput)
+    assert error.field == field
+    assert ("image" in str(error)) is (field == "data")
+
+
 def test_a_call_cancelled_by_a_stopping_server_can_be_retried() -> None:
     for message, expected in (
         ("CANCELLED", errors.Unavailable),

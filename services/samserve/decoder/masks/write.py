@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -12,9 +14,17 @@ from samserve.core.arrays import Floats
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size
 from samserve.core.rle import encode_rle
+from samserve.decoder.masks.answer_size import AnswerSize
 from samserve.decoder.masks.outline import outline
 from samserve.decoder.masks.png import encode_png
 from samserve.decoder.masks.polygons import Polygon, polygons
+from samserve.decoder.prompt import Prompt
+
+CANDIDATES = 3  # masks of a prompt with `multimask`
+
+# Bytes in a message beside the forms themselves: numbers, keys and lengths.
+MASK_OVERHEAD = 100
+RING_OVERHEAD = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Output:
         low_res_logits: Whether to return the logits, as input for the next prompt.
         polygon_tolerance: How far polygons may be from the mask's outline, in pixels.
         max_masks: How many masks of each prompt to return; 0 means all.
+        max_bytes: Limit of all masks of an answer together, in bytes.
     """
 
     rle: bool = False
@@ -35,6 +46,7 @@ class Output:
     low_res_logits: bool = False
     polygon_tolerance: float = 0.0
     max_masks: int = 0
+    max_bytes: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,17 @@ class MaskAnswer:
     bits: bytes | None
     low_res_logits: bytes | None
 
+    @property
+    def sent_bytes(self) -> int:
+        """Size of the mask's message, to within a hundred bytes."""
+        forms = [self.rle, self.png, self.bits, self.low_res_logits]
+        rings = [ring for each in self.polygons or () for ring in (each.exterior, *each.holes)]
+        return (
+            MASK_OVERHEAD
+            + sum(len(form) for form in forms if form is not None)
+            + sum(4 * ring.size + RING_OVERHEAD for ring in rings)
+        )
+
 
 class ScoredLogits(Protocol):
     """The candidate masks of one prompt, best first."""
@@ -89,15 +112,40 @@ def check_output(output: Output) -> None:
         )
 
 
+def expected_bytes(prompts: Sequence[Prompt], output: Output, size: Size, low_res: int) -> int:
+    """Return the part of an answer's size that does not depend on the masks: bits and logits.
+
+    Args:
+        prompts: That the answer is for.
+        output: The forms to write.
+        size: Of the source image.
+        low_res: Side of the model's low-res logits.
+    """
+    bits = size.height * ((size.width + 7) // 8) if output.bits else 0
+    logits = 2 * low_res * low_res if output.low_res_logits else 0
+
+    most = min(output.max_masks or CANDIDATES, CANDIDATES)
+    masks = sum(most if prompt.multimask else 1 for prompt in prompts)
+    return masks * (bits + logits)
+
+
 def write_masks(
-    candidates: ScoredLogits, size: Size, frame: Frame, output: Output
+    candidates: ScoredLogits, size: Size, frame: Frame, output: Output, answer_size: AnswerSize
 ) -> list[MaskAnswer]:
-    """Write as many candidates as are asked for, best first. Arguments as of `write_mask`."""
-    masks = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
-    return [
-        write_mask(logits, (float(iou), float(stability)), size, frame, output)
-        for logits, iou, stability in islice(masks, output.max_masks or None)
-    ]
+    """Write as many candidates as are asked for, best first. Arguments as of `write_mask`.
+
+    Raises:
+        InvalidInput: The answer has grown over its limit.
+    """
+    masks: list[MaskAnswer] = []
+    scored = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
+    for logits, iou, stability in islice(scored, output.max_masks or None):
+        answer_size.check()
+        mask = write_mask(logits, (float(iou), float(stability)), size, frame, output)
+        answer_size.add(mask.sent_bytes)
+        masks.append(mask)
+
+    return masks
 
 
 def write_mask(

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from samserve.core.arrays import Doubles
 from samserve.core.geometry import Frame
-from samserve.core.image import FORMATS, FramedImage, frame_image
+from samserve.core.image import FramedImage, frame_image
+from samserve.core.image_file import FORMATS
 from samserve.infra.settings import EmbeddingSettings
 
 SIZES = (  # (width, height) of the drawn images, in pixels

@@ -1,0 +1,71 @@
+"""Limits of a request, checked before anything is found, allocated or decoded. Pure.
+
+docs/limits.md lists these and all other limits of both services. The settings hold the defaults of
+those that an operator may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samserve.core.errors import InvalidInput
+
+DEFAULT_PROMPTS = 64  # of a call; the client library splits larger calls
+
+LONGEST_STRING = 64  # characters of a name, a version or an id
+LONGEST_TIMEOUT = 10  # digits of a number of milliseconds: four months
+MAX_METADATA_BYTES = 8 * 2**10
+MAX_PARTS = 20_000  # fields and list entries of a request
+MAX_FORMATS = 5  # each one once, and "unspecified"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits on one call of the decoder, or one step of a stream.
+
+    Attributes:
+        prompts: Prompts of a call.
+        points: Points of a prompt.
+        answer_bytes: Bytes of all masks in an answer together.
+    """
+
+    prompts: int
+    points: int
+    answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkLimits:
+    """Limits on EmbedMany.
+
+    Attributes:
+        in_flight: Items of one stream that are worked on at once.
+        all_in_flight: Items of all streams of a replica that are worked on at once.
+        items: Items of one request.
+        streams: Streams that are open at once in one replica.
+    """
+
+    in_flight: int
+    all_in_flight: int
+    items: int
+    streams: int
+
+
+def check_count(count: int, limit: int, field: str, noun: str) -> None:
+    """Check a number of things; `noun` names them, as in "points".
+
+    Raises:
+        InvalidInput: There are more than `limit`; the error names the field, value and limit.
+    """
+    if count > limit:
+        raise InvalidInput(field, f"{field}: {count:,} {noun}; the limit is {limit:,}")
+
+
+def check_string(value: str, field: str) -> str:
+    """Return a name, a version or an id if it is short enough.
+
+    Raises:
+        InvalidInput: It has more than LONGEST_STRING characters.
+    """
+    check_count(len(value), LONGEST_STRING, field, "characters")
+    return value
