@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest docs helm/boards protos/build.py hatch_build.py
+CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults fuzz sanitize nano quality wheel docs clean
+.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults fuzz sanitize nano quality wheel images docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -104,6 +104,9 @@ quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); w
 
 wheel: $(VENV)/.local  ## build the wheel; writes dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+images: $(VENV)/.dev  ## build the images without Docker and get a mask from their containers (root; buildah, podman)
+	$(BIN)/python deploy/images
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) --editable '.[docs]'

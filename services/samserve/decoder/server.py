@@ -34,6 +34,7 @@ from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
 from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
+from samserve.infra.addresses import bare_host, join_address
 from samserve.infra.cache import (
     CacheOptions,
     EmbeddingCache,
@@ -41,7 +42,7 @@ from samserve.infra.cache import (
     refuse_cluster,
 )
 from samserve.infra.logs import set_up_logs
-from samserve.infra.settings import DecoderSettings, load_settings
+from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
@@ -109,9 +110,9 @@ async def serve(settings: DecoderSettings) -> None:
     reflection.enable_server_reflection(
         [SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
+    port = server.add_insecure_port(join_address(settings.host, settings.decoder_port))
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.host)
+        start_http_server(settings.metrics_port, bare_host(settings.host))
 
     # Warm up, then serve.
     warm_ups = [asyncio.to_thread(warm_up, decoder) for decoder in decoders]
@@ -195,6 +196,7 @@ async def _announce(checks: health.HealthServicer, status: int) -> None:
 
 
 def main() -> None:
+    parse_arguments("python -m samserve.decoder.server", "Run the decoder.", DecoderSettings)
     settings = load_settings(DecoderSettings)
     set_up_logs("decoder", settings.log_level)
     tracing.set_up("decoder", settings.otlp_endpoint)

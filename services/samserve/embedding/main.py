@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from samserve.infra.addresses import bare_host
 from samserve.infra.folders import make_plain_folder
-from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.infra.settings import EmbeddingSettings, load_settings, parse_arguments
 from samserve.wire.channel import largest_message
 
 # Holds images on their way to a replica. Ray's default is a third of the memory.
@@ -33,6 +34,9 @@ POLL_SECONDS = 0.5  # between two looks at Ray's processes
 
 
 def main() -> None:
+    parse_arguments(
+        "python -m samserve.embedding.main", "Run the embedding service.", EmbeddingSettings
+    )
     settings = load_settings(EmbeddingSettings)
     _exit_on_signals()
     with _folder(settings) as folder:
@@ -62,7 +66,7 @@ def _serve(settings: EmbeddingSettings, folder: Path) -> None:
 
     try:
         serve.start(
-            http_options=HTTPOptions(host=settings.host, port=settings.http_port),
+            http_options=HTTPOptions(host=bare_host(settings.host), port=settings.http_port),
             grpc_options=gRPCOptions(
                 port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS
             ),

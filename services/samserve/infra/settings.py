@@ -5,6 +5,7 @@ This file is the one source of every default. docs/configuration.md is generated
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -90,7 +91,8 @@ class CommonSettings(EnvironmentSettings):
     """The settings that both services read."""
 
     host: str = Field(
-        default="127.0.0.1", description="Interface to listen on; `0.0.0.0` means all of them."
+        default="127.0.0.1",
+        description="Interface to listen on; `0.0.0.0` means all of IPv4, `::` those of IPv6 too.",
     )
     metrics_port: Port = Field(
         default=0, description="Port of the Prometheus metrics; 0 serves no metrics."
@@ -413,6 +415,27 @@ def load_settings(kind: type[Settings]) -> Settings:
             value = "***" if "SECRET" in variable else repr(problem["input"])
             sys.stderr.write(f"{variable}={value}: {problem['msg']}\n")
         raise SystemExit(2) from None
+
+
+def parse_arguments(program: str, summary: str, kind: type[EnvironmentSettings]) -> None:
+    """Answer --help with the variables of a program, and refuse all other arguments.
+
+    Args:
+        program: The command that starts it.
+        summary: One line.
+        kind: Its settings.
+    """
+    variables = [
+        f"  {variable_of(name, field)}\n    {field.description}"
+        for name, field in sorted(kind.model_fields.items())
+    ]
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=f"{summary} It takes no arguments, only environment variables.",
+        epilog="\n".join(["environment variables:", *variables]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
 
 
 def variable_of(name: str, field: FieldInfo) -> str:
