@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,7 +22,6 @@ from samserve.decoder.registry import ServedModel
 from samserve.decoder.remote_embedder import RemoteEmbedding
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.infra.cache import CacheKey
-from samserve.infra.pool import run_in_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,14 @@ class SourcedImage:
     image: ReadyImage
     status: CacheStatus
     remote_ms: dict[str, float]
+
+
+@dataclass(slots=True)
+class Preparation:
+    """The work of preparing an image, and how many calls wait for it."""
+
+    work: Future[ReadyImage]
+    callers: int = 0
 
 
 class Cache(Protocol):
@@ -80,7 +87,7 @@ class ImageSource:
         self._pool = pool
         self._queue = queue
         self._limits = limits
-        self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
+        self._preparing: dict[CacheKey, Preparation] = {}
         self._served: dict[str, str] = {}
 
     def version_served(self, model: ServedModel) -> str:
@@ -113,9 +120,9 @@ class ImageSource:
 
         with self._queue.place():
             cached = await self._cache.get(key, model.contract(self._limits))
-            if cached is not None:
-                image = await self._prepare(key, model, cached)
-                return SourcedImage(image, CacheStatus.HIT, remote_ms={})
+        if cached is not None:
+            image = await self._prepare(key, model, cached)
+            return SourcedImage(image, CacheStatus.HIT, remote_ms={})
 
         if data is None:
             raise EmbeddingNotCached(key.image_id)
@@ -126,12 +133,14 @@ class ImageSource:
         if version in model.versions:
             self._served[model.name] = version
 
-        with self._queue.place():
-            image = await self._prepare(key, model, remote.embedding)
+        image = await self._prepare(key, model, remote.embedding)
         return SourcedImage(image, remote.status, remote.remote_ms)
 
     async def _prepare(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> ReadyImage:
-        """Prepare the image, once for concurrent calls; a cancelled call stops no other."""
+        """Prepare the image, once for concurrent calls.
+
+        The work is dropped if all its callers leave before it has begun.
+        """
         version = embedding.model_version
         if version not in model.versions:
             raise ModelVersionMismatch(version, key.model_version)
@@ -143,11 +152,27 @@ class ImageSource:
             raise Unavailable(f"the embedding service sent an embedding of {problem}")
 
         key = replace(key, model_version=version)
-        if key not in self._preparing:
-            future = run_in_pool(self._pool, model.decoder.prepare, embedding)
-            self._preparing[key] = future
-            future.add_done_callback(lambda _: self._preparing.pop(key))
+        preparation = self._preparing.get(key) or self._begin(key, model, embedding)
 
-        image = await asyncio.shield(self._preparing[key])
-        self._images.put(key, image)
-        return image
+        preparation.callers += 1
+        try:
+            return await asyncio.shield(asyncio.wrap_future(preparation.work))
+        finally:
+            preparation.callers -= 1
+            if not preparation.callers and preparation.work.cancel():
+                self._preparing.pop(key)
+
+    def _begin(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> Preparation:
+        work = self._queue.submit(self._pool, model.decoder.prepare, embedding)
+        preparation = self._preparing[key] = Preparation(work)
+
+        loop = asyncio.get_running_loop()
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end, key, preparation))
+        return preparation
+
+    def _end(self, key: CacheKey, preparation: Preparation) -> None:
+        """Keep the image, although all its callers may have left."""
+        if self._preparing.get(key) is preparation:
+            self._preparing.pop(key)
+        if not preparation.work.cancelled() and preparation.work.exception() is None:
+            self._images.put(key, preparation.work.result())

@@ -170,7 +170,7 @@ class TritonEncoder:
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
     ) -> dict[str, Halves]:
-        """Run the encoder on one image.
+        """Run the encoder on one image. A run that has begun ends, also after its callers left.
 
         Args:
             spec: The model.
@@ -183,10 +183,10 @@ class TritonEncoder:
 
         Raises:
             Overloaded: Triton's queue is full.
-            DeadlinePassed: The deadline passed.
+            DeadlinePassed: The time limit for one image passed.
             Unavailable: Triton does not answer.
         """
-        timeout = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
+        in_queue = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
         pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")
@@ -198,8 +198,8 @@ class TritonEncoder:
                 [pixels, valid],
                 outputs=[InferRequestedOutput(name) for name in spec.outputs],
                 priority=priority,
-                timeout=int(timeout * 1e6),  # in the queue, in microseconds
-                client_timeout=timeout,
+                timeout=int(in_queue * 1e6),  # microseconds
+                client_timeout=self._timeout,
                 headers=dict(inject_headers()),
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}

@@ -187,7 +187,12 @@ class EmbeddingSettings(CommonSettings):
         description="Address of Triton's gRPC port, as `host:port`.",
     )
     encode_timeout_s: float = Field(
-        default=30, gt=0, description="Time limit for Triton to encode one image, in seconds."
+        default=300,
+        gt=0,
+        description=(
+            "Time limit for Triton to encode one image, in seconds. "
+            "A caller waits as long as it says itself; the embedding is cached all the same."
+        ),
     )
     replicas: int = Field(default=1, gt=0, description="Replicas of the service.")
     replica_cpus: float = Field(
@@ -262,13 +267,20 @@ class DecoderSettings(CommonSettings, BundleSettings):
         description="Address of the embedding service, for calls that bring an image's bytes.",
     )
     embed_timeout_s: float = Field(
-        default=60, gt=0, description="Time limit for the embedding service to answer, in seconds."
+        default=300, gt=0, description="Time limit for the embedding service to answer, in seconds."
     )
     decode_threads: int = Field(default=2, gt=0, description="Threads that decode prompts.")
     decode_queue: int = Field(
         default=24,
         ge=0,
         description="Prompts that may wait for a thread; more are refused as overload.",
+    )
+    decode_batches: int = Field(
+        default=8,
+        gt=0,
+        description=(
+            "Calls of several prompts in progress; they take turns. More are refused as overload."
+        ),
     )
     max_prompts: int = Field(
         default=DEFAULT_PROMPTS,
@@ -291,6 +303,49 @@ class DecoderSettings(CommonSettings, BundleSettings):
             "Memory for prepared images in this process, in bytes; "
             "an image takes 19 MiB, with SAM 2 31 MiB."
         ),
+    )
+    transient_bytes: int = Field(
+        default=512 * MIB,
+        gt=0,
+        description=(
+            "Memory for requests and answers in flight, in bytes. If the process has more than at "
+            "the start, the resident images and this together, incomplete messages are ended."
+        ),
+    )
+    transfer_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        description="Time limit to receive a request, and to send an answer, in seconds.",
+    )
+    max_connections: int = Field(
+        default=1024, gt=0, description="Connections; further ones are closed."
+    )
+    max_calls_per_connection: int = Field(
+        default=128,
+        gt=0,
+        description="Calls and streams in progress on one connection; further ones wait.",
+    )
+    max_calls: int = Field(
+        default=512,
+        gt=0,
+        description=(
+            "Calls in progress in addition to the streams; further ones are refused as overload."
+        ),
+    )
+    max_streams: int = Field(
+        default=256,
+        gt=0,
+        description="Open `Interact` streams; further ones are refused as overload.",
+    )
+    max_steps_per_s: float = Field(
+        default=200,
+        gt=0,
+        description="Steps of one `Interact` stream that are read per second; further ones wait.",
+    )
+    max_connection_idle_s: float = Field(
+        default=120,
+        gt=0,
+        description="Time after which a connection without calls ends, in seconds.",
     )
     drain_s: float = Field(
         default=10, ge=0, description="Time for calls in flight to finish at shutdown, in seconds."
