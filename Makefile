@@ -48,7 +48,6 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
-	PYTHONPATH=tests $(BIN)/python -m sanitize
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet $(CODE) || true

@@ -56,7 +56,9 @@ DEFAULT_LIMITS = SizeLimits()
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingContract:
-    """What an embedding must be like before it is used: whoever can write to the cache made it.
+    """What an embedding must be like before it is used.
+
+    Anyone who can write to the cache may have made it.
 
     Attributes:
         shapes: Shape of each tensor by name; empty if they are unknown.
