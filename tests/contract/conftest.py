@@ -168,3 +168,4 @@ async def path(
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())
+        service._embedder._decoder.close()
