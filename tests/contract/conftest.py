@@ -150,6 +150,7 @@ async def path(
             await server.start()
         await service._cache_check
         yield Path(decoder=at[2], embedding=at[1], triton=triton)
+        service._embedder._decoder.close()
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())
