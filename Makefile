@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := services tests loadtest docs helm/boards protos/build.py hatch_build.py
+CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults nano quality wheel docs clean
+.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults fuzz sanitize nano quality wheel images docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,7 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
+	PYTHONPATH=tests $(BIN)/python -m sanitize
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet $(CODE) || true
@@ -88,6 +89,13 @@ attacks: $(VENV)/.dev  ## attack a stack in 20 ways while a person clicks; 8 min
 faults: $(VENV)/.dev  ## break each part of the stack for 20 s under load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
 
+TIME ?= 600
+fuzz: $(VENV)/.dev  ## fuzz everything that strangers send, TIME=600 seconds; keeps inputs in build/fuzz
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(TIME)
+
+sanitize: $(VENV)/.dev  ## test the C kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	PYTHONPATH=tests $(BIN)/python -m sanitize
+
 nano: $(VENV)/.dev  ## train nano on the photos in PHOTOS (resumes); then run samserve.training.publish
 	$(BIN)/python -m samserve.training.train --photos $(PHOTOS)
 
@@ -96,6 +104,9 @@ quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); w
 
 wheel: $(VENV)/.local  ## build the wheel; writes dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+images: $(VENV)/.dev  ## build the images without Docker and get a mask from their containers (root; buildah, podman)
+	$(BIN)/python deploy/images
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) --editable '.[docs]'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -17,6 +18,8 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     Attributes:
         foreign: Models without samserve's parameters.
         told: The metadata of the last inference call.
+        in_queue: Its time limit in the queue, in microseconds.
+        seconds: How long an inference takes.
     """
 
     ready: dict[str, bool] = field(
@@ -25,6 +28,8 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     version: str = "1"
     asked: int = 0
     told: dict[str, str] = field(default_factory=dict)
+    in_queue: int = 0
+    seconds: float = 0
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.aio.ServicerContext
@@ -65,6 +70,8 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelInferResponse:
         self.told = {key: str(value) for key, value in context.invocation_metadata()}
+        self.in_queue = request.parameters["timeout"].int64_param
+        await asyncio.sleep(self.seconds)
         answer = pb.ModelInferResponse(
             raw_output_contents=[np.zeros((256, 64, 64), np.float16).tobytes()]
         )

@@ -29,13 +29,13 @@ class FakeCache:
         self.renewed = 0
         self.down = False
 
-    async def head(self, key: CacheKey) -> EmbeddingHeader | None:
+    async def head(self, key: CacheKey, contract: object = None) -> EmbeddingHeader | None:
         embedding = await self.get(key)
         if embedding is None:
             return None
         return EmbeddingHeader(embedding.model_version, embedding.size)
 
-    async def get(self, key: CacheKey) -> Embedding | None:
+    async def get(self, key: CacheKey, contract: object = None) -> Embedding | None:
         return None if self.down else self.entries.get(key)
 
     async def put(self, key: CacheKey, embedding: Embedding) -> None:

@@ -14,12 +14,15 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
 RUN python -m venv --without-pip /opt/samserve \
- && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder,tracing]"
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder,tracing]" \
+ && cd /opt/samserve/lib/python3.11/site-packages \
+ && rm -r onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
+ && find . -depth -type d \( -name tests -o -name test \) -exec rm -r {} +
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
 # The root file system may be read-only. All writes go to /tmp.
-ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve
 USER 10001:10001
 EXPOSE 8501 9464

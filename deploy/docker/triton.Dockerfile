@@ -33,7 +33,7 @@ RUN pip install --no-cache-dir --break-system-packages --constraint constraints.
 FROM nvcr.io/nvidia/tritonserver:26.06-py3${TRITON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
 # Triton's Python backend uses the packages of the first python3 on the path.
-ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve \
  && install --directory --owner=10001 --group=10001 /store /scratch
 USER 10001:10001

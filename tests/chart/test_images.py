@@ -285,6 +285,50 @@ def test_compose_gives_no_privileges() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
+def test_compose_limits_memory_cores_and_processes() -> None:
+    for name, service in compose()["services"].items():
+        assert service.keys() >= {"mem_limit", "cpus", "pids_limit"}, name
+        assert all("size=" in folder for folder in service["tmpfs"]), name
+
+
+def test_compose_connects_only_what_calls_each_other() -> None:
+    content = compose()
+    members: dict[str, set[str]] = {}
+    for name, service in content["services"].items():
+        for network in service.get("networks", []):
+            members.setdefault(network, set()).add(name)
+
+    assert members == {
+        "cache": {"redis", "decoder", "embedding"},
+        "encoder": {"triton", "triton-gpu", "embedding"},
+        "services": {"decoder", "embedding"},
+        "downloads": {"models-gpu"},
+    }
+    assert content["services"]["models"]["network_mode"] == "none"
+    for network in ("cache", "encoder"):
+        assert content["networks"][network] == {"internal": True}
+
+
+def test_compose_requires_a_password_for_redis() -> None:
+    services = compose()["services"]
+    assert services["redis"]["environment"]["CACHE_PASSWORD"].startswith("${CACHE_PASSWORD:?")
+    for name in ("decoder", "embedding"):
+        assert (
+            services[name]["environment"]["REDIS_URL"] == "redis://:${CACHE_PASSWORD}@redis:6379/0"
+        )
+
+
+@every_image
+def test_onnxruntimes_telemetry_is_off(file: Path) -> None:
+    if "onnxruntime" in extras(*named_extras(file)):
+        assert "ORT_DISABLE_TELEMETRY=1" in " ".join(stages(file)[-1].all("ENV"))
+
+
+def test_the_decoder_needs_no_opencv() -> None:
+    """Its libraries were a quarter of the image; of them it used two functions."""
+    assert "opencv-python-headless" not in extras("decoder", "tracing")
+
+
 def test_either_profile_of_compose_has_one_triton() -> None:
     services = compose()["services"]
     for profile in ("cpu", "gpu"):
@@ -296,13 +340,14 @@ def test_either_profile_of_compose_has_one_triton() -> None:
         tritons = [
             each
             for each in started.values()
-            if "triton" in each.get("networks", {}).get("default", {}).get("aliases", [])
+            if each.get("networks") == {"encoder": {"aliases": ["triton"]}}
         ]
         assert len(tritons) == 1
         assert ("gpus" in tritons[0]) == (profile == "gpu")
         for name, service in started.items():
             for needed, how in service.get("depends_on", {}).items():
-                assert needed in started or how.get("required") is False, name
+                assert needed in started, name
+                assert how.keys() == {"condition"}, name  # podman-compose knows no other
 
 
 def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:

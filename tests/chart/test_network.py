@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from manifests import (
     VALUE_FILES,
     Manifest,
@@ -111,3 +112,60 @@ def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
         endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")
         ports = set().union(*(numbers for _, numbers in allowed(manifests, pod, "to")))
         assert (4317 in ports) == bool(endpoint) == (values.stem == "everything")
+
+
+def test_only_the_operator_of_one_namespace_reaches_rays_dashboard(values: Path) -> None:
+    """A caller of the dashboard may submit jobs, which are code."""
+    manifests = rendered(values)
+    if not of_kind(manifests, "NetworkPolicy"):
+        return
+
+    head, worker = part(manifests, "embedding")
+    dashboard = head.port("dashboard")
+    readers = [peers for peers, ports in allowed(manifests, head, "from") if dashboard in ports]
+    assert len(readers) == 1
+    for peer in readers[0]:
+        assert peer["namespaceSelector"]["matchLabels"]
+        assert peer["podSelector"]["matchLabels"]
+
+    assert all(dashboard not in ports for _, ports in allowed(manifests, worker, "from"))
+
+
+def test_clients_reach_the_grpc_ports_only(values: Path) -> None:
+    manifests = rendered(values)
+    for component, name in (("decoder", "grpc"), ("embedding", "serve-grpc")):
+        for pod in part(manifests, component):
+            for peers, ports in allowed(manifests, pod, "from"):
+                labels = [
+                    peer.get("podSelector", {}).get("matchLabels", {})
+                    for peer in peers
+                    if "namespaceSelector" not in peer
+                ]
+                is_own = any("app.kubernetes.io/part-of" in each for each in labels)
+                if labels and not is_own:
+                    assert ports == {pod.port(name)}, pod.owner
+
+
+def test_traffic_leaves_only_where_it_is_used(values: Path) -> None:
+    """Name lookups go to name servers; the API server is for the head, downloads for Triton."""
+    manifests = rendered(values)
+    if not of_kind(manifests, "NetworkPolicy"):
+        return
+
+    given = yaml.safe_load(values.read_text()) or {}
+    models = given.get("models", [{"pull": True}])
+    for pod in pods(manifests):
+        rules = allowed(manifests, pod, "to")
+        assert all(peers for peers, ports in rules if 53 in ports), pod.owner
+
+        elsewhere: set[int] = set()
+        for peers, ports in rules:
+            elsewhere |= ports if not peers or "ipBlock" in peers[0] else set()
+        component = pod.labels["app.kubernetes.io/component"]
+        if pod.labels.get("samserve-ray") == "head":
+            assert elsewhere >= {443, 6443}
+        elif component == "triton":
+            download = set(given.get("networkPolicy", {}).get("downloadPorts", [443]))
+            assert elsewhere == (download if any(model["pull"] for model in models) else set())
+        else:
+            assert not elsewhere & {443, 6443}, pod.owner

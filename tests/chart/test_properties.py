@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from manifests import (
     pods,
     rendered,
     selects,
+    templates,
 )
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
@@ -25,7 +29,8 @@ pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: fil
 EXTERNAL = {  # objects that the value files expect to exist
     "Secret": {"cache", "ray-state", "registry"},
     "PersistentVolumeClaim": {"models"},
-    "ConfigMap": {"kube-root-ca.crt"},
+    "ConfigMap": {"kube-root-ca.crt", "own-ca"},
+    "ServiceAccount": {"gpu-jobs"},
 }
 
 
@@ -58,7 +63,7 @@ def test_no_container_can_gain_privileges(values: Path) -> None:
 def test_no_pod_runs_as_root_or_has_a_token(values: Path) -> None:
     for pod in pods(rendered(values)):
         assert pod.spec["securityContext"]["runAsNonRoot"] is True, pod.owner
-        assert pod.spec["securityContext"]["runAsUser"] > 0, pod.owner
+        assert pod.spec["securityContext"].get("runAsUser", 10001) > 0, pod.owner
         assert pod.spec["automountServiceAccountToken"] is False, pod.owner
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys(), pod.owner
     for account in of_kind(rendered(values), "ServiceAccount"):
@@ -66,7 +71,7 @@ def test_no_pod_runs_as_root_or_has_a_token(values: Path) -> None:
 
 
 def test_volumes_are_allowed_for_restricted_pods(values: Path) -> None:
-    allowed = {"emptyDir", "persistentVolumeClaim", "projected"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
     for pod in pods(rendered(values)):
         for volume in pod.spec.get("volumes", []):
             assert volume.keys() - {"name"} <= allowed, pod.owner
@@ -87,11 +92,37 @@ def test_only_rays_autoscaler_gets_a_token(values: Path) -> None:
     ]
 
 
-def test_no_secret_is_rendered(values: Path) -> None:
-    assert of_kind(rendered(values), "Secret") == []
+def test_secrets_are_only_in_the_generated_secret(values: Path) -> None:
+    manifests = rendered(values)
+    secrets = of_kind(manifests, "Secret")
+    generated = {
+        b64decode(value).decode() for secret in secrets for value in secret["data"].values()
+    }
+    text = json.dumps([each for each in manifests if each["kind"] != "Secret"])
+
+    assert all(len(value) >= 40 and value.isalnum() for value in generated)
+    assert not [value for value in generated if value in text]
+
     for name, _, container in containers(values):
         for variable, value in environment(container).items():
-            assert value is None or "PASSWORD" not in variable, name
+            assert value is None or not re.search("PASSWORD|SECRET", variable), name
+        words = [*container.get("command", []), *container.get("args", [])]
+        assert not [word for word in words if "$(CACHE_PASSWORD)" in word], name
+
+
+def test_redis_has_a_password_and_entries_a_key(values: Path) -> None:
+    manifests = rendered(values)
+    for pod in (*part(manifests, "decoder"), *part(manifests, "embedding")):
+        variables = {each["name"]: each for each in pod.containers[0]["env"]}
+        assert "secretKeyRef" in variables["SAMSERVE_CACHE_SECRET"]["valueFrom"], pod.owner
+        url = variables["REDIS_URL"]
+        assert "valueFrom" in url or ":$(CACHE_PASSWORD)@" in url["value"], pod.owner
+
+    for pod in part(manifests, "redis"):
+        (password,) = pod.containers[0]["env"]
+        assert password["name"] == "CACHE_PASSWORD"
+        assert "secretKeyRef" in password["valueFrom"]
+        assert "--protected-mode" not in pod.containers[0]["args"]
 
 
 # Resources and probes
@@ -100,7 +131,23 @@ def test_no_secret_is_rendered(values: Path) -> None:
 def test_every_container_has_requests_and_limits(values: Path) -> None:
     for name, _, container in containers(values):
         for amounts in ("requests", "limits"):
-            assert container["resources"][amounts].keys() >= {"cpu", "memory"}, f"{name}: {amounts}"
+            expected = {"cpu", "memory", "ephemeral-storage"}
+            assert container["resources"][amounts].keys() >= expected, f"{name}: {amounts}"
+
+
+def mebibytes(quantity: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * {"Mi": 1, "Gi": 1024}[unit]
+
+
+def test_a_container_may_fill_its_volumes_before_it_is_evicted(values: Path) -> None:
+    for pod in pods(rendered(values)):
+        volumes = [volume.get("emptyDir", {"medium": "other"}) for volume in pod.spec["volumes"]]
+        on_disk = [volume for volume in volumes if volume.get("medium") is None]
+        assert all("sizeLimit" in volume for volume in on_disk), pod.owner
+        needed = sum(mebibytes(volume["sizeLimit"]) for volume in on_disk)
+        limit = pod.containers[0]["resources"]["limits"]["ephemeral-storage"]
+        assert mebibytes(limit) > needed, pod.owner
 
 
 def test_every_container_is_probed_on_its_own_port(values: Path) -> None:
@@ -272,7 +319,8 @@ def test_every_reference_exists(values: Path) -> None:
     for kind, names in named.items():
         assert set(names) <= existing[kind], kind
 
-    assert set(named["ServiceAccount"]) == existing["ServiceAccount"]
+    created = {each["metadata"]["name"] for each in of_kind(manifests, "ServiceAccount")}
+    assert created <= set(named["ServiceAccount"])
 
     for pod in pods(manifests):
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
@@ -280,3 +328,71 @@ def test_every_reference_exists(values: Path) -> None:
             assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes, (
                 pod.owner
             )
+
+
+# Values of the parts
+
+
+def test_values_of_a_part_reach_its_pods(values: Path) -> None:
+    given = yaml.safe_load(values.read_text()) or {}
+    for component in ("triton", "embedding", "decoder", "redis"):
+        own = given.get(component, {})
+        for owner, template in templates(rendered(values)):
+            labels = template["metadata"]["labels"]
+            if labels["app.kubernetes.io/component"] != component:
+                continue
+
+            spec = template["spec"]
+            assert labels.items() >= own.get("podLabels", {}).items(), owner
+            assert template["metadata"].get("annotations", {}) == own.get("podAnnotations", {})
+            assert spec.get("affinity", {}) == own.get("affinity", {}), owner
+            assert spec.get("priorityClassName", "") == own.get("priorityClassName", ""), owner
+            assert all(volume in spec["volumes"] for volume in own.get("extraVolumes", []))
+            mounts = spec["containers"][0]["volumeMounts"]
+            assert all(mount in mounts for mount in own.get("extraVolumeMounts", [])), owner
+            account = own.get("serviceAccount", {}).get("name")
+            assert account in (None, spec["serviceAccountName"]), owner
+
+
+def test_user_ids_can_be_left_to_the_cluster(values: Path) -> None:
+    ids = {"runAsUser", "runAsGroup", "fsGroup"}
+    for pod in pods(rendered(values)):
+        fixed = ids & pod.spec["securityContext"].keys()
+        assert fixed == (set() if values.stem == "openshift" else ids), pod.owner
+
+
+def test_a_download_uses_its_mirror_and_proxy(values: Path) -> None:
+    (triton,) = part(rendered(values), "triton")
+    pulls = [each for each in triton.all_containers if each["name"].startswith("pull-")]
+    others = [each for each in triton.all_containers if not each["name"].startswith("pull-")]
+    given = yaml.safe_load(values.read_text()) or {}
+    proxy = given.get("triton", {}).get("pullVariables", {})
+    mirrors = [model["url"] for model in given.get("models", []) if model.get("url")]
+
+    assert [each["args"][1] for each in pulls if "args" in each] == mirrors
+    assert all(environment(each).items() >= proxy.items() for each in pulls)
+    assert not any(environment(each).keys() & proxy.keys() for each in others)
+
+
+def test_a_service_with_one_address_has_no_metrics(values: Path) -> None:
+    for service in of_kind(rendered(values), "Service"):
+        if service["spec"].get("clusterIP") != "None":
+            assert service["metadata"]["name"].endswith("-decoder-public")
+            assert [port["name"] for port in service["spec"]["ports"]] == ["grpc"]
+
+
+def test_evictions_leave_all_ray_workers_but_one(values: Path) -> None:
+    manifests = rendered(values)
+    ray = of_kind(manifests, "RayService")[0]["spec"]["rayClusterConfig"]
+    least = ray["workerGroupSpecs"][0]["minReplicas"]
+    budgets = [
+        each["spec"]["minAvailable"]
+        for each in of_kind(manifests, "PodDisruptionBudget")
+        if each["metadata"]["name"].endswith("-embedding-workers")
+    ]
+    assert budgets == ([least - 1] if least > 1 else [])
+
+
+def test_ray_requires_its_token(values: Path) -> None:
+    ray = of_kind(rendered(values), "RayService")[0]["spec"]["rayClusterConfig"]
+    assert ray["authOptions"] == {"mode": "token"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import sys
 import tempfile
 import urllib.error
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 MANIFESTS = rendered(CHART / "ci" / "default.yaml")
 CLUSTER: dict[str, Any] = of_kind(MANIFESTS, "RayService")[0]["spec"]
+TOKEN = secrets.token_hex(32)  # KubeRay makes one for each cluster
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Ray:
         """Return the HTTP status of one of the chart's ports, 0 without an answer, and the text."""
         url = f"http://127.0.0.1:{self.ports[port]}{path}"
         headers = {"Content-Type": "application/json"}
+        if body or "applications" in path:
+            headers["Authorization"] = f"Bearer {TOKEN}"
         request = urllib.request.Request(url, body, headers, method="PUT" if body else "GET")
         try:
             timeout = 90 if body else 10
@@ -85,6 +89,8 @@ def _running(folder: Path, log: Path) -> Iterator[Ray]:
         "SAMSERVE_HOST": "127.0.0.1",
         "SAMSERVE_METRICS_PORT": ports[9464],
         "HOME": folder,
+        "RAY_AUTH_MODE": CLUSTER["rayClusterConfig"]["authOptions"]["mode"],
+        "RAY_AUTH_TOKEN": TOKEN,
     }
     for kind, replicas in (("HTTP", free_range(64)), ("GRPC", free_range(64))):
         settings[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = replicas.start
@@ -146,3 +152,13 @@ def test_calls_arrive_at_the_grpc_port(ray: Ray) -> None:
 def test_metrics_are_served_where_the_monitor_reads_them(ray: Ray) -> None:
     for port, metric in ((9464, "samserve_"), (8080, "ray_"), (9101, "haproxy_")):
         assert re.search(rf"^{metric}", ray.ask(port, "/metrics")[1], re.MULTILINE), metric
+
+
+def test_without_the_token_no_job_is_accepted(ray: Ray) -> None:
+    url = f"http://127.0.0.1:{ray.ports[8265]}/api/jobs/"
+    job = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(url, job, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)  # noqa: S310
+    with refused.value:
+        assert refused.value.code in (401, 403)

@@ -18,6 +18,12 @@ from typer.main import get_command
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 
+PROTOCOLS = {
+    *("health", "metadata", "inference", "shared-memory", "model-config"),
+    *("model-repository", "statistics", "trace", "logging"),
+}
+
+
 @cache
 def known_flags() -> set[str]:
     """Return the flags of the local Triton server."""
@@ -33,6 +39,23 @@ def test_the_server_accepts_its_arguments(values: Path) -> None:
     flags = {argument.partition("=")[0] for argument in pod.containers[0]["args"]}
     assert len(flags) > 5
     assert flags <= known_flags()
+
+
+def test_administration_needs_a_header_that_nobody_knows(values: Path) -> None:
+    """Open are HTTP's health, and the gRPC calls of the embedding service."""
+    (pod,) = part(rendered(values), "triton")
+    options = dict(argument.partition("=")[::2] for argument in pod.containers[0]["args"])
+    variables = {each["name"]: each for each in pod.containers[0]["env"]}
+
+    assert options["--model-control-mode"] == "none"
+    assert variables["POD_UID"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+    for flag, still_open in (
+        ("--http-restricted-api", {"health"}),
+        ("--grpc-restricted-protocol", {"health", "inference", "model-config", "model-repository"}),
+    ):
+        closed, _, header = options[flag].partition(":")
+        assert set(closed.split(",")) == PROTOCOLS - still_open
+        assert header == "samserve-admin=$(POD_UID)"
 
 
 def test_the_command_line_accepts_the_init_containers_arguments(values: Path) -> None:

@@ -27,7 +27,8 @@ from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
+from samserve.decoder.transfers import Transfers
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.registration import add_embedding_service
 from samserve.infra.cache import CacheOptions, EmbeddingCache
@@ -51,6 +52,7 @@ class Service:
     decoder: HeldDecoder
     draining: asyncio.Event
     server: grpc.aio.Server
+    transfers: Transfers
     address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
@@ -67,31 +69,40 @@ def patience() -> TimeLimits:
 
 
 @pytest.fixture
+def streams() -> StreamLimits:
+    return StreamLimits()
+
+
+@pytest.fixture
 def limits() -> RequestLimits:
     return DecoderSettings().request_limits
 
 
 @pytest.fixture
 async def service(
-    decoder: MaskDecoder, patience: TimeLimits, limits: RequestLimits
+    decoder: MaskDecoder, patience: TimeLimits, streams: StreamLimits, limits: RequestLimits
 ) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     embeddings = FakeEmbeddings(
         decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
     )
-    draining = asyncio.Event()
-    server = grpc.aio.server(interceptors=[DelayedStatus(draining)], options=METADATA_LIMITS)
+    draining, transfers = asyncio.Event(), Transfers(60, 2**30)
+    server = grpc.aio.server(
+        interceptors=[DelayedStatus(draining, transfers)], options=METADATA_LIMITS
+    )
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
-        servicer = SegmentationServicer(segmenter, draining, patience, limits)
+        servicer = SegmentationServicer(segmenter, draining, patience, limits, transfers, streams)
         rpc.add_SegmentationServiceServicer_to_server(servicer, PartLimit(server))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.SegmentationServiceStub(channel)
-            yield Service(embeddings, held, draining, server, address, stub, bundle.model_version)
+            yield Service(
+                embeddings, held, draining, server, transfers, address, stub, bundle.model_version
+            )
         await server.stop(None)
 
 
@@ -102,6 +113,7 @@ class Path:
     decoder: str
     embedding: str
     triton: FakeTriton
+    images: ImageLru
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +153,18 @@ async def path(
     add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        embeddings = ImageSource(ImageLru(2**30), cache, remote, pool, admission)
+        images = ImageLru(2**30)
+        embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
         times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
-        servicer = SegmentationServicer(segmenter, asyncio.Event(), times, limits)
+        servicer = SegmentationServicer(
+            segmenter, asyncio.Event(), times, limits, Transfers(60, 2**30)
+        )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
         await service._cache_check
-        yield Path(decoder=at[2], embedding=at[1], triton=triton)
-        service._embedder._decoder.close()
+        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images)
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())

@@ -17,6 +17,7 @@ from samserve.codec.packed import pack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
+from samserve.decoder import server as server_module
 from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.server import server_options
 from samserve.decoder.servicer import TimeLimits
@@ -135,6 +136,59 @@ async def test_an_old_connection_ends_without_breaking_a_call(
 def test_a_connection_outlives_the_longest_stream_and_call() -> None:
     options = dict(server_options(DecoderSettings(max_stream_s=7, embed_timeout_s=3)))
     assert options["grpc.max_connection_age_grace_ms"] == 10_000
+
+
+async def test_an_upload_that_never_ends_is_ended_for_memory(service: Service) -> None:
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        call = channel.stream_unary("/samserve.v1.SegmentationService/Predict")(timeout=CAP)
+        await until(lambda: service.transfers.end_all() == 1)
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "memory for uploads" in await call.details()
+
+
+async def test_a_call_without_a_message_is_invalid(service: Service) -> None:
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        call = channel.stream_unary("/samserve.v1.SegmentationService/Predict")(timeout=CAP)
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_keepalive_pings_of_clients_are_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    interval = 0.02
+    monkeypatch.setattr(server_module, "SHORTEST_PING_INTERVAL_MS", round(500 * interval))
+    server = grpc.aio.server(options=server_options(DecoderSettings()))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(kind=4))
+
+    kinds: list[int] = []
+    for number in range(8):
+        writer.write(frame(kind=6, body=bytes([number] * 8)))
+        while kinds.count(6) <= number and 7 not in kinds:
+            head = await reader.readexactly(9)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if (head[3], head[4]) != (6, 0):  # not the server's own ping
+                kinds.append(head[3])
+        await asyncio.sleep(interval)
+    assert kinds.count(6) == 8
+    assert 7 not in kinds  # GOAWAY
+    writer.close()
+    await server.stop(None)
+
+
+def frame(kind: int, body: bytes = b"") -> bytes:
+    """An HTTP/2 frame of the connection."""
+    return len(body).to_bytes(3, "big") + bytes([kind]) + bytes(5) + body
+
+
+def test_the_servers_connections_are_bounded() -> None:
+    settings = DecoderSettings(max_connections=7, max_calls_per_connection=5)
+    options = dict(server_options(settings))
+    assert options["grpc.max_allowed_incoming_connections"] == 7
+    assert options["grpc.max_concurrent_streams"] == 5
+    assert options["grpc.max_connection_idle_ms"] == 120_000
+    assert options["grpc.keepalive_time_ms"] == 20_000
 
 
 class TestAStream:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import io
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import ClassVar
 
@@ -23,19 +26,21 @@ from contract.calls import (
     step,
     until,
 )
-from contract.conftest import SIZE, Service
+from contract.conftest import SIZE, Path, Service
 from google.rpc import error_details_pb2 as details
+from PIL import Image
 from samserve.client import Click, Client, Interaction
 from samserve.core.errors import (
     DeadlinePassed,
-    EmbeddingNotCached,
     InvalidInput,
     ModelNotFound,
     Unavailable,
 )
 from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
+from samserve.decoder.servicer import StreamLimits
 from samserve.v1 import segmentation_pb2 as pb
+from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
 
 
@@ -60,6 +65,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
     monkeypatch.setattr(interaction.Interaction, "submit", take)
     return steps
+
+
+def png() -> bytes:
+    pixels = np.random.default_rng().integers(0, 256, (SIZE.height, SIZE.width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def begun_since(before: set[asyncio.Task]) -> list[str]:
@@ -244,11 +256,87 @@ async def test_opening_fails_as_predict_does(service: Service) -> None:
     assert info.reason == "EMBEDDING_NOT_CACHED"
 
 
-async def test_an_open_stream_needs_no_cache(service: Service, stream: Stream) -> None:
+async def test_an_idle_stream_keeps_no_image_and_finds_it_again(path: Path) -> None:
+    async with grpc.aio.insecure_channel(path.decoder) as channel:
+        call = rpc.SegmentationServiceStub(channel).Interact(timeout=CAP)
+        await call.write(opening(data=png()))
+        assert (await call.read()).HasField("opened")
+        await call.write(step(1, prompt(FIRST)))
+        first = (await call.read()).answer
+
+        (image,) = path.images._entries.values()
+        memory = weakref.ref(image.prepared.x)
+        del image
+        path.images._entries.clear()
+        gc.collect()
+        assert memory() is None  # the resident images held the only reference
+
+        await call.write(step(2, prompt(FIRST), reset=True))
+        assert (await call.read()).answer.masks == first.masks
+        assert len(path.images) == 1
+        call.cancel()
+
+
+async def test_a_stream_whose_image_is_gone_everywhere_ends_as_opening_it_would(
+    service: Service, stream: Stream
+) -> None:
+    await stream.ask(step(1, prompt(FIRST)))
     service.embeddings.known.clear()
-    service.embeddings.failure = EmbeddingNotCached(ID)
-    (answer,) = await stream.ask(step(1, prompt(FIRST)))
-    assert len(answer.masks) == 3
+    info = details.ErrorInfo()
+    await stream.call.write(step(2, prompt(FIRST)))
+    assert await refused(stream.call, info) is grpc.StatusCode.NOT_FOUND
+    assert info.reason == "EMBEDDING_NOT_CACHED"
+
+
+async def test_steps_are_not_read_on_while_superseded_ones_pile_up(
+    service: Service, stream: Stream, taken: list[Step]
+) -> None:
+    most = 2 + interaction.MOST_SUPERSEDED  # with the one in the decoder and the one that waits
+    service.decoder.go.clear()
+    await stream.call.write(step(1, prompt(FIRST)))
+    await until(service.decoder.busy.is_set)
+    for number in range(2, 151):
+        await stream.call.write(step(number, prompt(FIRST)))
+    await until(lambda: len(taken) == most)
+    (other,) = await asyncio.gather(predicted_while_held(service))
+    assert len(taken) == most
+
+    service.decoder.go.set()
+    answers = await stream.read(150)
+    assert [answer.step for answer in answers] == list(range(1, 151))
+    assert not answers[-1].superseded
+    await other
+
+
+async def predicted_while_held(service: Service) -> asyncio.Task[list[pb.Mask]]:
+    """Make another call, which the server has read when this returns."""
+    looked_for = service.embeddings.looked_for
+    call = asyncio.create_task(predicted(service, prompt(FIRST)))
+    await until(lambda: service.embeddings.looked_for > looked_for)
+    return call
+
+
+class TestWithFewStreams:
+    @pytest.fixture
+    def streams(self) -> StreamLimits:
+        return StreamLimits(most=2)
+
+    async def test_further_ones_are_refused_until_one_ends(self, service: Service) -> None:
+        service.embeddings.known.add(ID)
+        open_ones = [Stream(service), Stream(service)]
+        for one in open_ones:
+            await one.open()
+
+        further = service.stub.Interact()
+        await further.write(opening())
+        retry = details.RetryInfo()
+        assert await refused(further, retry) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert retry.retry_delay.seconds == 5
+
+        before = ended("OK")
+        await open_ones[0].call.done_writing()
+        await until(lambda: ended("OK") == before + 1)
+        await Stream(service).open()
 
 
 async def test_the_client_opens_by_hash_or_bytes_and_clicks(service: Service) -> None:

@@ -12,6 +12,7 @@ from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client
 from samserve.core.errors import Overloaded
+from samserve.decoder.admission import MOST_BATCHES
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 from samserve.wire.status import DETAILS_KEY
@@ -64,18 +65,59 @@ async def test_a_full_queue_refuses_with_a_time_and_answers_those_in_it(
     assert waiting() == 0
 
 
-async def test_a_call_takes_as_many_places_as_it_has_prompts(
+async def test_a_call_of_several_prompts_is_accepted_beside_a_full_queue(
     service: Service, line: list[grpc.aio.UnaryUnaryCall]
 ) -> None:
-    for call in line[-2:]:
-        call.cancel()
-    await until(lambda: waiting() == QUEUE - 2)
-    await refused(service, request(prompts=3))
-    two = service.stub.Predict(request(prompts=2))
-    await until(lambda: waiting() == QUEUE)
+    many = service.stub.Predict(request(prompts=20))
+    await until(lambda: waiting() == QUEUE + THREADS)
     await refused(service, request())
     service.decoder.go.set()
-    assert len((await two).results) == 2
+    assert len((await many).results) == 20
+    await asyncio.gather(*line)
+
+
+async def test_calls_of_several_prompts_beyond_their_limit_are_refused_with_a_time(
+    service: Service,
+) -> None:
+    service.embeddings.known.add(ID)
+    service.decoder.go.clear()
+    calls = [service.stub.Predict(request(prompts=3)) for _ in range(MOST_BATCHES)]
+    await until(lambda: in_progress() == MOST_BATCHES)
+    await until(lambda: waiting() == 0 and service.decoder.busy.is_set())
+    retry = await refused(service, request(prompts=2))
+    assert 0 < retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 <= 10
+    service.decoder.go.set()
+    assert [len((await call).results) for call in calls] == [3] * MOST_BATCHES
+
+
+async def test_after_their_callers_leave_no_further_prompt_is_begun(service: Service) -> None:
+    service.embeddings.known.add(ID)
+    service.decoder.go.clear()
+    before = decoded()
+    calls = [service.stub.Predict(request(prompts=60)) for _ in range(4)]
+    await until(lambda: len(service.decoder.decoded) == THREADS)
+    for call in calls:
+        call.cancel()
+    await until(lambda: in_progress() == 0)
+
+    # The prompts in the threads still count.
+    clicks = [service.stub.Predict(request()) for _ in range(QUEUE)]
+    await until(lambda: waiting() == QUEUE)
+
+    service.decoder.go.set()
+    await asyncio.gather(*clicks)
+    assert len(service.decoder.decoded) == THREADS + len(clicks)
+    assert decoded() == before + THREADS + len(clicks)
+    assert waiting() == 0
+
+
+def in_progress() -> float:
+    labels = {"method": "Predict"}
+    return REGISTRY.get_sample_value("samserve_requests_in_progress", labels) or 0.0
+
+
+def decoded() -> float:
+    return REGISTRY.get_sample_value("samserve_decoded_total", {"model": "nano"}) or 0.0
 
 
 async def test_a_call_cancelled_while_it_waits_is_not_decoded_and_frees_its_place(

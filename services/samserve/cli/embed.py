@@ -17,13 +17,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from samserve.cli.connection import Model, connect, existing_file
+from samserve.cli.connection import Model, Timeout, connect, existing_file
 from samserve.cli.console import CALLER_ERRORS, Json, Output, err, out
 from samserve.cli.embed_summary import EmbedSummary, result_as_json
 from samserve.client import Client
 from samserve.core.errors import SamserveError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    *(".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+}
+APPLE_DOUBLE = "._"  # macOS keeps metadata in files of this prefix beside the files they describe
 
 
 def embed(
@@ -31,14 +35,16 @@ def embed(
     in_flight: Annotated[
         int, typer.Option(min=1, help="Images in memory or in flight at once.")
     ] = 16,
+    timeout: Timeout = 60,
     model: Model = "",
     as_json: Json = False,
 ) -> None:
     """Embed image files, and all images in folders and their subfolders, into the cache.
 
-    An image that is cached costs a lookup by hash. To continue an interrupted run, run the same
-    command again. With --json, prints a line for each image, then a line with the counts; a run
-    that ends early adds "error" to the last line.
+    Folders are searched for names that end in .jpg, .jpeg, .jpe, .jfif, .mpo, .png, .webp, .tif,
+    .tiff, .bmp or .gif. An image that is cached costs a lookup by hash. To continue an interrupted
+    run, run the same command again. With --json, prints a line for each image, then a line with the
+    counts; a run that ends early adds "error" to the last line.
 
     Exit code 0: all images are embedded; 1: some failed and may be retried; 2: files are missing,
     damaged, unreadable or too large; 130: interrupted.
@@ -51,7 +57,7 @@ def embed(
         output.fail(2, f"no images in {folders}; supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
 
     summary = EmbedSummary()
-    with connect(output, model) as client:
+    with connect(output, model, timeout) as client:
         try:
             _embed_files(output, client, files, in_flight, summary)
         except KeyboardInterrupt:
@@ -68,10 +74,32 @@ def embed(
 
 
 def find_images(path: Path) -> list[Path]:
-    """A file itself, or the images in a folder and its subfolders. Raises FileNotFoundError."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return [existing_file(path)]
+    """A file itself, or the images in a folder and its subfolders.
+
+    Folders, and metadata that macOS writes, are passed over with a line on stderr.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+    """
+    if not path.is_dir():
+        return [existing_file(path)]
+
+    named = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = [file for file in named if _is_image(file)]
+    if len(files) < len(named):
+        err.print(
+            f"{path}: passed over {len(named) - len(files)} folders and macOS metadata files "
+            f"({APPLE_DOUBLE}*) that are named like images",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return files
+
+
+def _is_image(file: Path) -> bool:
+    """Whether a path with an image's suffix is worth a try; a FIFO or a broken link is one."""
+    return not file.is_dir() and not file.name.startswith(APPLE_DOUBLE)
 
 
 def _embed_files(

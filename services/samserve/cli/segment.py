@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from samserve.cli.connection import Model, connect, existing_file
+from samserve.cli.connection import STDIN, Model, Timeout, connect, existing_file, waiting
 from samserve.cli.console import Json, Output, out
 from samserve.client import Answer, Box, Click
 
 
 def segment(
-    image: Path,
+    image: Annotated[Path, typer.Argument(help="An image file, or - for standard input.")],
     point: Annotated[
         list[str] | None,
         typer.Option(help="X,Y or X,Y,1 on the object; X,Y,0 on the background. May be repeated."),
@@ -26,6 +28,10 @@ def segment(
     overlay_file: Annotated[
         Path | None, typer.Option("--out", help="Write a PNG of the image with the best mask.")
     ] = None,
+    clamp: Annotated[
+        bool, typer.Option("--clamp", help="Cut a box off at the image's edges.")
+    ] = False,
+    timeout: Timeout = 60,
     model: Model = "",
     as_json: Json = False,
 ) -> None:
@@ -38,22 +44,23 @@ def segment(
         clicks = [parse_click(text) for text in point or []]
         frame = parse_box(box) if box else None
 
-    with (
-        connect(output, model) as client,
-        output.exit_on(mistakes=(OSError,)),
-    ):
-        answer = client.segment(existing_file(image), clicks, box=frame, multimask=multimask)
+    name = "standard input" if image == STDIN else image.name
+    with output.exit_on(mistakes=(OSError,)):
+        data = sys.stdin.buffer.read() if image == STDIN else existing_file(image).read_bytes()
+
+    with connect(output, model, timeout) as client, waiting(f"segmenting {name}"):
+        answer = client.segment(data, clicks, box=frame, multimask=multimask, clamp=clamp)
 
     if overlay_file is not None:
         from samserve.local.overlay import overlay
 
         with output.exit_on(failures=(OSError,)):
-            overlay(image, answer.masks[0].array(), clicks, frame, overlay_file)
+            overlay(io.BytesIO(data), answer.masks[0].array(), clicks, frame, overlay_file)
 
     if as_json:
         output.print_json(answer.as_json())
     else:
-        out.print(_table(image.name, answer))
+        out.print(_table(name, answer))
 
 
 def parse_click(text: str) -> Click:

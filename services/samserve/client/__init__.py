@@ -9,6 +9,7 @@ with Client() as client:
 
 from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygon
 from samserve.client.client import Client
+from samserve.client.image import ImageInput
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat
 from samserve.client.prompt import Box, Click, Prompt
@@ -22,6 +23,7 @@ __all__ = [
     "Click",
     "Client",
     "EmbedAnswer",
+    "ImageInput",
     "Interaction",
     "Mask",
     "MaskFormat",

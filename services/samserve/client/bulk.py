@@ -23,7 +23,7 @@ from samserve.client.bulk_actions import (
 from samserve.client.bulk_scheduler import SERVICE, BulkOptions, BulkScheduler
 from samserve.client.bulk_stream import EmbedStream, StartCall
 from samserve.client.image import ImageInput, read_bytes, read_id
-from samserve.core.errors import SamserveError
+from samserve.core.errors import InvalidInput, SamserveError
 from samserve.v1 import embedding_pb2 as pb
 from samserve.wire.status import error_in
 
@@ -49,7 +49,7 @@ class BulkEmbedding:
         """Prepare a run; iterating over `results` starts it.
 
         Args:
-            images: paths or encoded bytes.
+            images: as `read_bytes` takes them.
             start: the EmbedMany call.
             embed_alone: embeds the bytes of an image that is too large for the stream.
             options: limits of the run.
@@ -130,7 +130,7 @@ class BulkEmbedding:
     def _hashed(self, image: ImageInput, future: Future[str], now: float) -> None:
         try:
             image_id = future.result()
-        except OSError as problem:
+        except (OSError, InvalidInput) as problem:
             self._scheduler.hashing_failed(image, problem)
         else:
             self._scheduler.hashed(image, image_id, now)
@@ -138,7 +138,7 @@ class BulkEmbedding:
     def _loaded(self, image_id: str, future: Future[bytes], now: float) -> None:
         try:
             data = future.result()
-        except OSError as problem:
+        except (OSError, InvalidInput) as problem:
             self._scheduler.loading_failed(image_id, problem)
         else:
             self._scheduler.loaded(image_id, data, now)

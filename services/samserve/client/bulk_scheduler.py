@@ -25,6 +25,7 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
+    InvalidInput,
     ModelNotFound,
     Overloaded,
     SamserveError,
@@ -149,7 +150,7 @@ class BulkScheduler:
         self._tasks[image_id] = task
         self._ask(task, now)
 
-    def hashing_failed(self, image: ImageInput, error: OSError) -> None:
+    def hashing_failed(self, image: ImageInput, error: OSError | InvalidInput) -> None:
         self._add_result(BulkResult(image, error=error))
 
     def loaded(self, image_id: str, data: bytes, now: float) -> None:
@@ -159,7 +160,7 @@ class BulkScheduler:
         else:
             self._send(task, partial(SendBytes, data=data), now)
 
-    def loading_failed(self, image_id: str, error: OSError) -> None:
+    def loading_failed(self, image_id: str, error: OSError | InvalidInput) -> None:
         self._finish(self._tasks[image_id], error=error)
 
     def embedded(self, image_id: str, answer: EmbedAnswer) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -20,48 +20,27 @@ from samserve.client.answer import (
 )
 from samserve.client.bulk import BulkEmbedding
 from samserve.client.bulk_scheduler import BulkOptions
+from samserve.client.channel import open_channel
 from samserve.client.embedding_reader import read_tensors
 from samserve.client.image import HashedImage, ImageInput, read_bytes
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
-from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.client.retry import call_with_retry
-from samserve.core.arrays import Halves
+from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
+from samserve.client.retry import RetryingCaller
+from samserve.client.split import Part, ask_in_parts
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached
+from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
+from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.channel import message_limits, proxy_options
 from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY
 from samserve.wire.status import error_of
 
 DEFAULT_DECODER = "127.0.0.1:8501"
 DEFAULT_EMBEDDING = "127.0.0.1:8500"
-MAX_MESSAGE = 64 * 2**20  # bytes
-
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            # gRPC retries the opening of a stream; client/retry.py retries unary calls.
-            "name": [{"service": "samserve.v1.SegmentationService", "method": "Interact"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                # CANCELLED: from a server that began to stop as the call arrived, decisions/0021.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-            },
-        },
-        {
-            # client/bulk_scheduler.py reopens this stream.
-            "name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]
-        },
-    ],
-    "loadBalancingConfig": [{"round_robin": {}}],
-}
 
 Request = TypeVar(
     "Request",
@@ -99,17 +78,21 @@ class Client(AbstractContextManager["Client"]):
             embedding: address of the embedding service; by default EMBEDDING_URL.
             model: the model of all calls; empty for the server's default.
             tenant: whose cache entries the calls use.
-            timeout: seconds for a call with all its retries.
+            timeout: seconds for a call with all its attempts.
             credentials: of both channels, for instance `grpc.ssl_channel_credentials()`; None for
                 connections without TLS.
-            metadata: further pairs to send with each call, such as an API key.
+            metadata: further pairs to send with each call, such as an API key; 8 kB at most.
+
+        Raises:
+            InvalidInput: the metadata is too large.
         """
+        _check_metadata(metadata)
         tracing.join()
 
-        self._decoder = _open_channel(
+        self._decoder = open_channel(
             decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), credentials
         )
-        self._embedding = _open_channel(
+        self._embedding = open_channel(
             embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), credentials
         )
 
@@ -126,6 +109,12 @@ class Client(AbstractContextManager["Client"]):
         self._timeout = timeout
         self._metadata = ((TENANT_KEY, tenant), *metadata)
         self._last_image = HashedImage(b"", image_id(b""))
+        self._last_size: tuple[str, Size] | None = None  # of the image with this id
+
+        self._decoder_calls = RetryingCaller("the decoder", self._metadata)
+        self._embedding_calls = RetryingCaller("the embedding service", self._metadata)
+        self._predict_hedge = self._decoder_calls.hedge()
+        self._embed_hedge = self._embedding_calls.hedge()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -137,29 +126,34 @@ class Client(AbstractContextManager["Client"]):
     def segment(
         self,
         image: ImageInput,
-        points: Sequence[Click] = (),
+        points: Points = (),
         *,
-        box: Box | None = None,
-        mask_input: bytes | Halves = b"",
+        box: BoxInput | None = None,
+        mask_input: Logits = b"",
         multimask: bool = True,
         low_res_logits: bool = False,
+        clamp: bool = False,
     ) -> Answer:
         """Segment one object.
 
         Args:
-            image: a file's path or the encoded bytes.
-            points: clicks, in pixels of the oriented image.
-            box: a rectangle around the object.
+            image: a file's path, the encoded bytes, a file open for reading, a Pillow image, or
+                pixels uint8 [height, width, 3] RGB. Pixels are sent as PNG, which takes time at
+                each call: encode once, or use `interact`, for several calls on one image.
+            points: clicks, in pixels of the oriented image: `Click`, (x, y) or (x, y, label).
+            box: a rectangle around the object: `Box` or (x0, y0, x1, y1).
             mask_input: low-res logits of an earlier mask to refine, as in `Prompt`.
             multimask: True for three candidates, False for one mask.
             low_res_logits: whether masks come with their logits.
+            clamp: cut a box off at the image's edges instead of refusing one that is partly
+                outside, such as a detector's.
 
         Raises:
             InvalidInput: the image or the prompt is invalid.
             OSError: the file cannot be read.
         """
         prompt = Prompt(points, box, mask_input, multimask)
-        return self.predict(image, [prompt], low_res_logits=low_res_logits)
+        return self.predict(image, [prompt], low_res_logits=low_res_logits, clamp=clamp)
 
     def predict(
         self,
@@ -170,41 +164,54 @@ class Client(AbstractContextManager["Client"]):
         formats: Sequence[MaskFormat] = ("rle",),
         polygon_tolerance: float = 1,
         max_masks: int = 0,
+        clamp: bool = False,
     ) -> Answer:
         """Answer several prompts on one image. The bytes are uploaded only if the hash is unknown.
 
+        More prompts than 16 are sent as several calls, of which two are in flight at a time. The
+        answer's timings are then the sums of all calls.
+
         Args:
-            image: a file's path or the encoded bytes.
-            prompts: one prompt for each object.
+            image: as in `segment`.
+            prompts: one prompt for each object, any number.
             low_res_logits: whether masks come with their logits.
             formats: any of "rle", "png", "polygons" and "bits".
             polygon_tolerance: pixels that a polygon may differ from the mask to save corners.
             max_masks: candidates for each prompt, best first; 0 for all.
+            clamp: as in `segment`.
 
         Raises:
             InvalidInput: the image, a prompt or an option is invalid.
             OSError: the file cannot be read.
         """
         hashed = self._hash(image)
-        request = segmentation_pb2.PredictRequest(
-            ref=types.ImageRef(image_id=hashed.image_id),
-            model=self._model,
-            prompts=[write_prompt(prompt) for prompt in prompts],
-            output=write_output(
-                formats=formats,
-                low_res_logits=low_res_logits,
-                polygon_tolerance=polygon_tolerance,
-                max_masks=max_masks,
-            ),
+        written = write_prompts(prompts, self._size_of(hashed) if clamp else None)
+        output = write_output(
+            formats=formats,
+            low_res_logits=low_res_logits,
+            polygon_tolerance=polygon_tolerance,
+            max_masks=max_masks,
         )
+        deadline = time.monotonic() + self._timeout
 
-        return _by_hash_then_bytes(self._request_masks, request, hashed)
+        def ask(part: Part) -> Answer:
+            request = segmentation_pb2.PredictRequest(
+                ref=types.ImageRef(image_id=hashed.image_id),
+                model=self._model,
+                prompts=part.prompts,
+                output=output,
+            )
+            return _by_hash_then_bytes(partial(self._request_masks, deadline), request, hashed)
+
+        answer = ask_in_parts(written, ask)
+        self._last_size = (hashed.image_id, answer.size)
+        return answer
 
     def interact(self, image: ImageInput, *, low_res_logits: bool = False) -> Interaction:
         """Open a stream for one image: `with client.interact("photo.jpg") as photo: ...`.
 
         Args:
-            image: a file's path or the encoded bytes.
+            image: as in `segment`.
             low_res_logits: whether masks come with their logits.
 
         Raises:
@@ -239,7 +246,7 @@ class Client(AbstractContextManager["Client"]):
         sent once. To continue an interrupted run, start it again: a cached image costs a lookup.
 
         Args:
-            images: paths or encoded bytes.
+            images: as in `segment`.
             in_flight: images whose bytes may be in memory or in flight. Four times as many images
                 are taken from `images` before their results.
             retries: further attempts for an image, and for the stream, after a temporary failure.
@@ -277,14 +284,23 @@ class Client(AbstractContextManager["Client"]):
         self._last_image = hashed
         return hashed
 
-    def _request_masks(self, request: segmentation_pb2.PredictRequest) -> Answer:
+    def _size_of(self, image: HashedImage) -> Size:
+        """Ask the decoder for an image's size, which takes its embedding. The last one is known."""
+        known = self._last_size
+        if known is None or known[0] != image.image_id:
+            with self.interact(image.data) as stream:
+                known = (image.image_id, stream.image.size)
+            self._last_size = known
+        return known[1]
+
+    def _request_masks(self, deadline: float, request: segmentation_pb2.PredictRequest) -> Answer:
         with tracing.span("Predict", tracing.Kind.CLIENT):
-            response = call_with_retry(
+            response = self._decoder_calls.call(
                 self._predict,
                 request,
-                timeout=self._timeout,
-                metadata=self._metadata,
-                stage="the decoder",
+                timeout=max(deadline - time.monotonic(), 0.0),
+                hedge=None if request.data else self._predict_hedge,
+                prompts=max(len(request.prompts), 1),
             )
 
             return read_answer(response)
@@ -296,12 +312,11 @@ class Client(AbstractContextManager["Client"]):
 
     def _request_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):
-            response = call_with_retry(
+            response = self._embedding_calls.call(
                 self._embed,
                 request,
                 timeout=self._timeout,
-                metadata=self._metadata,
-                stage="the embedding service",
+                hedge=None if request.data else self._embed_hedge,
             )
 
             return read_embed_answer(response)
@@ -324,17 +339,6 @@ class Client(AbstractContextManager["Client"]):
             raise error_of(problem, "the embedding service") from problem
 
 
-def _open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    options = [
-        *message_limits(MAX_MESSAGE),
-        *proxy_options(address),
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    ]
-    if credentials is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, credentials, options)
-
-
 def _by_hash_then_bytes(
     call: Callable[[Request], Result], request: Request, image: HashedImage
 ) -> Result:
@@ -345,3 +349,9 @@ def _by_hash_then_bytes(
         request.data = image.data
         request.expected_image_id = image.image_id
         return call(request)
+
+
+def _check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
+    """Refuse what a server or a proxy would refuse by closing the connection."""
+    size = sum(len(key) + len(value) for key, value in metadata)
+    check_count(size, MAX_METADATA_BYTES, "metadata", "bytes")

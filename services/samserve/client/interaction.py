@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from itertools import count
 from queue import SimpleQueue
@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 
 from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
-from samserve.client.prompt import Box, Click, Prompt, write_prompt
-from samserve.core.arrays import Halves
+from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompt
 from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.status import error_in, error_of
@@ -74,24 +73,28 @@ class Interaction(AbstractContextManager["Interaction"]):
 
     def step(
         self,
-        points: Sequence[Click] = (),
+        points: Points = (),
         *,
-        box: Box | None = None,
-        mask_input: bytes | Halves = b"",
+        box: BoxInput | None = None,
+        mask_input: Logits = b"",
         multimask: bool | None = None,
         reset: bool = False,
+        clamp: bool = False,
     ) -> Answer:
         """Answer the whole prompt as it is now. Refines the previous step's best mask.
 
         Args:
-            points: all clicks so far.
-            box: a rectangle around the object.
+            points: all clicks so far, as in `Prompt`.
+            box: a rectangle around the object, as in `Prompt`.
             mask_input: logits to refine instead of the previous step's, as in `Prompt`.
             multimask: True for three candidates, False for one mask; None for three if nothing
                 is refined, else one.
             reset: start with another object; nothing earlier is refined.
+            clamp: cut the box off at the image's edges instead of refusing one that is partly
+                outside.
         """
-        prompt = write_prompt(Prompt(points, box, mask_input, multimask))
+        size = self.image.size if clamp else None
+        prompt = write_prompt(Prompt(points, box, mask_input, multimask), size=size)
         step = pb.InteractRequest.Step(id=next(self._ids), prompt=prompt, reset=reset)
 
         answer = self._ask(pb.InteractRequest(step=step)).answer

@@ -1,4 +1,4 @@
-"""Retries of unary calls.
+"""Retries of unary calls that failed; client/hedging.py is for those that take too long.
 
 gRPC's own retries do not suffice. They give up on a request of more than 256 KiB, and on a call
 whose response has begun. Every response of Ray Serve's proxy has begun, failures too.
@@ -14,61 +14,101 @@ from typing import Any
 
 import grpc
 
+from samserve.client.hedging import AttemptBudget, Hedge
 from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unavailable
 from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY, error_of
 
 ATTEMPTS = 4  # for a failure without details; one with details is retried until the timeout
 LONGEST = 5.0  # seconds between two attempts
+AT_ONCE = 0.05  # seconds before the second attempt, if a connection or a proxy failed
 
 
-def call_with_retry(
-    call: Any, request: Any, *, timeout: float, metadata: Sequence[tuple[str, str]], stage: str
-) -> Any:
-    """Make a unary gRPC call; retry it if it fails with Unavailable or Overloaded.
+class RetryingCaller:
+    """Makes the unary calls to one service. Threads may share it."""
 
-    The pause between attempts is the delay the service asks for, doubled with each attempt. It is
-    shortened by a random part, so that callers who failed together do not return together.
+    def __init__(self, stage: str, metadata: Sequence[tuple[str, str]]) -> None:
+        """Create a caller.
 
-    Args:
-        call: a stub's method.
-        request: the message to send.
-        timeout: seconds for all attempts together.
-        metadata: pairs sent with each attempt.
-        stage: the service's name in errors.
+        Args:
+            stage: the service's name in errors.
+            metadata: pairs sent with each attempt.
+        """
+        self._stage = stage
+        self._metadata = metadata
+        self._budget = AttemptBudget()
 
-    Raises:
-        SamserveError: as `error_of` translates. If the time runs out in a later attempt, the
-            error of the attempt before it, which says why.
-    """
-    deadline = time.monotonic() + timeout
-    last_error: SamserveError | None = None
+    def hedge(self) -> Hedge:
+        """Return a hedge for one method, within this service's budget."""
+        return Hedge(self._budget)
 
-    for attempt in count(1):
-        try:
-            return call(request, **call_options(deadline - time.monotonic(), metadata))
-        except grpc.RpcError as problem:
-            error = error_of(problem, stage)
+    def call(
+        self,
+        method: Any,
+        request: Any,
+        *,
+        timeout: float,
+        hedge: Hedge | None = None,
+        prompts: int = 1,
+    ) -> Any:
+        """Make a call; retry it if it fails with Unavailable or Overloaded.
 
-            if not isinstance(error, (Unavailable, Overloaded)):
-                if last_error is not None and isinstance(error, DeadlinePassed):
-                    raise last_error from problem
-                raise error from problem
+        The pause between attempts is the delay the service asks for, doubled with each attempt. It
+        is shortened by a random part, so that callers who failed together do not return together.
+        A failure without details comes from a connection or a proxy, perhaps because of another
+        caller: the second attempt follows at once.
 
-            last_error = error
-            pause = _pause(error.retry_after, attempt)
+        Args:
+            method: a stub's method.
+            request: the message to send.
+            timeout: seconds for all attempts together.
+            hedge: makes the attempts, for a request that may be made twice at once.
+            prompts: as in `Hedge.call`.
 
-            attempts_left = attempt < ATTEMPTS or _has_details(problem)
-            if not attempts_left or time.monotonic() + pause >= deadline:
-                raise error from problem
+        Raises:
+            SamserveError: as `error_of` translates. If the time runs out in a later attempt, the
+                error of the attempt before it, which says why.
+        """
+        deadline = time.monotonic() + timeout
+        last_error: SamserveError | None = None
 
-        time.sleep(pause)
+        for attempt in count(1):
+            seconds = deadline - time.monotonic()
+            try:
+                if hedge is None:
+                    response = method(request, **call_options(seconds, self._metadata))
+                else:
+                    response = hedge.call(
+                        method, request, timeout=seconds, metadata=self._metadata, prompts=prompts
+                    )
+            except grpc.RpcError as problem:
+                error = error_of(problem, self._stage)
 
-    raise AssertionError("unreachable: the attempts end by returning or raising")
+                if not isinstance(error, (Unavailable, Overloaded)):
+                    if last_error is not None and isinstance(error, DeadlinePassed):
+                        raise last_error from problem
+                    raise error from problem
+
+                last_error = error
+                detailed = _has_details(problem)
+                pause = _pause(error.retry_after, attempt, detailed)
+
+                attempts_left = detailed or (attempt < ATTEMPTS and self._budget.spend())
+                if not attempts_left or time.monotonic() + pause >= deadline:
+                    raise error from problem
+            else:
+                self._budget.earn()
+                return response
+
+            time.sleep(pause)
+
+        raise AssertionError("unreachable: the attempts end by returning or raising")
 
 
-def _pause(retry_after: float, attempt: int) -> float:
+def _pause(retry_after: float, attempt: int, detailed: bool) -> float:
     seconds: float = min(retry_after * 2 ** (attempt - 1), LONGEST)
+    if attempt == 1 and not detailed:
+        seconds = AT_ONCE
     return seconds * SystemRandom().uniform(0.5, 1)
 
 

@@ -21,12 +21,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from samserve.codec.tensors import Body, Coding, decode, encode
-from samserve.core.embedding import Embedding, EmbeddingHeader
+from samserve.core.arrays import Halves
+from samserve.core.embedding import Embedding, EmbeddingContract, EmbeddingHeader
 from samserve.core.geometry import Size
 
 HEADER_BYTES = 512
 MOST_VALUES = 2**25  # in one embedding; SAM 2 has 4 million
+MOST_TENSORS = 16  # in one embedding; SAM 2 has 3
+INFINITY_BITS, SIGN_BIT = 0x7C00, 0x8000  # of fp16
 _MAGIC, _VERSION = b"SAME", 2
 _PREFIX = struct.Struct("<4sBHIII")
 
@@ -76,17 +81,25 @@ def pack(embedding: Embedding, coding: Coding = "small") -> bytes:
     return b"".join([before, _checksum(before, padded), padded, *payload])
 
 
-def unpack_header(packed: bytes) -> EmbeddingHeader:
-    """Unpack the first HEADER_BYTES. Raises DamagedEmbedding."""
-    return _read_header(packed).facts
+def unpack_header(packed: bytes, contract: EmbeddingContract | None = None) -> EmbeddingHeader:
+    """Unpack the first HEADER_BYTES. Raises DamagedEmbedding, as `unpack` does."""
+    return _read_header(packed, contract).facts
 
 
-def unpack(packed: bytes) -> Embedding:
-    """Unpack an embedding; plain fp16 tensors are views of the bytes. Raises DamagedEmbedding.
+def unpack(packed: bytes, contract: EmbeddingContract | None = None) -> Embedding:
+    """Unpack an embedding; plain fp16 tensors are views of the bytes.
 
     Takes milliseconds, so call it from a thread.
+
+    Args:
+        packed: Bytes of any origin.
+        contract: What the embedding must be like; checked before the tensors are decoded.
+
+    Raises:
+        DamagedEmbedding: The bytes are damaged, break the contract, or have a value that is not a
+            finite number.
     """
-    header = _read_header(packed)
+    header = _read_header(packed, contract)
     payload = memoryview(packed)[HEADER_BYTES:]
     if len(payload) != header.length or zlib.crc32(payload) != header.check:
         raise DamagedEmbedding("wrong length or checksum of the packed embedding")
@@ -97,6 +110,8 @@ def unpack(packed: bytes) -> Embedding:
             tensors[name] = decode(coding, shape, payload[at : at + size])
         except ValueError as problem:
             raise DamagedEmbedding(f"damaged tensor {name!r}: {problem}") from problem
+        if not _is_finite(tensors[name]):
+            raise DamagedEmbedding(f"tensor {name!r} has a value that is not a finite number")
         at += size
     return Embedding(header.facts.model_version, header.facts.size, tensors, packed)
 
@@ -118,7 +133,7 @@ class _Header:
     tensors: list[tuple[str, str, tuple[int, ...], int]]
 
 
-def _read_header(packed: bytes) -> _Header:
+def _read_header(packed: bytes, contract: EmbeddingContract | None) -> _Header:
     if len(packed) < HEADER_BYTES:
         raise DamagedEmbedding(
             f"a packed embedding has at least {HEADER_BYTES} bytes, not {len(packed)}"
@@ -145,10 +160,33 @@ def _read_header(packed: bytes) -> _Header:
         raise DamagedEmbedding("unreadable header of the packed embedding") from problem
 
     # Sizes that would take too much memory, or that contradict each other.
+    shapes = {name: shape for name, _, shape, _ in tensors}
     values = sum(prod(shape) for _, _, shape, _ in tensors)
-    if values > MOST_VALUES or sum(size for *_, size in tensors) != length:
+    if (
+        values > MOST_VALUES
+        or sum(size for *_, size in tensors) != length
+        or len(tensors) > MOST_TENSORS
+        or len(shapes) < len(tensors)
+    ):
         raise DamagedEmbedding("impossible sizes in the packed embedding's header")
+
+    if contract and (breach := contract.problem(facts.size, shapes)):
+        raise DamagedEmbedding(f"the embedding is of {breach}")
     return _Header(facts, length, check, tensors)
+
+
+def _is_finite(tensor: Halves) -> bool:
+    """Return whether no value is infinite or NaN.
+
+    Such a value has all five bits of the exponent set. Among the numbers of its sign it is then the
+    largest, as a signed integer without the sign bit and as an unsigned one with it.
+    """
+    if not tensor.size:
+        return True
+    return bool(
+        tensor.view(np.int16).max() < INFINITY_BITS
+        and tensor.view(np.uint16).max() < SIGN_BIT + INFINITY_BITS
+    )
 
 
 def _natural(number: Any) -> int:

@@ -12,8 +12,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from samserve.codec.kernel import CONTEXTS
+
 # As in kernel/tensors.c.
-CONTEXTS = 22
 BITS = 11  # frequencies add up to 2^11
 MIDDLE = 128  # the symbol of residual 0; symbol 0 is the escape
 

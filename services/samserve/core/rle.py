@@ -15,6 +15,8 @@ import numpy as np
 from samserve.core.arrays import Bytes, Ints
 from samserve.core.runs import Mask, Runs, counts
 
+MOST_GROUP = 0x3F
+
 
 def encode_rle(runs: Runs) -> bytes:
     """Return a mask's compressed counts."""
@@ -25,10 +27,13 @@ def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
     """Return the mask of compressed counts, bool [height, width].
 
     Raises:
-        ValueError: The counts belong to another size.
+        ValueError: The counts are damaged, or belong to another size.
     """
     lengths = decompress(compressed)
-    if lengths.sum() != height * width:
+    pixels = height * width
+    if ((lengths < 0) | (lengths > pixels)).any():  # so the sum below does not overflow
+        raise ValueError(f"a run length is negative or over {pixels:,} pixels")
+    if lengths.sum() != pixels:
         raise ValueError(f"the run lengths cover {lengths.sum()} pixels, not {height} x {width}")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
@@ -55,9 +60,11 @@ def compress(lengths: Ints) -> bytes:
 
 
 def decompress(compressed: bytes) -> Ints:
-    """Return the run lengths of COCO's string."""
+    """Return the run lengths of COCO's string. Raises ValueError."""
     # Where each number's groups begin and end.
     groups = np.frombuffer(compressed, np.uint8).astype(np.int64) - 48
+    if ((groups < 0) | (groups > MOST_GROUP)).any() or (len(groups) and groups[-1] & 0x20):
+        raise ValueError("the run lengths are truncated or no text of COCO's")
     ends = np.flatnonzero((groups & 0x20) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
 

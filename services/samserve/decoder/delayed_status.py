@@ -16,17 +16,24 @@ from typing import Any
 
 import grpc.aio
 
+from samserve.core.errors import InvalidInput
+from samserve.decoder.transfers import Transfers
+from samserve.infra.metrics import REQUESTS
+from samserve.wire.call import call_scope
+
 MOMENT = 0.25  # seconds; enough for a megabyte on an idle TCP connection with 20 ms round trips
 
 
 class DelayedStatus(grpc.aio.ServerInterceptor):
-    """Sends the status of a unary call separately; while `draining` is set, after a pause.
+    """Receives the message of a unary call, and sends its status, in steps of their own.
 
-    The caller sees the same call. It costs 0.15 ms a call.
+    The message is received by `Transfers`, which bounds it. While `draining` is set, the status is
+    sent after a pause. The caller sees the same call. It costs 0.15 ms a call.
     """
 
-    def __init__(self, draining: asyncio.Event) -> None:
+    def __init__(self, draining: asyncio.Event, transfers: Transfers) -> None:
         self._draining = draining
+        self._transfers = transfers
 
     async def intercept_service(
         self,
@@ -41,14 +48,29 @@ class DelayedStatus(grpc.aio.ServerInterceptor):
 
         # Typed as the threaded server's, which shares the class; it is a coroutine function.
         method: Any = handler.unary_unary
+        name = handler_call_details.method.rpartition("/")[2]
 
-        async def respond(request: Any, context: Any) -> None:
-            await context.write(await method(request, context))
+        async def respond(_: Any, context: Any) -> None:
+            request = await self._receive(name, context)
+            answer = await method(request, context)
+            del request  # its bytes are not needed while the answer is sent
+            await self._transfers.send(context, answer)
             await delay_if_draining(self._draining)
 
-        return grpc.unary_stream_rpc_method_handler(
+        return grpc.stream_stream_rpc_method_handler(
             respond, handler.request_deserializer, handler.response_serializer
         )
+
+    async def _receive(self, name: str, context: Any) -> Any:
+        """Return the call's message, or end the call with the reason why there is none."""
+        with call_scope(name, context.invocation_metadata() or (), counted=False) as call:
+            request = await self._transfers.receive(context)
+            if request is grpc.aio.EOF:
+                raise InvalidInput("request", "the call has no message")
+            return request
+
+        REQUESTS.labels(name, call.code.name).inc()
+        return await context.abort(call.code, call.status.message, call.trailing_metadata)
 
 
 async def delay_if_draining(draining: asyncio.Event) -> None:

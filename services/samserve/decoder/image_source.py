@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
+from samserve.core.embedding import (
+    DEFAULT_LIMITS,
+    Embedding,
+    EmbeddingContract,
+    SizeLimits,
+)
+from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Unavailable
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.image_lru import ImageLru
@@ -17,7 +22,6 @@ from samserve.decoder.registry import ServedModel
 from samserve.decoder.remote_embedder import RemoteEmbedding
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.infra.cache import CacheKey
-from samserve.infra.pool import run_in_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +39,18 @@ class SourcedImage:
     remote_ms: dict[str, float]
 
 
+@dataclass(slots=True)
+class Preparation:
+    """The work of preparing an image, and how many calls wait for it."""
+
+    work: Future[ReadyImage]
+    callers: int = 0
+
+
 class Cache(Protocol):
     """The embeddings that all services share, read only."""
 
-    async def get(self, key: CacheKey) -> Embedding | None: ...
+    async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
 
 
 class Embedder(Protocol):
@@ -57,6 +69,7 @@ class ImageSource:
         embedder: Embedder,
         pool: Executor,
         queue: DecodeQueue,
+        limits: SizeLimits = DEFAULT_LIMITS,
     ) -> None:
         """Create a source.
 
@@ -66,13 +79,15 @@ class ImageSource:
             embedder: Makes the embedding of an image that is nowhere else.
             pool: Threads that prepare images.
             queue: Bounds the work for the pool.
+            limits: On the size of an image whose embedding is used.
         """
         self._images = images
         self._cache = cache
         self._embedder = embedder
         self._pool = pool
         self._queue = queue
-        self._preparing: dict[CacheKey, asyncio.Future[ReadyImage]] = {}
+        self._limits = limits
+        self._preparing: dict[CacheKey, Preparation] = {}
         self._served: dict[str, str] = {}
 
     def version_served(self, model: ServedModel) -> str:
@@ -96,6 +111,7 @@ class ImageSource:
         Raises:
             EmbeddingNotCached: The image is unknown, and its bytes were not sent.
             ModelVersionMismatch: It was embedded by none of the model's versions.
+            Unavailable: The embedding service sent an embedding of another kind.
             Overloaded: The queue is full.
         """
         ready = self._images.get(key)
@@ -103,10 +119,10 @@ class ImageSource:
             return SourcedImage(ready, CacheStatus.HIT, remote_ms={})
 
         with self._queue.place():
-            cached = await self._cache.get(key)
-            if cached is not None:
-                image = await self._prepare(key, model, cached)
-                return SourcedImage(image, CacheStatus.HIT, remote_ms={})
+            cached = await self._cache.get(key, model.contract(self._limits))
+        if cached is not None:
+            image = await self._prepare(key, model, cached)
+            return SourcedImage(image, CacheStatus.HIT, remote_ms={})
 
         if data is None:
             raise EmbeddingNotCached(key.image_id)
@@ -117,22 +133,46 @@ class ImageSource:
         if version in model.versions:
             self._served[model.name] = version
 
-        with self._queue.place():
-            image = await self._prepare(key, model, remote.embedding)
+        image = await self._prepare(key, model, remote.embedding)
         return SourcedImage(image, remote.status, remote.remote_ms)
 
     async def _prepare(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> ReadyImage:
-        """Prepare the image, once for concurrent calls; a cancelled call stops no other."""
+        """Prepare the image, once for concurrent calls.
+
+        The work is dropped if all its callers leave before it has begun.
+        """
         version = embedding.model_version
         if version not in model.versions:
             raise ModelVersionMismatch(version, key.model_version)
 
-        key = replace(key, model_version=version)
-        if key not in self._preparing:
-            future = run_in_pool(self._pool, model.decoder.prepare, embedding)
-            self._preparing[key] = future
-            future.add_done_callback(lambda _: self._preparing.pop(key))
+        # A cached embedding has passed this check already; one from the service has not.
+        shapes = {name: tensor.shape for name, tensor in embedding.tensors.items()}
+        problem = model.contract(self._limits).problem(embedding.size, shapes)
+        if problem:
+            raise Unavailable(f"the embedding service sent an embedding of {problem}")
 
-        image = await asyncio.shield(self._preparing[key])
-        self._images.put(key, image)
-        return image
+        key = replace(key, model_version=version)
+        preparation = self._preparing.get(key) or self._begin(key, model, embedding)
+
+        preparation.callers += 1
+        try:
+            return await asyncio.shield(asyncio.wrap_future(preparation.work))
+        finally:
+            preparation.callers -= 1
+            if not preparation.callers and preparation.work.cancel():
+                self._preparing.pop(key)
+
+    def _begin(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> Preparation:
+        work = self._queue.submit(self._pool, model.decoder.prepare, embedding)
+        preparation = self._preparing[key] = Preparation(work)
+
+        loop = asyncio.get_running_loop()
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end, key, preparation))
+        return preparation
+
+    def _end(self, key: CacheKey, preparation: Preparation) -> None:
+        """Keep the image, although all its callers may have left."""
+        if self._preparing.get(key) is preparation:
+            self._preparing.pop(key)
+        if not preparation.work.cancelled() and preparation.work.exception() is None:
+            self._images.put(key, preparation.work.result())

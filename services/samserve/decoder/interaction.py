@@ -13,8 +13,7 @@ from samserve.core.errors import InvalidInput, Overloaded
 from samserve.decoder.masks.write import MaskAnswer, Output
 from samserve.decoder.prompt import Prompt, PromptInput, check_inside, read_prompt
 from samserve.decoder.registry import ServedModel
-from samserve.decoder.sam.prepared_image import ReadyImage
-from samserve.decoder.segmenter import Segmenter
+from samserve.decoder.segmenter import FoundImage, Segmenter
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.wire.call import observe_call
@@ -56,17 +55,23 @@ class StepAnswer:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
+MOST_SUPERSEDED = 64  # superseded steps that wait to be answered
+
+
 class Interaction:
     """Accepts steps at any time, and answers each of them once, in order. Not thread-safe.
 
     One step is decoded at a time and one waits. A newer step supersedes the one that waits.
+
+    Between two steps it keeps the image's key and not the image, whose memory only the resident
+    images' bound limits. A step looks for the image again.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
         model: ServedModel,
-        image: ReadyImage,
+        image: FoundImage,
         output: Output,
         *,
         slow: float,
@@ -74,7 +79,8 @@ class Interaction:
         """Begin with no earlier answer; steps that take longer than `slow` seconds are logged."""
         self._segmenter = segmenter
         self._model = model
-        self._image = image
+        self._key = image.key
+        self._size = image.ready.size
         self._output = output
         self._slow = slow
 
@@ -82,6 +88,8 @@ class Interaction:
         self._waiting: Step | None = None
         self._superseded: list[int] = []
         self._changed = asyncio.Event()
+        self._room = asyncio.Event()  # for further superseded steps
+        self._room.set()
         self._ended = False
         self._reason: Exception | None = None
 
@@ -91,9 +99,15 @@ class Interaction:
             return
         if self._waiting is not None:
             self._superseded.append(self._waiting.id)
+            if len(self._superseded) >= MOST_SUPERSEDED:
+                self._room.clear()
             step = replace(step, reset=step.reset or self._waiting.reset)
         self._waiting = step
         self._changed.set()
+
+    async def wait_for_room(self) -> None:
+        """Wait until the superseded steps have been answered, if they are many."""
+        await self._room.wait()
 
     def end(self, reason: Exception | None = None) -> None:
         """Accept no more steps. `answers` ends after the accepted ones, and raises the reason."""
@@ -112,6 +126,7 @@ class Interaction:
             step, self._waiting = self._waiting, None
             for step_id in superseded:
                 yield StepAnswer(step_id, superseded=True)
+            self._room.set()
             if step is not None:
                 yield await self._answer(step)
 
@@ -138,16 +153,15 @@ class Interaction:
         if isinstance(prompt, InvalidInput):
             raise prompt
         checked = read_prompt(prompt, self._model.low_res, "prompt")
-        check_inside(checked, self._image.size, "prompt")
+        check_inside(checked, self._size, "prompt")
 
         logits = self._best_logits if checked.mask_input is None else checked.mask_input
         multimask = logits is None if prompt.multimask is None else prompt.multimask
         return replace(checked, mask_input=logits, multimask=multimask)
 
     async def _decode(self, prompt: Prompt, clock: StageClock) -> list[MaskAnswer]:
-        (answer,) = await self._segmenter.answer(
-            self._model, self._image, [prompt], self._output, clock
-        )
+        image = await self._segmenter.find_again(self._key, self._model)
+        answer = await self._segmenter.answer(self._model, image, prompt, self._output, clock)
         self._best_logits = _as_sent(answer.candidates.logits[0])
         return answer.masks
 

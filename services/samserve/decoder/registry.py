@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from samserve.bundles.bundle import variant_versions
+from samserve.core.embedding import EmbeddingContract, SizeLimits
 from samserve.core.errors import ModelNotFound
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.infra.metrics import MODEL_INFO
@@ -41,6 +42,10 @@ class ServedModel:
     def low_res(self) -> int:
         """Side of the low-res logits."""
         return self.decoder.bundle.low_res
+
+    def contract(self, limits: SizeLimits) -> EmbeddingContract:
+        """What the model's embeddings must be like, of images within these limits."""
+        return EmbeddingContract(self.decoder.bundle.embedding, limits)
 
 
 class ModelRegistry:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
@@ -29,7 +29,6 @@ from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.infra.cache import CacheKey
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import DECODED
-from samserve.infra.pool import run_in_pool
 from samserve.infra.stages import StageClock
 
 
@@ -44,11 +43,22 @@ class MaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image that is ready for prompts; `status` says where its embedding came from."""
+    """An image that is ready for prompts.
 
-    image_id: str
+    Attributes:
+        key: To find it again.
+        ready: With its embedding.
+        status: Where the embedding came from.
+    """
+
+    key: CacheKey
     ready: ReadyImage
     status: CacheStatus
+
+    @property
+    def image_id(self) -> str:
+        """SHA-256 of the image's bytes."""
+        return self.key.image_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +120,13 @@ class Segmenter:
         image = await self.find(request.image, model, clock)
         check_all_inside(prompts, image.ready.size)
 
-        answers = await self.answer(model, image.ready, prompts, request.output, clock)
-        return Segmented(image, [answer.masks for answer in answers])
+        jobs = _jobs(model, image.ready, prompts, request.output, clock)
+        if len(prompts) == 1:
+            masks = [await self._queue.run(self._pool, next(jobs).masks)]
+        else:
+            works = (job.masks for job in jobs)
+            masks = await self._queue.run_batch(self._pool, works, len(prompts))
+        return Segmented(image, masks)
 
     async def find(
         self, request: ImageRequest, model: ServedModel, clock: StageClock
@@ -163,85 +178,86 @@ class Segmenter:
             key = CacheKey(request.tenant, version, image_id)
             found = await self._source.find(key, model, request.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
-        return FoundImage(image_id, found.image, found.status)
+        key = replace(key, model_version=found.image.model_version)
+        return FoundImage(key, found.image, found.status)
+
+    async def find_again(self, key: CacheKey, model: ServedModel) -> ReadyImage:
+        """Return an image that was found before.
+
+        Raises:
+            EmbeddingNotCached: It is neither in this process nor in the cache any more.
+            Overloaded: The queue is full.
+        """
+        return (await self._source.find(key, model, None)).image
 
     async def answer(
         self,
         model: ServedModel,
         image: ReadyImage,
-        prompts: list[Prompt],
+        prompt: Prompt,
         output: Output,
         clock: StageClock,
-    ) -> list[PromptAnswer]:
-        """Answer each prompt; the prompts and the output have been checked.
+    ) -> PromptAnswer:
+        """Answer one prompt; it and the output have been checked.
 
         Raises:
             InvalidInput: The answer is too large.
             Overloaded: The queue is full.
         """
-        answer_size = AnswerSize(output.max_bytes)
-        answer_size.check(expected_bytes(prompts, output, image.size, model.low_res))
-        job = _Job(
-            model.decoder,
-            image,
-            prompts,
-            output,
-            answer_size,
-            clock,
-            queued_at=time.perf_counter(),
-        )
-
-        with self._queue.place(len(prompts)):
-            if len(prompts) == 1:
-                return await self._answer_one(job)
-            return await self._answer_many(job)
-
-    async def _answer_one(self, job: _Job) -> list[PromptAnswer]:
-        """Decode and write in one piece of work: a person waits for each hop between threads."""
-        return [await run_in_pool(self._pool, job.decode_and_write)]
-
-    async def _answer_many(self, job: _Job) -> list[PromptAnswer]:
-        """Decode the prompts together, then write their masks in parallel."""
-        candidates = await run_in_pool(self._pool, job.decode)
-        with job.clock.stage("masks"):
-            return await asyncio.gather(
-                *(run_in_pool(self._pool, job.write, each) for each in candidates)
-            )
+        (job,) = _jobs(model, image, [prompt], output, clock)
+        return await self._queue.run(self._pool, job.answer)
 
     async def _hash(self, data: bytes) -> str:
-        with self._queue.place():
-            return await run_in_pool(self._pool, hash_image, data)
+        return await self._queue.run(self._pool, hash_image, data)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Prompts on an image, and the work on them; runs in the pool.
+    """One prompt on an image; runs in the pool, in one piece: each hop between threads takes time.
 
-    `queued_at` is when the work was handed to the pool, by `time.perf_counter`.
+    `queued_at` is when it began to wait for a thread, by `time.perf_counter`.
     """
 
     decoder: MaskDecoder
     image: ReadyImage
-    prompts: list[Prompt]
+    prompt: Prompt
     output: Output
     answer_size: AnswerSize
     clock: StageClock
     queued_at: float
 
-    def decode(self) -> list[Candidates]:
+    def answer(self) -> PromptAnswer:
+        """Decode the prompt and write its masks."""
         self.clock.note("queue", time.perf_counter() - self.queued_at)
         with self.clock.stage("decode"):
-            candidates = self.decoder.decode(self.image, self.prompts)
+            (candidates,) = self.decoder.decode(self.image, [self.prompt])
+        DECODED.labels(self.decoder.bundle.name).inc()
 
-        DECODED.labels(self.decoder.bundle.name).inc(len(self.prompts))
-        return candidates
-
-    def write(self, candidates: Candidates) -> PromptAnswer:
-        frame = self.decoder.bundle.mask_frame
-        masks = write_masks(candidates, self.image.size, frame, self.output, self.answer_size)
+        with self.clock.stage("masks"):
+            frame = self.decoder.bundle.mask_frame
+            masks = write_masks(candidates, self.image.size, frame, self.output, self.answer_size)
         return PromptAnswer(candidates, masks)
 
-    def decode_and_write(self) -> PromptAnswer:
-        (candidates,) = self.decode()
-        with self.clock.stage("masks"):
-            return self.write(candidates)
+    def masks(self) -> list[MaskAnswer]:
+        """Return the masks alone: the candidates of many prompts would take much memory."""
+        return self.answer().masks
+
+
+def _jobs(
+    model: ServedModel,
+    image: ReadyImage,
+    prompts: list[Prompt],
+    output: Output,
+    clock: StageClock,
+) -> Iterator[_Job]:
+    """Yield a job for each prompt, when it begins to wait.
+
+    Raises:
+        InvalidInput: The answer is too large.
+    """
+    answer_size = AnswerSize(output.max_bytes)
+    answer_size.check(expected_bytes(prompts, output, image.size, model.low_res))
+    return (
+        _Job(model.decoder, image, prompt, output, answer_size, clock, time.perf_counter())
+        for prompt in prompts
+    )

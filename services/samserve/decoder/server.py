@@ -31,16 +31,30 @@ from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
-from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
+from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
-from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.addresses import bare_host, join_address
+from samserve.infra.cache import (
+    CacheOptions,
+    EmbeddingCache,
+    UnsupportedRedis,
+    refuse_cluster,
+)
 from samserve.infra.logs import set_up_logs
-from samserve.infra.settings import DecoderSettings, load_settings
+from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
 
+# Clients test idle streams this often at most; gRPC's own limit of five minutes would end theirs.
+SHORTEST_PING_MS = 4_000
+
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
+
+HANDSHAKE_TIMEOUT_MS = 10_000  # for a new connection to become an HTTP/2 connection
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 20_000, 10_000  # pings by the server
+SHORTEST_PING_INTERVAL_MS = 5_000  # between pings of a client; more frequent ones end it
 
 log = structlog.get_logger()
 
@@ -58,26 +72,37 @@ async def serve(settings: DecoderSettings) -> None:
     models.publish_metrics()
 
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-    queue = DecodeQueue(settings.decode_threads, settings.decode_queue)
+    queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
     cache = EmbeddingCache(
         CacheOptions(
-            settings.redis_url, settings.cache_ttl_s, settings.redis_timeout_s, settings.image_range
+            settings.redis_url,
+            settings.cache_ttl_s,
+            settings.redis_timeout_s,
+            settings.image_range,
+            settings.cache_secret.get_secret_value(),
         )
     )
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
     )
-    source = ImageSource(ImageLru(settings.resident_bytes), cache, embedder, pool, queue)
+    resident = ImageLru(settings.resident_bytes)
+    source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
 
     # Build the server.
     draining = asyncio.Event()
     limits = TimeLimits(slow=settings.slow_s, stream=settings.max_stream_s)
+    streams = StreamLimits(settings.max_streams, settings.max_steps_per_s)
+    transfers = Transfers(settings.transfer_timeout_s, settings.transient_bytes)
     server = grpc.aio.server(
-        interceptors=[DelayedStatus(draining)], options=server_options(settings)
+        interceptors=[DelayedStatus(draining, transfers)],
+        options=server_options(settings),
+        maximum_concurrent_rpcs=settings.max_streams + settings.max_calls,
     )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
-        SegmentationServicer(segmenter, draining, limits, settings.request_limits),
+        SegmentationServicer(
+            segmenter, draining, limits, settings.request_limits, transfers, streams
+        ),
         PartLimit(server),
     )
     checks = health.HealthServicer()
@@ -85,13 +110,15 @@ async def serve(settings: DecoderSettings) -> None:
     reflection.enable_server_reflection(
         [SERVICE, health_names.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    port = server.add_insecure_port(f"{settings.host}:{settings.decoder_port}")
+    port = server.add_insecure_port(join_address(settings.host, settings.decoder_port))
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.host)
+        start_http_server(settings.metrics_port, bare_host(settings.host))
 
     # Warm up, then serve.
     warm_ups = [asyncio.to_thread(warm_up, decoder) for decoder in decoders]
     await asyncio.gather(*warm_ups, cache.check())
+    most_memory = resident_memory() + settings.resident_bytes + settings.transient_bytes
+    memory_bound = asyncio.create_task(bound_memory(transfers, most_memory))
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
@@ -101,6 +128,7 @@ async def serve(settings: DecoderSettings) -> None:
     await _announce(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
     draining.set()
     await server.stop(settings.drain_s)
+    memory_bound.cancel()
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()
     log.info("drained")
@@ -112,14 +140,28 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
     A connection that has reached its maximum age takes no new calls. Its client then resolves the
     name again and finds new pods. Streams and embedding calls on the old connection have time to
     end by themselves.
+
+    Clients may send keepalive pings, as load balancers in between require. The server sends its own
+    and ends connections that do not answer, that are idle, or that never begin.
     """
     grace = settings.max_stream_s + settings.embed_timeout_s
     return [
         *message_limits(settings.max_image_bytes, settings.max_answer_bytes),
         *METADATA_LIMITS,
         ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
+        ("grpc.max_connection_idle_ms", round(1000 * settings.max_connection_idle_s)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.http2.settings_timeout", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
     ]
 
 
@@ -154,12 +196,14 @@ async def _announce(checks: health.HealthServicer, status: int) -> None:
 
 
 def main() -> None:
+    parse_arguments("python -m samserve.decoder.server", "Run the decoder.", DecoderSettings)
     settings = load_settings(DecoderSettings)
     set_up_logs("decoder", settings.log_level)
     tracing.set_up("decoder", settings.otlp_endpoint)
     try:
+        refuse_cluster(settings.redis_url, settings.redis_timeout_s)
         asyncio.run(serve(settings))
-    except (BrokenBundle, UnknownModel) as error:
+    except (BrokenBundle, UnknownModel, UnsupportedRedis) as error:
         sys.exit(f"the decoder cannot start: {error}")
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Never, TypeAlias
 
 import grpc.aio
 import numpy as np
 
-from samserve.core.errors import InvalidInput, Unavailable
+from samserve.core.errors import InvalidInput, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import MAX_FORMATS, RequestLimits, check_count, check_string
@@ -19,8 +19,10 @@ from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.polygons import Ring
 from samserve.decoder.masks.write import MaskAnswer, Output, check_output
+from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, PromptInput
 from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segmenter
+from samserve.decoder.transfers import Transfers
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
@@ -54,6 +56,19 @@ class TimeLimits:
     stream: float
 
 
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Limits of Interact streams.
+
+    Attributes:
+        most: Streams that are open at once.
+        steps_per_s: Steps of one stream that are read per second; the others wait unread.
+    """
+
+    most: int = 256
+    steps_per_s: float = 200
+
+
 class SegmentationServicer(rpc.SegmentationServiceServicer):
     """Translates between the proto and the segmenter."""
 
@@ -63,12 +78,17 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         draining: asyncio.Event,
         limits: TimeLimits,
         request_limits: RequestLimits,
+        transfers: Transfers,
+        streams: StreamLimits = StreamLimits(),
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
         self._request_limits = request_limits
+        self._transfers = transfers
+        self._stream_limits = streams
+        self._streams = 0
 
     async def Predict(
         self, request: pb.PredictRequest | RefusedMessage, context: Context
@@ -77,9 +97,9 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         clock = StageClock()
         with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
             context.set_trailing_metadata(call.trailing_metadata)
-            segmented = await self._segmenter.segment(
-                _mask_request(parsed(request), context, self._request_limits), clock
-            )
+            asked = _mask_request(parsed(request), context, self._request_limits)
+            with self._transfers.hold_image(asked.image.data):
+                segmented = await self._segmenter.segment(asked, clock)
             return _response(segmented, clock)
         return await _abort(call, context)
 
@@ -87,23 +107,37 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         metadata = context.invocation_metadata() or ()
         with call_scope("Interact", metadata, traced=False) as call:
             context.set_trailing_metadata(call.trailing_metadata)
-            interaction, size = await self._open(context)
+            with self._stream():
+                interaction, size = await self._open(context)
 
-            async with _in_background(
-                self._read_steps(interaction, context), self._end_in_time(interaction)
-            ):
-                try:
-                    async for answer in interaction.answers():
-                        await context.write(_step_response(answer, size))
-                finally:
-                    await delay_if_draining(self._draining)
+                async with _in_background(
+                    self._read_steps(interaction, context), self._end_in_time(interaction)
+                ):
+                    try:
+                        async for answer in interaction.answers():
+                            await self._transfers.send(context, _step_response(answer, size))
+                    finally:
+                        await delay_if_draining(self._draining)
 
         if call.failed:
             await _abort(call, context)
 
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """Count an open stream. Raises Overloaded if there are too many."""
+        most = self._stream_limits.most
+        if self._streams >= most:
+            raise Overloaded(f"the decoder's set of {most} streams", retry_after=5)
+
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
     async def _open(self, context: Context) -> tuple[Interaction, Size]:
         """Answer the stream's first request; return its interaction and the image's size."""
-        request = await _next(context)
+        request = await self._next(context)
         if request is None or request.WhichOneof("message") != "open":
             raise InvalidInput("open", "the stream's first request must be an open")
 
@@ -112,22 +146,37 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         check_output(output)
 
         clock = StageClock()
-        with span("Interact.open", Kind.SERVER):
-            image = await self._segmenter.find(_image_request(request.open, context), model, clock)
+        asked = _image_request(request.open, context)
+        with span("Interact.open", Kind.SERVER), self._transfers.hold_image(asked.data):
+            image = await self._segmenter.find(asked, model, clock)
         await context.write(_opened_response(image, clock))
 
-        interaction = Interaction(
-            self._segmenter, model, image.ready, output, slow=self._limits.slow
-        )
+        interaction = Interaction(self._segmenter, model, image, output, slow=self._limits.slow)
         return interaction, image.ready.size
 
     async def _read_steps(self, interaction: Interaction, context: Context) -> None:
+        pace = Pace(self._stream_limits.steps_per_s)
         try:
-            while (request := await _next(context)) is not None:
+            while (request := await self._next(context, may_idle=True)) is not None:
                 interaction.submit(_step(request, self._request_limits))
+                await interaction.wait_for_room()
+                await pace.wait()
             interaction.end()
         except Exception as error:
             interaction.end(error)
+
+    async def _next(self, context: Context, *, may_idle: bool = False) -> pb.InteractRequest | None:
+        """Return the next request, or None once the client has half-closed.
+
+        gRPC's own iterator would keep the bytes of an open in memory.
+
+        Raises:
+            InvalidInput: The request was refused unparsed.
+        """
+        request: object = await self._transfers.receive(context, may_idle=may_idle)
+        if not isinstance(request, pb.InteractRequest | RefusedMessage):
+            return None
+        return parsed(request)
 
     async def _end_in_time(self, interaction: Interaction) -> None:
         """End the stream between two steps. A step is lost if the connection closes first."""
@@ -141,20 +190,6 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                     "stream reached its maximum lifetime; reopen it (any replica can continue)"
                 )
             )
-
-
-async def _next(context: Context) -> pb.InteractRequest | None:
-    """Return the next request, or None once the client has half-closed.
-
-    gRPC's own iterator would keep the bytes of an open in memory.
-
-    Raises:
-        InvalidInput: The request was refused unparsed.
-    """
-    request: object = await context.read()
-    if not isinstance(request, pb.InteractRequest | RefusedMessage):
-        return None
-    return parsed(request)
 
 
 def _mask_request(

@@ -17,6 +17,7 @@ from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra import tracing
+from samserve.infra.addresses import bare_host
 from samserve.infra.cache import CacheOptions, EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
@@ -37,7 +38,7 @@ class EmbeddingService(EmbeddingServicer):
         set_up_logs("embedding", settings.log_level)
         tracing.set_up("embedding", settings.otlp_endpoint)
         if settings.metrics_port:
-            share_metrics(settings.metrics_port, settings.host)
+            share_metrics(settings.metrics_port, bare_host(settings.host))
         _return_memory_of_images()
 
         cache = EmbeddingCache(
@@ -46,6 +47,7 @@ class EmbeddingService(EmbeddingServicer):
                 settings.cache_ttl_s,
                 settings.redis_timeout_s,
                 settings.image_range,
+                settings.cache_secret.get_secret_value(),
             )
         )
         limits = settings.image_limits

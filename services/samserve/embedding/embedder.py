@@ -15,7 +15,12 @@ from samserve.codec.packed import pack
 from samserve.codec.tensors import Coding
 from samserve.core.arrays import Halves
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding, EmbeddingHeader
+from samserve.core.embedding import (
+    Embedding,
+    EmbeddingContract,
+    EmbeddingHeader,
+    SizeLimits,
+)
 from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, Limits
@@ -32,6 +37,7 @@ from samserve.infra.pool import run_in_pool
 from samserve.infra.stages import StageClock
 
 Found = TypeVar("Found", EmbeddingHeader, Embedding)
+LookUp = Callable[[CacheKey, EmbeddingContract], Awaitable[Found | None]]
 
 
 class Encoder(Protocol):
@@ -52,8 +58,8 @@ class ImageDecoder(Protocol):
 class Cache(Protocol):
     """Stores embeddings."""
 
-    async def head(self, key: CacheKey) -> EmbeddingHeader | None: ...
-    async def get(self, key: CacheKey) -> Embedding | None: ...
+    async def head(self, key: CacheKey, contract: EmbeddingContract) -> EmbeddingHeader | None: ...
+    async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
     async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
 
 
@@ -191,7 +197,7 @@ class Embedder:
         return await run_in_pool(self._pool, hash_image, data)
 
     async def _in_time(
-        self, job: _Job, look_up: Callable[[CacheKey], Awaitable[Found | None]]
+        self, job: _Job, look_up: LookUp[Found]
     ) -> tuple[Found | Embedding, CacheStatus]:
         """Find or encode within the job's deadline, and count the outcome."""
         try:
@@ -203,7 +209,7 @@ class Embedder:
         return embedding, status
 
     async def _find_or_encode(
-        self, job: _Job, look_up: Callable[[CacheKey], Awaitable[Found | None]]
+        self, job: _Job, look_up: LookUp[Found]
     ) -> tuple[Found | Embedding, CacheStatus]:
         """Return what `look_up` finds, or the new embedding."""
         clock = job.clock
@@ -211,7 +217,7 @@ class Embedder:
         while True:
             # 1. Look in the cache.
             with clock.stage("lookup"):
-                embedding = await look_up(job.key)
+                embedding = await look_up(job.key, self._contract(job.spec))
             if embedding is not None:
                 return embedding, status_if_found
             if job.data is None:
@@ -226,6 +232,10 @@ class Embedder:
 
             # Another replica has stored it. Look again; it may have been evicted already.
             status_if_found = CacheStatus.COALESCED
+
+    def _contract(self, spec: EncoderSpec) -> EmbeddingContract:
+        limits = SizeLimits(self._limits.max_pixels, self._limits.max_aspect)
+        return EmbeddingContract(dict(spec.shapes), limits)
 
     async def _encode(self, job: _Job, data: bytes, flight: Flight) -> Embedding | None:
         """Encode the image and store the embedding; None if another replica stored it."""

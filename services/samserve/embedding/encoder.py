@@ -16,6 +16,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from samserve.core.arrays import Halves
+from samserve.core.embedding import Shape
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
@@ -45,6 +46,7 @@ class EncoderSpec:
         model_version: Of its embeddings.
         frame: The square that it sees.
         outputs: Names of the tensors that make an embedding.
+        shapes: Name and shape of each of them; empty if Triton does not say.
         variant: How it is run; empty if Triton's repository does not say. Likewise `backend`.
     """
 
@@ -54,6 +56,7 @@ class EncoderSpec:
     outputs: tuple[str, ...]
     variant: str
     backend: str
+    shapes: tuple[tuple[str, Shape], ...] = ()
 
 
 class TritonEncoder:
@@ -150,6 +153,10 @@ class TritonEncoder:
             outputs=tuple(json.loads(facts["outputs"])),
             variant=facts.get("variant", ""),
             backend=facts.get("backend", ""),
+            shapes=tuple(
+                (output["name"], tuple(map(int, output["dims"])))
+                for output in answer["config"].get("output", [])
+            ),
         )
 
     @contextmanager
@@ -163,7 +170,7 @@ class TritonEncoder:
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
     ) -> dict[str, Halves]:
-        """Run the encoder on one image.
+        """Run the encoder on one image. A run that has begun ends, also after its callers left.
 
         Args:
             spec: The model.
@@ -176,10 +183,10 @@ class TritonEncoder:
 
         Raises:
             Overloaded: Triton's queue is full.
-            DeadlinePassed: The deadline passed.
+            DeadlinePassed: The time limit for one image passed.
             Unavailable: Triton does not answer.
         """
-        timeout = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
+        in_queue = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
         pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
         pixels.set_data_from_numpy(image.pixels[None])
         valid = InferInput("valid", [1, 2], "INT32")
@@ -191,8 +198,8 @@ class TritonEncoder:
                 [pixels, valid],
                 outputs=[InferRequestedOutput(name) for name in spec.outputs],
                 priority=priority,
-                timeout=int(timeout * 1e6),  # in the queue, in microseconds
-                client_timeout=timeout,
+                timeout=int(in_queue * 1e6),  # microseconds
+                client_timeout=self._timeout,
                 headers=dict(inject_headers()),
             )
         return {name: answer.as_numpy(name)[0] for name in spec.outputs}

@@ -28,9 +28,10 @@ MESSAGE_BYTES = 2**16  # the most that a message may have
 PR_SET_PDEATHSIG = 1  # prctl's number of the signal for a parent's death
 
 # mallopt's parameters, in bytes: memory that is freed is kept for the next image up to the first,
-# as it is slow to get; a single piece above the second goes back to the system at once.
+# as it is slow to get; a single piece above the second goes back to the system at once. Pillow
+# holds large images in pieces of 16 MiB.
 M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 2**25
-M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 2**24
+M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 2**23
 
 
 def main() -> None:

@@ -44,6 +44,10 @@ GRACE = 0.5
 # the way to a thread and back.
 LONG_COPY = 2**20
 
+# The code of an ended process if this one ignores SIGCHLD, as programs started by Ray may. The
+# usual cause is then assumed. A worker that ends by itself would have this code too, but none does.
+UNKNOWN = 0
+
 # Shared memory above this is returned to the system after use, in bytes.
 KEPT_MEMORY = 8 * 2**20
 
@@ -229,7 +233,7 @@ class _Worker:
 
         if self._killed_for:
             return self._killed_for, late
-        if code == -signal.SIGXCPU:
+        if code in (-signal.SIGXCPU, UNKNOWN):
             return "time", late
         if code in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE):
             return "crash", InvalidInput("data", "the image is damaged; decoding it failed")

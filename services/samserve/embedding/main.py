@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from samserve.infra.addresses import bare_host
 from samserve.infra.folders import make_plain_folder
-from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.infra.settings import EmbeddingSettings, load_settings, parse_arguments
 from samserve.wire.channel import largest_message
 
 # Holds images on their way to a replica. Ray's default is a third of the memory.
@@ -33,8 +34,10 @@ POLL_SECONDS = 0.5  # between two looks at Ray's processes
 
 
 def main() -> None:
+    parse_arguments(
+        "python -m samserve.embedding.main", "Run the embedding service.", EmbeddingSettings
+    )
     settings = load_settings(EmbeddingSettings)
-
     _exit_on_signals()
     with _folder(settings) as folder:
         for name, value in _environment(settings, folder).items():
@@ -51,13 +54,19 @@ def _serve(settings: EmbeddingSettings, folder: Path) -> None:
     from ray.serve.schema import LoggingConfig
 
     from samserve.embedding.app import GRPC_SERVICERS, build
+    from samserve.infra.cache import UnsupportedRedis, refuse_cluster
+
+    try:
+        refuse_cluster(settings.redis_url, settings.redis_timeout_s)
+    except UnsupportedRedis as error:
+        sys.exit(f"the embedding service cannot start: {error}")
 
     _start_ray(folder)
     _exit_on_signals()  # Ray has replaced the handlers
 
     try:
         serve.start(
-            http_options=HTTPOptions(host=settings.host, port=settings.http_port),
+            http_options=HTTPOptions(host=bare_host(settings.host), port=settings.http_port),
             grpc_options=gRPCOptions(
                 port=settings.embedding_port, grpc_servicer_functions=GRPC_SERVICERS
             ),

@@ -8,3 +8,14 @@ HTTP_PORT = 8502
 
 EMBEDDING_ADDRESS = f"127.0.0.1:{EMBEDDING_PORT}"
 DECODER_ADDRESS = f"127.0.0.1:{DECODER_PORT}"
+
+
+def bare_host(host: str) -> str:
+    """Return an interface without the brackets of an IPv6 address, as sockets take it."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def join_address(host: str, port: int) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    host = bare_host(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

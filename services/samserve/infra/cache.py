@@ -2,6 +2,8 @@
 
 Trouble with Redis is a counted miss, never an error: without it answers are slower, not wrong.
 Every operation has a time limit, and a circuit breaker bypasses Redis while it is down or slow.
+Entries may have been written by anyone: one that is damaged, of another kind than expected, or not
+sealed with the secret if there is one, is a miss too.
 
 Beside the entries the cache keeps claims, so that one of several replicas encodes an image while
 the others wait. A claim expires by itself.
@@ -11,33 +13,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import structlog
+from redis import Redis as SyncRedis
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry as SyncRetry
 
-from samserve.codec.packed import HEADER_BYTES, DamagedEmbedding, pack, unpack, unpack_header
-from samserve.core.embedding import Embedding, EmbeddingHeader
+from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
+from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
 from samserve.core.image import ImageRange
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
+from samserve.infra.seal import Seal
 
 log = structlog.get_logger()
 
 CONNECTIONS = 16  # to Redis, and so operations at once
 GRACE = 0.05  # seconds between an operation's time limit and its end
 
-# Only the holder may renew or release a claim, which may have expired and gone to another replica.
-_IF_HELD = "if redis.call('GET', KEYS[1]) == ARGV[1] then return {} end return 0"
-_RENEW = _IF_HELD.format("redis.call('PEXPIRE', KEYS[1], ARGV[2])")
-_RELEASE = _IF_HELD.format("redis.call('DEL', KEYS[1])")
+NO_EXPIRY = -1  # PTTL's answer for a key that has none
 
 Command = tuple[Any, ...]
 
@@ -72,16 +75,22 @@ class CacheOptions:
         ttl: Lifetime of an entry since its last use, in seconds.
         timeout: Time limit of one operation, in seconds.
         image_range: How images of 16 bits become 8, which changes their embeddings.
+        secret: Seals the entries; empty leaves them unsealed.
     """
 
     url: str
     ttl: int
     timeout: float
     image_range: ImageRange = "full"
+    secret: str = field(default="", repr=False)
 
     def name(self, key: CacheKey) -> str:
         """Return the name of an entry in Redis."""
         return str(key) if self.image_range == "full" else f"{key}:{self.image_range}"
+
+
+class UnsupportedRedis(Exception):
+    """Redis runs in a mode in which it cannot be the cache."""
 
 
 class _NoAnswer(Exception):
@@ -89,11 +98,13 @@ class _NoAnswer(Exception):
 
     Attributes:
         passing: Whether a second attempt may succeed at once.
+        refusal: What Redis answered; empty if it did not answer.
     """
 
-    def __init__(self, passing: bool) -> None:
+    def __init__(self, passing: bool, refusal: str = "") -> None:
         super().__init__()
         self.passing = passing
+        self.refusal = refusal
 
 
 class EmbeddingCache:
@@ -113,6 +124,7 @@ class EmbeddingCache:
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
         self._redis = Redis.from_pool(pool)  # closes the pool with itself
+        self._seal = Seal(options.secret)
         self._name = options.name
         self._ttl = options.ttl
         self._timeout = options.timeout
@@ -121,20 +133,29 @@ class EmbeddingCache:
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._breaker = Breaker("Redis")
 
-    async def head(self, key: CacheKey) -> EmbeddingHeader | None:
-        """Return the embedding's header without fetching its tensors."""
-        packed = await self._fetch(key, ("GETRANGE", self._name(key), 0, HEADER_BYTES - 1))
-        return None if packed is None else await self._read_header(key, packed)
+    async def head(
+        self, key: CacheKey, contract: EmbeddingContract | None = None
+    ) -> EmbeddingHeader | None:
+        """Return the embedding's header without fetching its tensors. See `get`."""
+        entry = await self._fetch(key, self._get_header(key))
+        return None if entry is None else await self._read_header(key, entry, contract)
 
-    async def get(self, key: CacheKey) -> Embedding | None:
-        """Return the embedding, or None if it is missing, damaged, or Redis is down."""
-        packed = await self._fetch(key, ("GET", self._name(key)))
-        if packed is None:
+    async def get(
+        self, key: CacheKey, contract: EmbeddingContract | None = None
+    ) -> Embedding | None:
+        """Return the embedding, or None if it is missing, damaged, or Redis is down.
+
+        Args:
+            key: Of the entry.
+            contract: What the embedding must be like; an entry that breaks it counts as damaged.
+        """
+        entry = await self._fetch(key, ("GET", self._name(key)))
+        if entry is None:
             return None
 
         # In a thread, since the checksum and the decoding take milliseconds.
         try:
-            return await asyncio.to_thread(unpack, packed)
+            return await asyncio.to_thread(self._open, key, entry, contract)
         except DamagedEmbedding as problem:
             await self._delete(key, problem)
             return None
@@ -144,8 +165,10 @@ class EmbeddingCache:
 
         A failure is counted; the caller goes on.
         """
-        packed = embedding.packed or await asyncio.to_thread(pack, embedding)
-        command = ("SET", self._name(key), packed, "EX", self._ttl)
+        entry = await asyncio.to_thread(
+            lambda: self._seal.close(self._name(key), embedding.packed or pack(embedding))
+        )
+        command = ("SET", self._name(key), entry, "EX", self._ttl)
 
         try:
             await self._call("put", command)
@@ -154,7 +177,7 @@ class EmbeddingCache:
                 return
 
         CACHE_OUTCOMES.labels("stored").inc()
-        CACHE_BYTES.labels("written").inc(len(packed))
+        CACHE_BYTES.labels("written").inc(len(entry))
 
     async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
         """Ask to be the only replica that encodes the image. Takes one round trip.
@@ -168,42 +191,68 @@ class EmbeddingCache:
             token: Identifies this replica and attempt.
             seconds: Lifetime of the claim.
         """
-        name = self._claim_name(key)
-        take = ("SET", name, token, "NX", "PX", int(1000 * seconds))
+        name, milliseconds = self._claim_name(key), int(1000 * seconds)
+        take = ("SET", name, token, "NX", "PX", milliseconds)
         try:
-            _, holder, packed = await self._call(
-                "claim", take, ("GET", name), ("GETRANGE", self._name(key), 0, HEADER_BYTES - 1)
+            _, holder, left, entry = await self._call(
+                "claim", take, ("GET", name), ("PTTL", name), self._get_header(key)
             )
         except _NoAnswer as problem:
             return Claim.HELD if problem.passing else Claim.ALONE
 
         granted = holder == token.encode()
-        if packed and await self._read_header(key, packed) is not None:
+        if entry and await self._read_header(key, entry) is not None:
             if granted:
                 await self.release(key, token)
             return Claim.STORED
+
+        # No replica made such a claim, and it would block the image for good.
+        if left == NO_EXPIRY or left > milliseconds:
+            log.warning("claim without a proper expiry gets one", key=name)
+            await self._try_call("claim", ("PEXPIRE", name, milliseconds))
 
         return Claim.GRANTED if granted else Claim.HELD
 
     async def renew(self, key: CacheKey, token: str, seconds: float) -> None:
         """Set a claim's lifetime to `seconds` from now, if it is still held."""
-        milliseconds = int(1000 * seconds)
-        await self._try_call(
-            "renew", ("EVAL", _RENEW, 1, self._claim_name(key), token, milliseconds)
-        )
+        if await self._holds(key, token):
+            expiry = ("PEXPIRE", self._claim_name(key), int(1000 * seconds))
+            await self._try_call("renew", expiry)
 
     async def release(self, key: CacheKey, token: str) -> None:
         """Release a claim, if it is still held."""
-        await self._try_call("release", ("EVAL", _RELEASE, 1, self._claim_name(key), token))
+        if await self._holds(key, token):
+            await self._try_call("release", ("DEL", self._claim_name(key)))
+
+    async def _holds(self, key: CacheKey, token: str) -> bool:
+        """Return whether the claim is still held; it may have expired and gone to another replica.
+
+        It may also expire before the caller's next command. The claim that is then ended or
+        prolonged is another replica's, which costs one more encode or a few seconds. A script would
+        prevent that, but many managed Redis users may run none.
+        """
+        answers = await self._try_call("holder", ("GET", self._claim_name(key)))
+        return answers is not None and answers[0] == token.encode()
 
     async def check(self) -> None:
-        """Warn if Redis is down, or if its settings do not suit a cache."""
-        answers = await self._try_call("check", ("INFO", "memory"))
-        if answers is None:
-            log.warning("Redis does not answer: every image is a cache miss")
+        """Warn if Redis is down or refuses, or if its settings do not suit a cache."""
+        try:
+            await self._call("check", ("PING",))
+        except _NoAnswer as problem:
+            reason = f"refuses: {problem.refusal}" if problem.refusal else "does not answer"
+            log.warning(f"Redis {reason}: every image is a cache miss")
             return
 
-        for warning in memory_warnings(answers[0]):
+        try:
+            (memory,) = await self._call("check", ("INFO", "memory"))
+        except _NoAnswer as problem:
+            log.warning(
+                "Redis did not tell its memory settings: set maxmemory and the policy allkeys-lru",
+                problem=problem.refusal or "no answer",
+            )
+            return
+
+        for warning in memory_warnings(memory):
             log.warning(warning)
 
     async def close(self) -> None:
@@ -224,12 +273,25 @@ class EmbeddingCache:
         CACHE_BYTES.labels("read").inc(len(packed or b""))
         return packed
 
-    async def _read_header(self, key: CacheKey, packed: bytes) -> EmbeddingHeader | None:
+    def _get_header(self, key: CacheKey) -> Command:
+        return ("GETRANGE", self._name(key), 0, self._seal.header_bytes - 1)
+
+    async def _read_header(
+        self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None = None
+    ) -> EmbeddingHeader | None:
         try:
-            return unpack_header(packed)
+            header = unpack_header(self._seal.open_header(self._name(key), entry), contract)
+            _check_version(key, header.model_version)
         except DamagedEmbedding as problem:
             await self._delete(key, problem)
             return None
+        return header
+
+    def _open(self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None) -> Embedding:
+        """Unpack an entry. Raises DamagedEmbedding."""
+        embedding = unpack(self._seal.open(self._name(key), entry), contract)
+        _check_version(key, embedding.model_version)
+        return embedding
 
     async def _delete(self, key: CacheKey, problem: DamagedEmbedding) -> None:
         """Delete a damaged entry, so that it is a miss only once."""
@@ -255,12 +317,14 @@ class EmbeddingCache:
             raise _NoAnswer(passing=False) from None
         except (TimeoutError, RedisError, OSError) as problem:
             self._count_error(operation, problem)
-            raise _NoAnswer(passing=not self._breaker.open) from problem
+            is_refusal = isinstance(problem, AuthenticationError | ResponseError)
+            refusal = str(problem) if is_refusal else ""
+            raise _NoAnswer(passing=not self._breaker.open, refusal=refusal) from problem
 
-        refusal = next((answer for answer in answers if isinstance(answer, RedisError)), None)
-        if refusal is not None:
-            self._count_error(operation, refusal)
-            raise _NoAnswer(passing=False) from refusal
+        error = next((answer for answer in answers if isinstance(answer, RedisError)), None)
+        if error is not None:
+            self._count_error(operation, error)
+            raise _NoAnswer(passing=False, refusal=str(error)) from error
 
         return answers
 
@@ -291,6 +355,35 @@ class EmbeddingCache:
             operation=operation,
             problem=f"{type(problem).__name__}: {problem}",
         )
+
+
+def _check_version(key: CacheKey, model_version: str) -> None:
+    if model_version != key.model_version:
+        raise DamagedEmbedding(f"the entry is of model version {model_version[:MOST_TEXT]!r}")
+
+
+def refuse_cluster(url: str, timeout: float) -> None:
+    """Check, before anything else is started, that Redis is not a cluster of several masters.
+
+    A Redis that does not answer or does not tell passes.
+
+    Raises:
+        UnsupportedRedis: It is one.
+    """
+    redis = SyncRedis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=SyncRetry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    with closing(redis), suppress(RedisError, OSError):
+        facts: dict[str, str] = redis.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+        if int(facts.get("cluster_size", 0)) > 1:
+            raise UnsupportedRedis(
+                f"REDIS_URL names a Redis Cluster of {facts['cluster_size']} masters, which is not "
+                "supported: each key would be asked of one node; use a single Redis or a proxy"
+            )
 
 
 def memory_warnings(memory: Mapping[str, Any]) -> list[str]:

@@ -65,6 +65,11 @@ WAITING = Gauge(
     multiprocess_mode="livesum",
 )
 DECODE_WAITING = Gauge("samserve_decode_waiting", "Prompts that wait for a decode thread.")
+TRANSFERS_ENDED = Counter(
+    "samserve_transfers_ended_total",
+    "Messages to and from the decoder that were ended before they were whole: time, memory.",
+    ["reason"],
+)
 
 # Times.
 REQUEST_SECONDS = Histogram(

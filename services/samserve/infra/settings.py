@@ -5,6 +5,7 @@ This file is the one source of every default. docs/configuration.md is generated
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -13,12 +14,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
+from samserve.core.embedding import SizeLimits
 from samserve.core.image import ImageRange, Limits
 from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
@@ -27,6 +36,7 @@ PREFIX = "SAMSERVE_"
 OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
 
 MIB = 2**20
+SHORTEST_SECRET = 16  # characters
 
 
 def require_otlp_extra(endpoint: str) -> str:
@@ -44,6 +54,13 @@ def _as_folder(value: Any) -> Any:
     return value or user_folder()
 
 
+def _check_secret(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
+        raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(require_otlp_extra)]
 Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
@@ -74,7 +91,8 @@ class CommonSettings(EnvironmentSettings):
     """The settings that both services read."""
 
     host: str = Field(
-        default="127.0.0.1", description="Interface to listen on; `0.0.0.0` means all of them."
+        default="127.0.0.1",
+        description="Interface to listen on; `0.0.0.0` means all of IPv4, `::` those of IPv6 too.",
     )
     metrics_port: Port = Field(
         default=0, description="Port of the Prometheus metrics; 0 serves no metrics."
@@ -101,8 +119,31 @@ class CommonSettings(EnvironmentSettings):
         gt=0,
         description="Lifetime of a cached embedding since its last use, in seconds.",
     )
+    cache_secret: Secret = Field(
+        default=SecretStr(""),
+        description=(
+            "Secret of at least 16 characters, the same for all services. Cached embeddings are "
+            "then sealed with it, and entries that are not are ignored. Empty seals nothing."
+        ),
+    )
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
+    )
+    max_image_pixels: int = Field(
+        default=40_000_000,
+        gt=0,
+        le=200_000_000,
+        description=(
+            "Size limit of a decoded image, in pixels; at most 200 million. "
+            "A decoder refuses embeddings of larger ones, so set it for both services."
+        ),
+    )
+    max_image_aspect: float = Field(
+        default=64,
+        ge=1,
+        description=(
+            "Limit of an image's long side divided by its short side, likewise for both services."
+        ),
     )
     image_range: ImageRange = Field(
         default="full",
@@ -128,6 +169,11 @@ class CommonSettings(EnvironmentSettings):
         ),
     )
 
+    @property
+    def size_limits(self) -> SizeLimits:
+        """The limits on the size of an image whose embedding is used."""
+        return SizeLimits(self.max_image_pixels, self.max_image_aspect)
+
 
 class EmbeddingSettings(CommonSettings):
     """The settings of the embedding service."""
@@ -143,7 +189,12 @@ class EmbeddingSettings(CommonSettings):
         description="Address of Triton's gRPC port, as `host:port`.",
     )
     encode_timeout_s: float = Field(
-        default=30, gt=0, description="Time limit for Triton to encode one image, in seconds."
+        default=300,
+        gt=0,
+        description=(
+            "Time limit for Triton to encode one image, in seconds. "
+            "A caller waits as long as it says itself; the embedding is cached all the same."
+        ),
     )
     replicas: int = Field(default=1, gt=0, description="Replicas of the service.")
     replica_cpus: float = Field(
@@ -208,15 +259,6 @@ class EmbeddingSettings(CommonSettings):
         gt=0,
         description="Open `EmbedMany` streams of a replica; more are refused as overload.",
     )
-    max_image_pixels: int = Field(
-        default=40_000_000,
-        gt=0,
-        le=200_000_000,
-        description="Size limit of a decoded image, in pixels; at most 200 million.",
-    )
-    max_image_aspect: float = Field(
-        default=64, ge=1, description="Limit of an image's long side divided by its short side."
-    )
     cache_coding: Coding = Field(
         default="small",
         description=(
@@ -251,13 +293,20 @@ class DecoderSettings(CommonSettings, BundleSettings):
         description="Address of the embedding service, for calls that bring an image's bytes.",
     )
     embed_timeout_s: float = Field(
-        default=60, gt=0, description="Time limit for the embedding service to answer, in seconds."
+        default=300, gt=0, description="Time limit for the embedding service to answer, in seconds."
     )
     decode_threads: int = Field(default=2, gt=0, description="Threads that decode prompts.")
     decode_queue: int = Field(
         default=24,
         ge=0,
         description="Prompts that may wait for a thread; more are refused as overload.",
+    )
+    decode_batches: int = Field(
+        default=8,
+        gt=0,
+        description=(
+            "Calls of several prompts in progress; they take turns. More are refused as overload."
+        ),
     )
     max_prompts: int = Field(
         default=DEFAULT_PROMPTS,
@@ -280,6 +329,49 @@ class DecoderSettings(CommonSettings, BundleSettings):
             "Memory for prepared images in this process, in bytes; "
             "an image takes 19 MiB, with SAM 2 31 MiB."
         ),
+    )
+    transient_bytes: int = Field(
+        default=512 * MIB,
+        gt=0,
+        description=(
+            "Memory for requests and answers in flight, in bytes. If the process has more than at "
+            "the start, the resident images and this together, incomplete messages are ended."
+        ),
+    )
+    transfer_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        description="Time limit to receive a request, and to send an answer, in seconds.",
+    )
+    max_connections: int = Field(
+        default=1024, gt=0, description="Connections; further ones are closed."
+    )
+    max_calls_per_connection: int = Field(
+        default=128,
+        gt=0,
+        description="Calls and streams in progress on one connection; further ones wait.",
+    )
+    max_calls: int = Field(
+        default=512,
+        gt=0,
+        description=(
+            "Calls in progress in addition to the streams; further ones are refused as overload."
+        ),
+    )
+    max_streams: int = Field(
+        default=256,
+        gt=0,
+        description="Open `Interact` streams; further ones are refused as overload.",
+    )
+    max_steps_per_s: float = Field(
+        default=200,
+        gt=0,
+        description="Steps of one `Interact` stream that are read per second; further ones wait.",
+    )
+    max_connection_idle_s: float = Field(
+        default=120,
+        gt=0,
+        description="Time after which a connection without calls ends, in seconds.",
     )
     drain_s: float = Field(
         default=10, ge=0, description="Time for calls in flight to finish at shutdown, in seconds."
@@ -320,8 +412,30 @@ def load_settings(kind: type[Settings]) -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             variable = name if name.isupper() else PREFIX + name.upper()
-            sys.stderr.write(f"{variable}={problem['input']!r}: {problem['msg']}\n")
+            value = "***" if "SECRET" in variable else repr(problem["input"])
+            sys.stderr.write(f"{variable}={value}: {problem['msg']}\n")
         raise SystemExit(2) from None
+
+
+def parse_arguments(program: str, summary: str, kind: type[EnvironmentSettings]) -> None:
+    """Answer --help with the variables of a program, and refuse all other arguments.
+
+    Args:
+        program: The command that starts it.
+        summary: One line.
+        kind: Its settings.
+    """
+    variables = [
+        f"  {variable_of(name, field)}\n    {field.description}"
+        for name, field in sorted(kind.model_fields.items())
+    ]
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=f"{summary} It takes no arguments, only environment variables.",
+        epilog="\n".join(["environment variables:", *variables]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
 
 
 def variable_of(name: str, field: FieldInfo) -> str:

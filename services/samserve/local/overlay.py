@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,11 @@ SHOWN = 1600  # longest side of the drawing, pixels
 
 
 def overlay(
-    image: Path, mask: NDArray[np.bool_], points: Sequence[Click], box: Box | None, out: Path
+    image: Path | IO[bytes],
+    mask: NDArray[np.bool_],
+    points: Sequence[Click],
+    box: Box | None,
+    out: Path,
 ) -> None:
     """Write a PNG of the oriented image with the mask [H, W] tinted and the prompt marked."""
     # Scale to a size that shows the outline well.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -36,11 +37,12 @@ def kernel_folders() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("kernel") if any(path.glob("*.c")))
 
 
-def build(*, force: bool = False) -> None:
+def build(*, force: bool = False, extra: Sequence[str] = ()) -> None:
     """Write kernel-LEVEL.so into each folder, with a local compiler or else ziglang's.
 
     Args:
         force: Also compile libraries that are newer than their sources.
+        extra: More flags for the compiler.
     """
     local = local_compiler()
     command = local or [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]
@@ -58,7 +60,7 @@ def build(*, force: bool = False) -> None:
             # Replace the library only once it is complete.
             part = library.with_suffix(".so.part")
             subprocess.run(
-                [*command, *FLAGS, machine, *sources, "-o", str(part), "-lm"], check=True
+                [*command, *FLAGS, *extra, machine, *sources, "-o", str(part), "-lm"], check=True
             )
             part.replace(library)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
-import structlog
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -34,8 +33,6 @@ DOMAIN = "samserve"
 DETAILS_KEY = "grpc-status-details-bin"
 DEFAULT_RETRY_AFTER = 1.0  # seconds, where a status names none
 TOO_LARGE_ANSWER = ("SERVER: Sent", "CLIENT: Received")  # of gRPC's messages
-
-log = structlog.get_logger()
 
 
 def _bad_request(error: InvalidInput) -> Message:
@@ -94,7 +91,9 @@ def status_of(error: BaseException) -> status_pb2.Status:
     row = _row_of(error)
     if row is None:
         incident = secrets.token_hex(8)
-        log.error("internal error", incident=incident, exc_info=error)
+        import structlog  # here, since a client needs no logs
+
+        structlog.get_logger().error("internal error", incident=incident, exc_info=error)
         code = grpc.StatusCode.INTERNAL
         message = f"internal error, incident {incident}"
         detail = _info("INTERNAL", incident=incident)

@@ -1,11 +1,13 @@
 """Prompts and options on their way to the service, answers on their way back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from samserve.client import CacheStatus, Click, Mask, Prompt
+from samserve.client import Box, CacheStatus, Click, Mask, Prompt
 from samserve.client.answer import read_answer
 from samserve.client.output import write_output
-from samserve.client.prompt import write_prompt
+from samserve.client.prompt import write_prompt, write_prompts
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.v1 import segmentation_pb2 as pb
@@ -73,3 +75,74 @@ def test_an_answer_says_whether_it_was_a_cache_hit() -> None:
     answer = read_answer(response)
     assert answer.cache is CacheStatus.COALESCED
     assert answer.as_json()["cache"] == "COALESCED"
+
+
+POINTS = [Click(1, 2), Click(3, 4.5, on=False)]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 2), (3, 4.5, 0)],
+        ((1, 2, 1), [3, 4.5, False]),
+        [Click(1, 2), np.array([3, 4.5, 0])],
+        np.array([[1, 2, 1], [3, 4.5, 0]], np.float32),
+        [Click(np.int64(1), np.float32(2)), Click(3, 4.5, on=np.False_)],
+        [Click(1, 2, on=1), Click(3, 4.5, on=0)],
+    ],
+)
+def test_points_are_clicks_tuples_or_rows_of_an_array(points: Any) -> None:
+    assert write_prompt(Prompt(points)) == write_prompt(Prompt(POINTS))
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3, 4.5), [1, 2, 3, 4.5], np.array([1, 2, 3, 4.5])])
+def test_a_box_is_a_tuple_a_list_or_an_array_too(box: Any) -> None:
+    assert write_prompt(Prompt(box=box)) == write_prompt(Prompt(box=Box(1, 2, 3, 4.5)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field", "says"),
+    [
+        (Prompt([Click(1, 1, on="0")]), "points[0]", "label '0'; expected True or 1"),
+        (Prompt([(1, 1), (1, 1, -1)]), "points[1]", "label -1; expected True or 1"),
+        (Prompt([Click(1, 1, on=None)]), "points[0]", "label None; expected"),
+        (Prompt([Click("1", 1)]), "points[0].x", "'1' is a str; expected a number"),
+        (Prompt([(1, None)]), "points[0].y", "None is a NoneType; expected a number"),
+        (Prompt([(1, 2, 1, 0)]), "points[0]", "4 values; expected a Click, (x, y) or"),
+        (Prompt((1, 2)), "points[0]", "1 is a int; expected a Click, (x, y) or (x, y, label)"),
+        (Prompt(Click(1, 2)), "points", "is a Click; expected a sequence of points"),
+        (Prompt("1,2"), "points", "'1,2' is a str; expected a sequence of points"),
+        (Prompt(box=(1, 2, 3)), "box", "3 values; expected a Box or (x0, y0, x1, y1)"),
+        (Prompt(box=5), "box", "5 is a int; expected a Box or"),
+        (Prompt(box=("a", 2, 3, 4)), "box.x0", "'a' is a str; expected a number"),
+        (Prompt([(1, 2)], multimask="no"), "multimask", "'no' is a str; expected True, False"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_a_sentence(
+    prompt: Any, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        write_prompts([Prompt(POINTS), prompt])
+    assert caught.value.field == f"prompts[1].{field}"
+    assert str(caught.value).startswith(f"prompts[1].{field}: ")
+    assert says in str(caught.value)
+
+
+def test_something_that_is_no_prompt_is_refused_by_a_sentence() -> None:
+    with pytest.raises(InvalidInput, match=r"prompts\[0\]: .* is a dict; expected a Prompt"):
+        write_prompts([{"points": []}])  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="mask_input: 'logits' is a str; expected bytes or"):
+        write_prompts([Prompt(mask_input="logits")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((-0.4, 5, 100.3, 40), (0, 5, 100, 40)),
+        ((5, -9, 20, 999), (5, 0, 20, 50)),
+        ((5, 5, 20, 20), (5, 5, 20, 20)),
+        ((200, 5, 220, 20), (200, 5, 220, 20)),  # wholly outside: for the service to refuse
+    ],
+)
+def test_a_box_is_cut_off_at_the_images_edges(box: Any, cut: Any) -> None:
+    assert write_prompt(Prompt(box=box), size=Size(100, 50)) == write_prompt(Prompt(box=cut))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samserve.codec.packed import HEADER_BYTES, DamagedEmbedding, pack, unpack, unpack_header
 from samserve.codec.tensors import FINENESS
-from samserve.core.embedding import Embedding
+from samserve.core.embedding import Embedding, EmbeddingContract, SizeLimits
 from samserve.core.geometry import Size
 
 rng = np.random.default_rng(0)
@@ -177,3 +177,64 @@ def test_unpacking_copies_no_plain_tensor() -> None:
 
 def test_an_unpacked_embedding_keeps_its_bytes() -> None:
     assert pack(unpack(PACKED)) is PACKED
+
+
+CONTRACT = EmbeddingContract({"embedding": (8, 16, 16)}, SizeLimits(1_000_000, 64))
+
+
+def hostile(
+    name: str = "embedding",
+    shape: tuple[int, ...] = (8, 16, 16),
+    size: tuple[int, int] = (640, 427),
+    value: float = 0,
+    **more: np.ndarray,
+) -> bytes:
+    """Return a well-formed entry that another program may have written."""
+    tensor = np.full(shape, value, np.float16)
+    return pack(Embedding("m", Size(*size), {name: tensor, **more}), "exact")
+
+
+def test_an_entry_within_its_contract_is_unpacked() -> None:
+    assert unpack(hostile(), CONTRACT).size == Size(640, 427)
+    assert unpack_header(hostile(), CONTRACT).size == Size(640, 427)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (hostile(shape=(8, 2, 2)), "expected"),
+        (hostile(shape=(8, 32, 32)), "expected"),
+        (hostile(shape=(7, 16, 16)), "expected"),
+        (hostile(shape=(1, 8, 16, 16)), "expected"),
+        (hostile(shape=(8, 256)), "expected"),
+        (hostile(name="fine_1"), "expected"),
+        (hostile(more=np.zeros(1, np.float16)), "expected"),
+        (hostile(size=(10**9, 10**9)), "limits are 1,000,000 pixels"),
+        (hostile(size=(10**30, 10**30)), "limits"),
+        (hostile(size=(1001, 1000)), "limits"),
+        (hostile(size=(6500, 100)), "side ratio of 64:1"),
+        (hostile(size=(0, 100)), "limits"),
+    ],
+)
+def test_a_well_formed_entry_of_another_kind_is_damaged(entry: bytes, problem: str) -> None:
+    unpack(entry)
+    for read in (unpack, unpack_header):
+        with pytest.raises(DamagedEmbedding, match=problem):
+            read(entry, CONTRACT)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan])
+def test_an_entry_with_a_value_that_is_no_finite_number_is_damaged(value: float) -> None:
+    with pytest.raises(DamagedEmbedding, match="finite"):
+        unpack(hostile(value=value))
+
+
+@pytest.mark.parametrize("value", [65504, -65504, 6e-8, -0.0])
+def test_extreme_but_finite_values_are_unpacked(value: float) -> None:
+    assert (unpack(hostile(value=value)).tensors["embedding"] == np.float16(value)).all()
+
+
+def test_two_tensors_of_one_name_are_damaged() -> None:
+    header = valid_header(tensors=[["a", "f2", [2], 4], ["a", "f2", [2], 4]])
+    with pytest.raises(DamagedEmbedding):
+        unpack(entry_with(header, b"12345678"))

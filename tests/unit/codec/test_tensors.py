@@ -195,3 +195,66 @@ def test_a_shape_that_q1_does_not_suit_is_refused(shape: tuple[int, ...]) -> Non
 def test_an_unknown_coding_is_refused() -> None:
     with pytest.raises(ValueError, match="q9"):
         decode("q9", (1,), memoryview(b"12"))
+
+
+def reading(**changes: object) -> dict[str, object]:
+    """The fields of a valid call that decodes sixteen planes of 4 x 4."""
+    return {
+        "planes": 16,
+        "height": 4,
+        "width": 4,
+        "size": 16,
+        "steps": np.ones(16, np.float32),
+        "offsets": np.zeros(16, np.float32),
+        "levels": np.ones(16, np.float32),
+        "weights": np.zeros(4, np.float32),
+        "table": coding_tables()[1],
+        "apart": np.zeros(3, np.int16),
+        "bounds": np.array([0, 3]),
+        "memory": kernel.vectors(4 * 2 * 5),
+        "out": np.zeros((16, 16), np.float16),
+        "words": np.zeros(96, np.uint16),
+        "count": 96,
+    } | changes
+
+
+def test_arrays_of_the_sizes_that_the_codec_relies_on_are_taken() -> None:
+    assert kernel.from_words(**reading()) is False
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 17},
+        {"planes": 0},
+        {"planes": 17},
+        {"width": 5, "size": 20},
+        {"steps": np.ones(15, np.float32)},
+        {"steps": np.ones(16)},
+        {"levels": np.zeros(16, np.float32)},
+        {"levels": np.full(16, np.nan, np.float32)},
+        {"weights": np.zeros(3, np.float32)},
+        {"table": coding_tables()[1][:-1]},
+        {"bounds": np.array([0, 4])},
+        {"bounds": np.array([-1, 3])},
+        {"bounds": np.array([0, 3, 3])},
+        {"memory": kernel.vectors(4 * 2 * 5 - 1)},
+        {"memory": np.zeros(40 * 16 + 1, np.float32)[1:]},
+        {"out": np.zeros((16, 32), np.float16)[:, ::2]},
+        {"out": np.zeros((15, 16), np.float16)},
+        {"count": 97},
+        {"words": 3},
+    ],
+)
+def test_an_array_of_another_size_or_type_never_reaches_the_codec(
+    changes: dict[str, object],
+) -> None:
+    with pytest.raises(ValueError, match=r"kernel needs|planes|level|bounds|aligned|gaps|number"):
+        kernel.from_words(**reading(**changes))
+
+
+def test_statistics_of_planes_of_another_type_are_refused() -> None:
+    with pytest.raises(ValueError, match="planes"):
+        kernel.measure(np.zeros((4, 8), np.float32))
+    with pytest.raises(ValueError, match="means"):
+        kernel.correlate(np.zeros((4, 8), np.float16), 2, 4, np.zeros(3, np.float32))

@@ -1,4 +1,7 @@
-from contextlib import ExitStack
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -24,15 +27,71 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def full(admission: DecodeQueue, places: int) -> ExitStack:
-    taken = ExitStack()
-    for _ in range(places):
-        taken.enter_context(admission.place())
-    return taken
+class FakePool(Executor):
+    """A pool whose threads are the test: it begins the oldest work, and finishes it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.running: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:  # type: ignore[override]
+        future: Future[Any] = Future()
+        self.waiting.append((future, work))
+        return future
+
+    def begin(self) -> None:
+        """Begin the oldest work that has not been dropped, if there is any."""
+        while self.waiting:
+            future, work = self.waiting.pop(0)
+            if future.set_running_or_notify_cancel():
+                self.running.append((future, work))
+                return
+
+    async def finish(self) -> None:
+        """Finish the work that began first."""
+        future, work = self.running.pop(0)
+        try:
+            future.set_result(work())
+        except ValueError as error:
+            future.set_exception(error)
+        await settled()
+
+    async def work(self) -> None:
+        """Begin and finish until nothing is left."""
+        self.begin()
+        while self.running:
+            await self.finish()
+            self.begin()
 
 
-def refusal(admission: DecodeQueue) -> Overloaded:
-    with pytest.raises(Overloaded) as caught, admission.place():
+@pytest.fixture
+def pool() -> FakePool:
+    return FakePool()
+
+
+async def settled() -> None:
+    """Let every callback run that is due."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def full(queue: DecodeQueue, pool: FakePool, places: int) -> list[asyncio.Task[str]]:
+    calls = [asyncio.create_task(queue.run(pool, lambda: "click")) for _ in range(places)]
+    await settled()
+    return calls
+
+
+async def batch(
+    queue: DecodeQueue, pool: FakePool, prompts: int, done: list[str], name: str = "batch"
+) -> asyncio.Task[list[None]]:
+    pieces = [lambda: done.append(name) for _ in range(prompts)]
+    call = asyncio.create_task(queue.run_batch(pool, pieces, prompts))
+    await settled()
+    return call
+
+
+def refusal(queue: DecodeQueue) -> Overloaded:
+    with pytest.raises(Overloaded) as caught, queue.place():
         pass
     return caught.value
 
@@ -41,64 +100,186 @@ def waiting() -> float:
     return REGISTRY.get_sample_value("samserve_decode_waiting") or 0.0
 
 
-def test_calls_beyond_threads_and_queue_are_refused_with_a_time_to_retry() -> None:
-    admission = DecodeQueue(threads=2, queue=3)
-    with full(admission, 5):
-        assert waiting() == 3
-        assert 0.1 <= refusal(admission).retry_after <= 10
+async def test_work_beyond_threads_and_queue_is_refused_with_a_time_to_retry(
+    pool: FakePool,
+) -> None:
+    queue = DecodeQueue(threads=2, queue=3)
+    calls = await full(queue, pool, 5)
+    assert waiting() == 3
+    assert 0.1 <= refusal(queue).retry_after <= 10
+
+    await pool.work()
+    assert await asyncio.gather(*calls) == ["click"] * 5
     assert waiting() == 0
-    with full(admission, 5):
+
+
+async def test_a_place_is_held_until_the_thread_is_done_not_until_the_caller_leaves(
+    pool: FakePool,
+) -> None:
+    queue = DecodeQueue(threads=1, queue=0)
+    (call,) = await full(queue, pool, 1)
+    pool.begin()
+    call.cancel()
+    await settled()
+    assert call.cancelled()
+    refusal(queue)
+
+    await pool.finish()
+    with queue.place():
         pass
 
 
-def test_a_call_counts_by_its_prompts() -> None:
-    admission = DecodeQueue(threads=2, queue=3)
-    with admission.place(4):
-        with admission.place(1):
-            refusal(admission)
-        with pytest.raises(Overloaded), admission.place(2):
-            pass
-
-
-def test_a_call_with_more_prompts_than_places_is_accepted_when_idle() -> None:
-    admission = DecodeQueue(threads=2, queue=3)
-    with admission.place(), pytest.raises(Overloaded), admission.place(64):
-        pass
-    with admission.place(64):
-        refusal(admission)
-    with full(admission, 5):
+async def test_work_whose_caller_leaves_before_it_begins_is_dropped_and_frees_its_place(
+    pool: FakePool,
+) -> None:
+    queue = DecodeQueue(threads=1, queue=1)
+    _, second = await full(queue, pool, 2)
+    second.cancel()
+    await settled()
+    with queue.place():
         pass
 
+    pool.begin()
+    await pool.finish()
+    pool.begin()
+    assert not pool.running
 
-def test_a_failure_frees_the_place() -> None:
-    admission = DecodeQueue(threads=1, queue=0)
-    with pytest.raises(ValueError, match="bad"), admission.place():
-        raise ValueError("bad")
-    with admission.place():
+
+async def test_a_failure_frees_the_place(pool: FakePool) -> None:
+    queue = DecodeQueue(threads=1, queue=0)
+    call = asyncio.create_task(queue.run(pool, int, "bad"))
+    await settled()
+    await pool.work()
+    with pytest.raises(ValueError, match="bad"):
+        await call
+    with queue.place():
         pass
+
+
+async def test_a_click_waits_for_a_batchs_prompts_in_the_threads_at_most(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=2, queue=3), list[str]()
+    many = await batch(queue, pool, 64, done)
+    assert len(pool.waiting) == 2
+
+    click = asyncio.create_task(queue.run(pool, lambda: done.append("click")))
+    await settled()
+    await pool.work()
+    await asyncio.gather(many, click)
+    assert done.index("click") <= 2
+    assert done.count("batch") == 64
+
+
+async def test_a_batch_is_accepted_and_finishes_beside_a_full_queue(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=2, queue=3), list[str]()
+    clicks = await full(queue, pool, 5)
+    many = await batch(queue, pool, 64, done)
+    answered = 0
+    while not many.done():  # each click that is answered is followed by another
+        pool.begin()
+        await pool.finish()
+        clicks = [call for call in clicks if not call.done()]
+        clicks += await full(queue, pool, 5 - len(clicks))
+        answered += 1
+    assert len(done) == 64
+    assert answered <= 64 * 5
+
+    await pool.work()
+    await asyncio.gather(*clicks)
+
+
+async def test_batches_take_turns(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=2, queue=3), list[str]()
+    large = await batch(queue, pool, 64, done, "large")
+    small = await batch(queue, pool, 4, done, "small")
+    await pool.work()
+    await asyncio.gather(large, small)
+    assert done[:10].count("small") == 4
+
+
+async def test_a_batch_does_not_take_the_clicks_places(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=2, queue=3), list[str]()
+    many = await batch(queue, pool, 64, done)
+    clicks = await full(queue, pool, 5)
+    refusal(queue)
+    await pool.work()
+    await asyncio.gather(many, *clicks)
+
+
+async def test_after_a_batchs_caller_leaves_no_further_prompt_begins(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=2, queue=3), list[str]()
+    many = await batch(queue, pool, 64, done)
+    pool.begin()
+    many.cancel()
+    await settled()
+    await pool.work()
+    assert done == ["batch"]
+    assert waiting() == 0
+
+    other = await batch(queue, pool, 3, done)  # the turns have been given back
+    await pool.work()
+    await other
+
+
+async def test_a_failed_prompt_ends_its_batch(pool: FakePool) -> None:
+    queue = DecodeQueue(threads=2, queue=3)
+    pieces = [lambda: int("bad") for _ in range(64)]
+    call = asyncio.create_task(queue.run_batch(pool, pieces, 64))
+    await settled()
+    begun = 0
+    pool.begin()
+    while pool.running:
+        await pool.finish()
+        begun += 1
+        pool.begin()
+    with pytest.raises(ValueError, match="bad"):
+        await call
+    assert begun <= 2
+
+
+async def test_too_many_batches_are_refused_with_a_time_to_retry(
+    pool: FakePool, clock: Clock
+) -> None:
+    queue, done = DecodeQueue(threads=1, queue=1, batches=2), list[str]()
+    calls = [await batch(queue, pool, prompts, done) for prompts in (64, 10)]
+    for _ in range(4):
+        clock.now += 0.5
+        pool.begin()
+        await pool.finish()
+    with pytest.raises(Overloaded) as caught:
+        await queue.run_batch(pool, [], 1)
+    # The smaller one has 8 prompts to go, in turns with the other's.
+    pace = queue._seconds_per_piece
+    assert caught.value.retry_after == pytest.approx(2 * 8 * pace, abs=0.06)
+
+    await pool.work()
+    await asyncio.gather(*calls)
 
 
 @pytest.mark.parametrize(
     ("seconds", "least", "most"), [(0.02, 0.4, 0.7), (0.001, 0.1, 0.1), (5, 10, 10)]
 )
-def test_the_time_to_retry_follows_the_recent_pace(
-    clock: Clock, seconds: float, least: float, most: float
+async def test_the_time_to_retry_follows_the_recent_pace(
+    pool: FakePool, clock: Clock, seconds: float, least: float, most: float
 ) -> None:
-    admission = DecodeQueue(threads=2, queue=30)
-    line = [full(admission, 1) for _ in range(32)]
+    queue = DecodeQueue(threads=2, queue=30)
+    calls = await full(queue, pool, 32)
     for _ in range(50):  # one leaves and another comes
         clock.now += seconds
-        line.pop(0).close()
-        line.append(full(admission, 1))
-    assert least <= refusal(admission).retry_after <= most
-    for one in line:
-        one.close()
+        pool.begin()
+        await pool.finish()
+        calls += await full(queue, pool, 1)
+    assert least <= refusal(queue).retry_after <= most
+    await pool.work()
+    await asyncio.gather(*calls)
 
 
-def test_idle_time_does_not_count_as_slow(clock: Clock) -> None:
-    admission = DecodeQueue(threads=1, queue=1)
-    with full(admission, 2):
-        before = refusal(admission).retry_after
+async def test_idle_time_does_not_count_as_slow(pool: FakePool, clock: Clock) -> None:
+    queue = DecodeQueue(threads=1, queue=1)
+    calls = await full(queue, pool, 2)
+    before = refusal(queue).retry_after
+    await pool.work()
     clock.now += 3600
-    with full(admission, 2):
-        assert refusal(admission).retry_after == before
+    calls += await full(queue, pool, 2)
+    assert refusal(queue).retry_after == before
+    await pool.work()
+    await asyncio.gather(*calls)

@@ -1,14 +1,14 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from fakes import FakeCache
 from samserve.core.cache_status import CacheStatus
-from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Overloaded
+from samserve.core.embedding import Embedding, SizeLimits
+from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
@@ -47,6 +47,7 @@ class Facts:
 
     name: str = "nano"
     model_version: str = "v1"
+    embedding: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"embedding": (8,)})
 
 
 class Preparer:
@@ -200,3 +201,37 @@ async def test_the_hash_is_handed_on_to_the_embedding_service(pool: ThreadPoolEx
     assert embedder.request == ImageRequest(
         "public", "nano", b"photo", expected_image_id=KEY.image_id
     )
+
+
+async def test_an_embedding_of_another_kind_from_the_service_is_never_prepared(
+    pool: ThreadPoolExecutor,
+) -> None:
+    prepare = Preparer()
+    model = ServedModel(prepare, VERSIONS)  # type: ignore[arg-type]
+    prepare.bundle = Facts(embedding={"embedding": (256, 64, 64)})
+    source = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM)
+    with pytest.raises(Unavailable, match="expected"):
+        await source.find(KEY, model, b"photo")
+
+    prepare.bundle = Facts()
+    limits = SizeLimits(max_pixels=11)
+    small = ImageSource(ImageLru(1000), FakeCache(), FakeEmbedder(), pool, ROOM, limits)
+    with pytest.raises(Unavailable, match="4 x 3 pixels; the limits are 11 pixels"):
+        await small.find(KEY, model, b"photo")
+    assert prepare.prepared == 0
+
+
+async def test_the_cache_is_asked_for_embeddings_within_the_models_contract(
+    pool: ThreadPoolExecutor,
+) -> None:
+    asked = []
+
+    class Asked(FakeCache):
+        async def get(self, key: CacheKey, contract: object = None) -> Embedding | None:
+            asked.append(contract)
+            return None
+
+    limits = SizeLimits(max_pixels=1000)
+    source = ImageSource(ImageLru(1000), Asked(), FakeEmbedder(), pool, ROOM, limits)
+    await source.find(KEY, MODEL, b"photo")
+    assert asked == [MODEL.contract(limits)]

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc.aio
+import numpy as np
 import pytest
 from fake_triton import FakeTriton
 from prometheus_client import REGISTRY
 from samserve.core.errors import ModelNotFound, Unavailable
-from samserve.core.geometry import Frame
+from samserve.core.geometry import Frame, Size
+from samserve.core.image import FramedImage
 from samserve.embedding import encoder as encoder_module
+from samserve.embedding.admission import Priority
 from samserve.embedding.encoder import EncoderSpec, TritonEncoder
 from tritonclient.grpc import service_pb2_grpc as rpc
 
@@ -109,3 +112,11 @@ async def test_metrics_show_loaded_and_unloaded_models(served: Served) -> None:
         said("nano", "nano-told anew"),
         said("twin", "twin-told"),
     ) == (0, 1, 0)
+
+
+async def test_a_run_ends_although_its_callers_have_left(served: Served) -> None:
+    image = FramedImage(np.zeros((8, 8, 3), np.uint8), valid=Size(8, 8), size=Size(8, 8))
+    served.triton.seconds = 0.5
+    tensors = await served.encoder.encode(NANO, image, Priority.INTERACTIVE, seconds=0.05)
+    assert tensors["embedding"].shape == (256, 64, 64)
+    assert served.triton.in_queue == 50_000

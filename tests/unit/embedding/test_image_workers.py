@@ -201,6 +201,23 @@ async def test_a_crash_is_the_images_fault() -> None:
         assert (await started.frame(picture(), FRAME)).pixels.any()
 
 
+async def test_without_exit_codes_an_ended_worker_is_replaced_too() -> None:
+    before = ended("time")
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with workers() as started:
+            (pid,) = started.pids
+            call = asyncio.create_task(started.frame(picture(), FRAME))
+            await asyncio.sleep(0)
+            os.kill(pid, signal.SIGXCPU)
+            with pytest.raises(InvalidInput, match="more than 60 s to decode"):
+                await call
+            assert (await started.frame(picture(), FRAME)).pixels.any()
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert ended("time") == before + 1
+
+
 async def test_what_libtiff_prints_reaches_no_log(capfd: pytest.CaptureFixture[str]) -> None:
     async with workers() as started:
         with pytest.raises(InvalidInput):

@@ -121,3 +121,20 @@ def test_the_users_folder_is_looked_up_when_the_settings_are_read(
     assert load_settings(BundleSettings).bundles == own
     monkeypatch.setenv("SAMSERVE_BUNDLES", str(tmp_path / "mine"))
     assert load_settings(DecoderSettings).bundles == tmp_path / "mine"
+
+
+def test_a_short_secret_is_refused_and_none_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMSERVE_CACHE_SECRET", "0123456789abcdef")
+    settings = load_settings(DecoderSettings)
+    assert settings.cache_secret.get_secret_value() == "0123456789abcdef"
+    assert "0123456789" not in repr(settings)
+
+    monkeypatch.setenv("SAMSERVE_CACHE_SECRET", "tooshort")
+    with pytest.raises(SystemExit):
+        load_settings(DecoderSettings)
+    printed = capsys.readouterr().err
+    assert "SAMSERVE_CACHE_SECRET" in printed
+    assert "16 characters" in printed
+    assert "tooshort" not in printed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from samserve.core.arrays import Bools, Floats, Ints
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.runs import Runs
+from samserve.decoder.masks.kernel import scale_bilinear
 
 MARGIN = 2  # rows and columns of low-res logits around the positive ones
 
@@ -113,8 +113,7 @@ def _scale_to_frame(logits: Floats, inner: Size, frame: Frame) -> _Framed:
     y0, y1 = _range_with_margin(np.flatnonzero(positive.any(1)))
     x0, x1 = _range_with_margin(np.flatnonzero(positive.any(0)))
     part = shown[y0:y1, x0:x1]
-    framed = cv2.resize(part, None, fx=cell, fy=cell, interpolation=cv2.INTER_LINEAR)
-    framed = framed[: inner.height - y0 * cell, : inner.width - x0 * cell]
+    framed = scale_bilinear(part, cell)[: inner.height - y0 * cell, : inner.width - x0 * cell]
     if framed.shape[1] == 1:
         framed = np.repeat(framed, 2, axis=1)
 

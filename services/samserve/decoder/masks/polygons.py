@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from samserve.core.arrays import Doubles, Floats, Ints
 from samserve.core.runs import ColumnSpans, Runs, spans
+from samserve.decoder.masks.kernel import simplify
 
 Ring = Floats  # [N, 2], (x, y) of corners in pixels; pixel (0, 0) is from 0 to 1
 
@@ -191,7 +191,7 @@ def _simplify(rings: list[Ring], parents: list[int], tolerance: float) -> list[R
     remaining = np.arange(len(rings))
     slack = tolerance - 0.5
     while len(remaining) and slack >= FINEST:
-        candidates = [cv2.approxPolyDP(smooth[i], slack, closed=True)[:, 0] for i in remaining]
+        candidates = _leave_out([smooth[i] for i in remaining], slack)
         is_ring = np.array([len(candidate) > 2 for candidate in candidates])
         changed = _changed_pixels([rings[i] for i in remaining], candidates)
         good = (changed <= allowed[remaining]) & is_ring
@@ -203,6 +203,15 @@ def _simplify(rings: list[Ring], parents: list[int], tolerance: float) -> list[R
         slack /= 2
 
     return simplified
+
+
+def _leave_out(rings: list[Ring], slack: float) -> list[Ring]:
+    """Return rings without the corners whose absence moves no line by more than `slack` pixels."""
+    ends = np.cumsum([len(ring) for ring in rings])
+    corners = np.concatenate(rings)
+    kept = simplify(corners, ends, slack)
+    counts = np.concatenate([[0], np.cumsum(kept)])[ends]
+    return np.split(corners[kept], counts[:-1])
 
 
 def _smooth(ring: Ring) -> Ring:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from samserve.core.arrays import Array, Floats, Halves
-from samserve.decoder.sam.kernel import HEADS, TILE, address, structs
+from samserve.decoder.sam.kernel import HEADS, TILE, structs
 from samserve.decoder.sam.support import Tensors
 
 EPSILON = 1e-6  # of the LayerNorms over a map's channels
@@ -164,4 +164,4 @@ class WeightLayout:
 
     def _keep(self, array: Array) -> int:
         self._arrays.append(array)
-        return address(array)
+        return array.ctypes.data

@@ -60,6 +60,9 @@ class OnnxDecoder:
     def _session(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
+        # An arena would keep the memory of the largest prompt until the process ends.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
         # Spinning threads would take time from the other calls on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(self._bundle.decoder, options, ["CPUExecutionProvider"])

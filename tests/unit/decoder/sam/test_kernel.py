@@ -106,3 +106,100 @@ def test_integers_keep_fifteen_bits_of_each_row(cells_first: bool) -> None:
     back = small.reshape(4, 64, 128).transpose(0, 2, 1) if cells_first else small
     error = np.abs(back * scale[:, None] - x).max((0, 2))
     assert (error <= np.abs(x).max((0, 2)) / 32767 * 0.51).all()
+
+
+def job(**changes: np.ndarray | None) -> kernel.DecodeJob:
+    """A job on an image of one tile, with some arrays changed, or missing if None."""
+    cells, tokens, masks = 64, 6, 3
+    projections = kernel.layout.PROJECTIONS
+    arrays = {
+        **{name: np.zeros((1, 128, 64), np.int16) for name in projections},
+        **{f"{name}_scale": np.ones(128, np.float32) for name in projections},
+        "upscaled": np.zeros((1, 256, 64), np.int16),
+        "upscaled_scale": np.ones(256, np.float32),
+        **{name: np.ones((1, 64), np.float32) for name in ("square0", "square1", "cross1")},
+        "dense_rows": np.zeros((0, 0, 64), np.float32),
+        **{name: np.zeros((8 * tokens, cells), np.float32) for name in ("s1", "s2")},
+        **{name: np.zeros(cells, np.float32) for name in ("r1", "r2")},
+        "logits": np.zeros((masks, 32, 32), np.float32),
+        "ious": np.zeros(64, np.float32),
+    } | changes
+    given = {name: array for name, array in arrays.items() if array is not None}
+    tokens_array = np.zeros((tokens, 256), np.float32)
+    return kernel.DecodeJob(kernel.structs.Weights(), tokens_array, [1, 2, 3], given)
+
+
+def test_arrays_of_the_sizes_that_the_kernel_relies_on_are_taken() -> None:
+    job()
+    job(fine_1=np.zeros((1, 256, 64), np.float16), fine_0=np.zeros((1, 512, 64), np.float16))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"key1": np.zeros((1, 127, 64), np.int16)}, "key1"),
+        ({"key1": np.zeros((1, 128, 64), np.float32)}, "key1"),
+        ({"key1": np.zeros((1, 128, 128), np.int16)[:, :, ::2]}, "gaps"),
+        ({"upscaled_scale": np.ones(128, np.float32)}, "upscaled_scale"),
+        ({"square0": np.ones((2, 64), np.float32)}, "square0"),
+        ({"square0": np.ones((1, 64), np.float64)}, "square0"),
+        ({"dense_rows": np.zeros((1, 16, 64), np.float32)}, "mask prompt"),
+        ({"s1": np.zeros((40, 64), np.float32)}, "s1"),
+        ({"r1": np.zeros(128, np.float32)}, "square"),
+        ({"r1": np.zeros(60, np.float32)}, "tiles"),
+        ({"logits": np.zeros((3, 31, 31), np.float32)}, "logits"),
+        ({"ious": np.zeros(4, np.float32)}, "ious"),
+        ({"fine_0": np.zeros((1, 512, 64), np.float32)}, "fine_0"),
+        ({"cross1": None}, "cross1"),
+    ],
+)
+def test_an_array_of_another_size_or_type_never_reaches_the_kernel(
+    changes: dict[str, np.ndarray], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        job(**changes)
+
+
+def test_a_pass_is_refused_sums_of_another_size_and_cells_outside_the_image() -> None:
+    one = job()
+    with pytest.raises(ValueError, match="sums"):
+        one.run_pass("first", 0, 64, np.zeros((48, 17), np.float32))
+    with pytest.raises(ValueError, match="sums"):
+        one.run_pass("first", 0, 64)
+    with pytest.raises(ValueError, match="cells"):
+        one.run_pass("masks", 0, 128)
+    with pytest.raises(ValueError, match="cells"):
+        one.run_pass("masks", 32, 64)
+    with pytest.raises(ValueError, match="sums"):
+        one.run_tokens("first", [np.zeros((47, 18), np.float32)])
+    with pytest.raises(ValueError, match="sums"):
+        one.run_tokens("second", [])
+
+
+@pytest.mark.parametrize(
+    ("weight", "x", "out"),
+    [
+        ((8, 16), (64, 16, 64), (1, 8, 64)),  # an entry of another shape, before it was checked
+        ((8, 16), (1, 15, 64), (1, 8, 64)),
+        ((8, 16), (1, 16, 64), (1, 7, 64)),
+        ((8, 16), (1, 16, 32), (1, 8, 32)),
+        ((8, 16, 1), (1, 16, 64), (1, 8, 64)),
+    ],
+)
+def test_a_projection_of_other_shapes_is_refused(
+    weight: tuple[int, ...], x: tuple[int, ...], out: tuple[int, ...]
+) -> None:
+    arrays = [np.zeros(shape, np.float32) for shape in (weight, x, out)]
+    with pytest.raises(ValueError, match="shapes"):
+        kernel.project(*arrays, 0, 64)
+
+
+def test_a_projection_beyond_the_last_cell_is_refused() -> None:
+    arrays = [np.zeros(shape, np.float32) for shape in ((8, 16), (1, 16, 64), (1, 8, 64))]
+    with pytest.raises(ValueError, match="cells"):
+        kernel.project(*arrays, 0, 4096)
+
+
+def test_more_rows_than_quantise_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match="rows"):
+        kernel.quantise(np.zeros((1, 257, 64), np.float32), cells_first=False)

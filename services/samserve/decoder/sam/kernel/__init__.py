@@ -14,23 +14,23 @@ import numpy as np
 
 from samserve.core.arrays import Array, Floats, Shorts
 from samserve.decoder.sam.kernel import structs
+from samserve.decoder.sam.kernel.layout import (
+    HEADS,
+    MOST_QUANTISED,
+    TILE,
+    check_cells,
+    check_job,
+    job_addresses,
+    project_addresses,
+    sums_size,
+)
+from samserve.native.arrays import address, check
 from samserve.native.loader import library
 
-HEADS = 8  # of each attention
-TILE = 64  # cells
 MOST_TOKENS = 24
+PASS_BEFORE = {"begin": "masks", "first": "first", "second": "second", "last": "third"}
 
-
-def address(array: Array) -> int:
-    """Return where an array lies in memory.
-
-    Raises:
-        ValueError: The array is not contiguous.
-    """
-    if not array.flags.c_contiguous:
-        raise ValueError("the kernel needs contiguous arrays; this view has gaps")
-
-    return array.ctypes.data
+__all__ = ["HEADS", "MOST_TOKENS", "TILE", "DecodeJob", "gelu", "project", "quantise", "structs"]
 
 
 class DecodeJob:
@@ -50,6 +50,9 @@ class DecodeJob:
             tokens: [n, 256].
             wanted: Numbers of the masks, 0 to 3.
             arrays: All other arrays, by their names in decode_job.h.
+
+        Raises:
+            ValueError: An array has another type or size than the kernel relies on.
         """
         self._library = _library()
         self._arrays = {
@@ -58,11 +61,14 @@ class DecodeJob:
             **arrays,
         }
 
-        pointers = {name: address(array) for name, array in self._arrays.items()}
-        self._struct = structs.Job(**pointers)
-        self._struct.cells = arrays["r1"].size
+        cells = arrays["r1"].size
+        dense = arrays["dense_rows"].shape[1]
+        check_job(cells, len(tokens), dense, wanted, MOST_TOKENS)
+        sizes = (cells, len(tokens), dense, len(wanted), self._library.tokens_bytes())
+        self._struct = structs.Job(**job_addresses(self._arrays, *sizes))
+        self._struct.cells = cells
         self._struct.tokens = len(tokens)
-        self._struct.dense = arrays["dense_rows"].shape[1]
+        self._struct.dense = dense
         self._struct.masks = len(wanted)
         self._struct.wanted[: len(wanted)] = wanted
         self._struct.weights = ctypes.addressof(weights)
@@ -77,7 +83,8 @@ class DecodeJob:
             out: What the pass sums up over its cells; see `pass_first` and so on in image_passes.c.
         """
         function = getattr(self._library, f"pass_{name}")
-        sums = () if out is None else (ctypes.c_void_p(address(out)),)
+        check_cells(first, last, self._struct.cells)
+        sums = self._sums(name, [] if out is None else [out])
         function(ctypes.byref(self._struct), ctypes.c_int64(first), ctypes.c_int64(last), *sums)
 
     def run_tokens(self, name: str, outs: list[Floats]) -> None:
@@ -88,13 +95,21 @@ class DecodeJob:
             outs: The sums of the preceding pass, one array for each thread.
         """
         function = getattr(self._library, f"tokens_{name}")
-        pointers = (ctypes.c_void_p * len(outs))(*map(address, outs))
+        sums = self._sums(PASS_BEFORE[name], outs)
+        pointers = (ctypes.c_void_p * len(outs))(*sums)
         function(ctypes.byref(self._struct), pointers, ctypes.c_int64(len(outs)))
+
+    def _sums(self, name: str, outs: list[Floats]) -> list[ctypes.c_void_p]:
+        """Return pointers to the sums of a pass. Raises ValueError."""
+        size = sums_size(name, self._struct.tokens, self._struct.dense)
+        check(bool(outs) == bool(size), f"{len(outs)} arrays for the sums of pass {name!r}")
+        return [ctypes.c_void_p(address(out, "sums", np.float32, size)) for out in outs]
 
 
 def gelu(x: Floats) -> None:
     """Apply the exact GELU to a contiguous array, in place."""
-    _library().activate(ctypes.c_void_p(address(x)), ctypes.c_int64(x.size))
+    pointer = ctypes.c_void_p(address(x, "x", np.float32, x.size))
+    _library().activate(pointer, ctypes.c_int64(x.size))
 
 
 def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> None:
@@ -107,7 +122,8 @@ def project(weight: Floats, x: Floats, out: Floats, first: int, last: int) -> No
         first: Cell, a multiple of TILE.
         last: Cell, a multiple of TILE, exclusive.
     """
-    pointers = [ctypes.c_void_p(address(array)) for array in (weight, x, out)]
+    check_cells(first, last, len(x) * TILE)
+    pointers = [ctypes.c_void_p(at) for at in project_addresses(weight, x, out)]
     counts = [ctypes.c_int64(count) for count in (*weight.shape, first, last)]
     _library().project(*pointers, *counts)
 
@@ -123,11 +139,13 @@ def quantise(x: Floats, cells_first: bool) -> tuple[Shorts, Floats]:
         The integers, and the scale of each row, [R].
     """
     tiles, rows, _ = x.shape
+    check(rows <= MOST_QUANTISED, f"{rows} rows; at most {MOST_QUANTISED}")
     integers = np.empty((tiles * TILE, rows) if cells_first else x.shape, np.int16)
     scale = np.empty(rows, np.float32)
 
     counts = ctypes.c_int64(rows), ctypes.c_int64(tiles * TILE), ctypes.c_int(cells_first)
-    source, *targets = [ctypes.c_void_p(address(array)) for array in (x, integers, scale)]
+    source = ctypes.c_void_p(address(x, "x", np.float32, rows * tiles * TILE))
+    targets = [array.ctypes.data_as(ctypes.c_void_p) for array in (integers, scale)]
     _library().quantise(source, *counts, *targets)
     return integers, scale
 

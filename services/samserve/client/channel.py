@@ -1,0 +1,74 @@
+"""The channel to a service: balanced over its servers, and aware of those that do not answer."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+
+from samserve.wire.channel import message_limits, proxy_options
+
+MAX_MESSAGE = 64 * 2**20  # bytes
+
+# A connection with calls in flight is tested this often, and closed if nothing comes back. The
+# answer to a ping waits behind an upload in the sender's buffers: with 5 s, uploads of 16 MB at
+# 1 MB/s were cut off.
+KEEPALIVE_MS = 6_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+
+# A server is left out for some seconds if nearly all calls to it have failed. Calls that lost
+# against a later attempt count as failed (client/hedging.py).
+_OUTLIERS = {
+    "interval": "2s",
+    "baseEjectionTime": "5s",
+    "maxEjectionTime": "30s",
+    "maxEjectionPercent": 50,
+    "failurePercentageEjection": {
+        "threshold": 95,
+        "enforcementPercentage": 100,
+        "minimumHosts": 2,
+        "requestVolume": 5,
+    },
+    "childPolicy": [{"round_robin": {}}],
+}
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            # gRPC retries the opening of a stream; client/retry.py retries unary calls.
+            "name": [{"service": "samserve.v1.SegmentationService", "method": "Interact"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # CANCELLED: from a server that began to stop as the call arrived, decisions/0021.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+            },
+        },
+        {
+            # client/bulk_scheduler.py reopens this stream.
+            "name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]
+        },
+    ],
+    # The first policy that this version of gRPC knows.
+    "loadBalancingConfig": [{"outlier_detection_experimental": _OUTLIERS}, {"round_robin": {}}],
+}
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    """Return a channel, which connects at the first call."""
+    options = [
+        *message_limits(MAX_MESSAGE),
+        *proxy_options(address),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Without these gRPC 1.85 waits a minute for the answer to a ping, and sends two pings in a
+        # pause between messages.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)

@@ -1,0 +1,80 @@
+"""Sends many prompts on one image as several calls of moderate size.
+
+A service takes a bounded number of prompts in a call, and lets a small call in beside others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+
+from samserve.client.answer import Answer
+from samserve.core.errors import InvalidInput
+from samserve.v1 import segmentation_pb2 as pb
+
+PART = 16  # prompts in a call; a decoder takes 64, and two threads and a queue of 24 beside others
+IN_FLIGHT = 2  # calls
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive prompts of a caller.
+
+    Attributes:
+        first: number of the first of them.
+        prompts: the prompts.
+    """
+
+    first: int
+    prompts: Sequence[pb.Prompt]
+
+
+def ask_in_parts(prompts: Sequence[pb.Prompt], ask: Callable[[Part], Answer]) -> Answer:
+    """Answer the prompts in their order, by one call or several.
+
+    The first call is made alone: it uploads the image if it must.
+
+    Raises:
+        InvalidInput: as `ask` does; the error names the prompt by its number among all.
+    """
+    parts = [Part(first, prompts[first : first + PART]) for first in range(0, len(prompts), PART)]
+    if len(parts) <= 1:
+        return ask(Part(0, prompts))
+
+    first = ask(parts[0])
+    pool = ThreadPoolExecutor(IN_FLIGHT, "samserve-parts")
+    try:
+        calls = [pool.submit(copy_context().run, _renumbered, part, ask) for part in parts[1:]]
+        rest = [call.result() for call in calls]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    return _joined([first, *rest])
+
+
+def _renumbered(part: Part, ask: Callable[[Part], Answer]) -> Answer:
+    try:
+        return ask(part)
+    except InvalidInput as error:
+        raise InvalidInput(_shift(error.field, part), _shift(str(error), part)) from error
+
+
+def _shift(text: str, part: Part) -> str:
+    """Replace the numbers of prompts in one call by their numbers among all."""
+    return re.sub(
+        r"\bprompts\[(\d+)\]", lambda found: f"prompts[{int(found[1]) + part.first}]", text
+    )
+
+
+def _joined(answers: Sequence[Answer]) -> Answer:
+    """All results, with the first answer's facts and the sums of the times."""
+    times: dict[str, float] = {}
+    for answer in answers:
+        for stage, milliseconds in answer.timings_ms.items():
+            times[stage] = times.get(stage, 0.0) + milliseconds
+
+    results = [result for answer in answers for result in answer.results]
+    return replace(answers[0], timings_ms=times, results=results)
