@@ -28,7 +28,7 @@ OLD_LOGS = 3
 SETUP_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # a function that Ray's workers run first
 PROXY_SECONDS = 60  # limit of a proxy's start, and of its answer to a health check
 
-START_SECONDS = 200.0  # for Ray's node
+START_SECONDS = 60.0  # for Ray's node, instead of 30
 LOST_CLUSTER = 1  # exit code
 POLL_SECONDS = 0.5  # between two looks at Ray's processes
 
@@ -146,7 +146,7 @@ def _start_ray(folder: Path) -> None:
 
 
 def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray waits 30 s for its node, too little for a busy machine; wait here as long as it takes."""
+    """Ray waits 30 s for its node, too little for a busy machine; wait longer here."""
 
     def get_node_when_it_is_up(*arguments: Any) -> Any:
         deadline = time.monotonic() + START_SECONDS

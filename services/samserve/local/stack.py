@@ -325,10 +325,21 @@ class Stack:
         self._start(name, lambda: Program(name, command, environment, log), ready)
 
     def _start(self, name: str, launch: Callable[[], Program], ready: Callable[[], bool]) -> None:
-        """Start a part and wait until it is ready."""
+        """Start a part and wait until it is ready; once more if it ends, as Ray on a busy machine.
+
+        Raises:
+            StartFailed: It ended twice, or was not ready in time.
+        """
         part = self._parts[name] = _Part(launch, ready)
         self._launch(name, part)
-        self.programs[name].wait_ready(ready, START_SECONDS)
+        try:
+            self.programs[name].wait_ready(ready, START_SECONDS)
+        except StartFailed:
+            if self.programs[name].alive:
+                raise
+            self.programs[name].kill()
+            self._launch(name, part)
+            self.programs[name].wait_ready(ready, START_SECONDS)
 
     def _launch(self, name: str, part: _Part) -> None:
         self.programs[name] = part.launch()
