@@ -47,14 +47,11 @@ from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
 
-# Clients test idle streams this often at most; gRPC's own limit of five minutes would end theirs.
-SHORTEST_PING_MS = 4_000
-
 SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 
 HANDSHAKE_TIMEOUT_MS = 10_000  # for a new connection to become an HTTP/2 connection
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 20_000, 10_000  # pings by the server
-SHORTEST_PING_INTERVAL_MS = 5_000  # between pings of a client; more frequent ones end it
+SHORTEST_PING_INTERVAL_MS = 4_000  # between pings of a client; gRPC's own limit is 5 minutes
 
 log = structlog.get_logger()
 
@@ -149,8 +146,6 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
         *message_limits(settings.max_image_bytes, settings.max_answer_bytes),
         *METADATA_LIMITS,
         ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * grace)),
         ("grpc.max_connection_idle_ms", round(1000 * settings.max_connection_idle_s)),
@@ -160,6 +155,7 @@ def server_options(settings: DecoderSettings) -> list[tuple[str, int]]:
         ("grpc.http2.settings_timeout", HANDSHAKE_TIMEOUT_MS),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
     ]
