@@ -11,11 +11,11 @@ Services have their own commands: python -m samserve.decoder.server (the decoder
 python -m samserve.embedding.main (the embedding service). --help lists their variables."""
 
 
-def main() -> None:
+def start() -> None:
     """Run the command line, or say what to install: images of the services do not contain it."""
     if find_spec("typer") is None:
         sys.exit(NOT_INSTALLED)
 
-    from samserve.cli.main import main as run
+    from samserve.cli.main import main
 
-    run()
+    main()

@@ -138,6 +138,23 @@ def session_members(session: int) -> list[int]:
     return members
 
 
+def dead_children(pid: int) -> list[int]:
+    """Process ids of a process's children that have ended and that it has not waited for."""
+    dead = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the process or its thread has ended
+            dead += [int(child) for child in listing.read_text().split() if _is_zombie(child)]
+
+    return dead
+
+
+def _is_zombie(pid: str) -> bool:
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return stat.rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None if it does not run."""
     try:
@@ -175,3 +192,10 @@ def is_free(port: int) -> bool:
             return False
 
         return True
+
+
+def accepts_connections(port: int) -> bool:
+    """Whether a server accepts connections on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

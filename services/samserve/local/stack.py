@@ -27,6 +27,7 @@ from samserve.local.probes import decoder_ready, embedding_ready, redis_ready
 from samserve.local.process import (
     Program,
     StartFailed,
+    dead_children,
     free_port,
     free_range,
     is_free,
@@ -271,7 +272,10 @@ class Stack:
             program = self.programs[name]
             program.rotate_log()
 
-            if part.restart_at is None and not program.alive:
+            # Triton does not notice that the process of a model has died between two requests.
+            broken = name == "triton" and bool(dead_children(program.pid))
+
+            if part.restart_at is None and (broken or not program.alive):
                 pause = self._pause_before_restart(part)
                 part.restart_at = time.monotonic() + pause
                 program.kill()  # what it started does not outlive it
@@ -310,6 +314,7 @@ class Stack:
             "EMBEDDING_URL": self.addresses.embedding,
             "SAMSERVE_MODELS": ",".join(self.options.models),
             "SAMSERVE_CACHE_CODING": self.options.cache_coding,
+            "PYTHONSAFEPATH": 1,  # a click.py in the current folder is not the package of that name
             **settings,
         }
 

@@ -22,6 +22,7 @@ from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.decoder.transfers import Transfers
 from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.embedder import Embedder
@@ -139,8 +140,10 @@ class Services:
         queue = DecodeQueue(2, 64)
         segmenter = Segmenter(embeddings, ModelRegistry([small_decoder()]), Here(), queue)
         limits = TimeLimits(slow=60, stream=60)
+        settings = DecoderSettings()
+        transfers = Transfers(settings.transfer_timeout_s, settings.transient_bytes)
         self.decoder = SegmentationServicer(
-            segmenter, asyncio.Event(), limits, DecoderSettings().request_limits
+            segmenter, asyncio.Event(), limits, settings.request_limits, transfers
         )
 
         self.cache = FakeCache()

@@ -13,7 +13,7 @@ from samserve.infra import settings
 def test_without_the_command_line_its_name_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _: None)
     with pytest.raises(SystemExit, match=r"pip install 'samserve\[cli\]'") as ended:
-        cli.main()
+        cli.start()
     assert "samserve.decoder.server" in str(ended.value.code)
 
 
