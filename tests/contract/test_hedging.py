@@ -265,7 +265,7 @@ def test_pings_on_an_idle_stream_do_not_end_it(
     decoders: list[Decoder], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(channel, "KEEPALIVE_MS", 1000)
-    monkeypatch.setattr(decoder_server, "SHORTEST_PING_MS", 10)
+    monkeypatch.setattr(decoder_server, "SHORTEST_PING_INTERVAL_MS", 10)
     address = request.getfixturevalue("address")
     with Client(address, address, timeout=CAP) as client, client.interact(IMAGE) as stream:
         stream.step(CLICK)

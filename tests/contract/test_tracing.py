@@ -90,6 +90,7 @@ async def test_a_new_image_is_one_trace_from_the_client_to_the_encoder(
         "decode",
         "encode",
         "store",
+        "redis holder",
         "redis release",
     ]
     assert found["encode"] == ["triton infer"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,15 @@ from pathlib import Path
 STOP_SECONDS = 60.0  # for an orderly end; a busy machine needs a while
 TAIL = 15  # lines of the log that an error quotes
 LARGEST_LOG = 32 * 2**20  # bytes; a larger log is moved to NAME.log.1
-PR_SET_PDEATHSIG = 1  # prctl's number of this option
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# Becomes the program that its arguments name, and has it sent SIGTERM when the parent, whose id it
+# gets, ends: 1 is prctl's PR_SET_PDEATHSIG. A preexec_fn would run in a fork of this process, where gRPC's threads
+# are missing: such a child has aborted.
+_END_WITH_PARENT = f"""\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])"""
 
 
 class StartFailed(RuntimeError):
@@ -41,13 +47,12 @@ class Program:
 
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
-                command,
+                [*_launcher(), *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
 
     @property
@@ -117,9 +122,8 @@ class Program:
         self._process.wait()
 
 
-def _end_with_parent() -> None:
-    """Runs in the child before it becomes the program."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _launcher() -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid())]
 
 
 def session_members(session: int) -> list[int]:
