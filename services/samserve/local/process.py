@@ -19,8 +19,8 @@ TAIL = 15  # lines of the log that an error quotes
 LARGEST_LOG = 32 * 2**20  # bytes; a larger log is moved to NAME.log.1
 
 # Becomes the program that its arguments name, and has it sent SIGTERM when the parent, whose id it
-# gets, ends: 1 is prctl's PR_SET_PDEATHSIG. A preexec_fn would run in a fork of this process, where gRPC's threads
-# are missing: such a child has aborted.
+# gets, ends: 1 is prctl's PR_SET_PDEATHSIG. A preexec_fn would run in a fork of this process, where
+# gRPC's threads are missing: such a child has aborted.
 _END_WITH_PARENT = f"""\
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
