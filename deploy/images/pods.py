@@ -13,7 +13,7 @@ import copy
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,5 +193,7 @@ def _make(folder: Path) -> Path:
 
 
 def _expanded(text: str, variables: dict[str, str]) -> str:
-    replace: Callable[[re.Match[str]], str] = lambda name: variables.get(name[1], name[0])  # noqa: E731
-    return re.sub(r"\$\(([A-Z_]+)\)", replace, text)
+    def value(name: re.Match[str]) -> str:
+        return variables.get(name[1], name[0])
+
+    return re.sub(r"\$\(([A-Z_]+)\)", value, text)

@@ -1,1 +1,1 @@
-"""Attacks: what a hostile caller can send, against a stack of their own, with a person clicking."""
+"""Attacks: what a hostile caller can send to a stack on this machine while a person clicks."""

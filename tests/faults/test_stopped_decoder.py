@@ -21,7 +21,8 @@ from samserve.client import Click, Client
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
-from samserve.infra.cache import CacheKey, CacheOptions, EmbeddingCache
+from samserve.infra.cache import CacheKey, EmbeddingCache
+from samserve.infra.cache_options import CacheOptions
 from samserve.local.probes import decoder_ready
 from samserve.local.process import Program, free_port
 from samserve.wire.metadata import DEFAULT_TENANT
@@ -37,7 +38,7 @@ CLICK = [Click(213, 193)]
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of its own, with the addresses of its service and of its metrics."""
+    """A decoder process, with the addresses of its service and of its metrics."""
 
     program: Program
     address: str

@@ -40,7 +40,7 @@ class Report:
 
 
 def fuzz(target: str, folder: Path, *flags: str) -> Report:
-    """Fuzz a target in a process of its own.
+    """Fuzz a target in a new process.
 
     Args:
         target: Its name.

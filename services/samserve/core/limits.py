@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from samserve.core.errors import InvalidInput
 
 DEFAULT_PROMPTS = 64  # of a call; the client library splits larger calls
+DEFAULT_BATCHES = 8  # calls of several prompts in progress
 
 LONGEST_STRING = 64  # characters of a name, a version or an id
 LONGEST_TIMEOUT = 10  # digits of a number of milliseconds: four months

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from samserve.core.errors import Overloaded
+from samserve.core.limits import DEFAULT_BATCHES
 from samserve.infra.metrics import DECODE_WAITING
 from samserve.infra.pool import submit
 
 Result = TypeVar("Result")
 
 SHORTEST_RETRY, LONGEST_RETRY = 0.1, 10.0  # seconds after which a refused caller may retry
-MOST_BATCHES = 8  # calls of several prompts in progress
 
 
 class DecodeQueue:
@@ -31,7 +31,7 @@ class DecodeQueue:
     large the batches are, and an accepted batch always finishes.
     """
 
-    def __init__(self, threads: int, queue: int, batches: int = MOST_BATCHES) -> None:
+    def __init__(self, threads: int, queue: int, batches: int = DEFAULT_BATCHES) -> None:
         """Create the places.
 
         Args:

@@ -25,7 +25,7 @@ MOMENT = 0.25  # seconds; enough for a megabyte on an idle TCP connection with 2
 
 
 class DelayedStatus(grpc.aio.ServerInterceptor):
-    """Receives the message of a unary call, and sends its status, in steps of their own.
+    """Receives the message of a unary call and sends its status in separate steps.
 
     The message is received by `Transfers`, which bounds it. While `draining` is set, the status is
     sent after a pause. The caller sees the same call. It costs 0.15 ms a call.

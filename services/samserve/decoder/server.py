@@ -36,7 +36,6 @@ from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host, join_address
 from samserve.infra.cache import (
-    CacheOptions,
     EmbeddingCache,
     UnsupportedRedis,
     refuse_cluster,
@@ -70,15 +69,7 @@ async def serve(settings: DecoderSettings) -> None:
 
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
-    cache = EmbeddingCache(
-        CacheOptions(
-            settings.redis_url,
-            settings.cache_ttl_s,
-            settings.redis_timeout_s,
-            settings.image_range,
-            settings.cache_secret.get_secret_value(),
-        )
-    )
+    cache = EmbeddingCache(settings.cache_options)
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
     )

@@ -18,7 +18,7 @@ from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host
-from samserve.infra.cache import CacheOptions, EmbeddingCache
+from samserve.infra.cache import EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
@@ -41,15 +41,7 @@ class EmbeddingService(EmbeddingServicer):
             share_metrics(settings.metrics_port, bare_host(settings.host))
         _return_memory_of_images()
 
-        cache = EmbeddingCache(
-            CacheOptions(
-                settings.redis_url,
-                settings.cache_ttl_s,
-                settings.redis_timeout_s,
-                settings.image_range,
-                settings.cache_secret.get_secret_value(),
-            )
-        )
+        cache = EmbeddingCache(settings.cache_options)
         limits = settings.image_limits
         pool = ThreadPoolExecutor(settings.image_threads, "image")
         workers = ImageWorkers(

@@ -1,4 +1,4 @@
-"""Decodes images in a process of its own; image_workers.py starts it and sends it the work.
+"""A process that decodes images; image_workers.py starts it and sends it the work.
 
 A decoder in C cannot be interrupted and may be broken by what it reads. Here it can be killed,
 and the system bounds its processor time and its memory. Imports only what decoding needs.

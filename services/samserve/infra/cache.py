@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -29,9 +29,9 @@ from redis.retry import Retry as SyncRetry
 
 from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
 from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
-from samserve.core.image import ImageRange
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
+from samserve.infra.cache_options import CacheOptions
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
 from samserve.infra.seal import Seal
 
@@ -64,29 +64,6 @@ class Claim(Enum):
     HELD = "held"  # another replica encodes it, or Redis was too slow: ask again soon
     STORED = "stored"  # the embedding is in the cache by now
     ALONE = "alone"  # Redis is down or refuses, so replicas cannot coordinate
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """Options of the cache.
-
-    Attributes:
-        url: redis://..., rediss://... or unix://...
-        ttl: Lifetime of an entry since its last use, in seconds.
-        timeout: Time limit of one operation, in seconds.
-        image_range: How images of 16 bits become 8, which changes their embeddings.
-        secret: Seals the entries; empty leaves them unsealed.
-    """
-
-    url: str
-    ttl: int
-    timeout: float
-    image_range: ImageRange = "full"
-    secret: str = field(default="", repr=False)
-
-    def name(self, key: CacheKey) -> str:
-        """Return the name of an entry in Redis."""
-        return str(key) if self.image_range == "full" else f"{key}:{self.image_range}"
 
 
 class UnsupportedRedis(Exception):

@@ -27,10 +27,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
-from samserve.core.embedding import SizeLimits
+from samserve.core.embedding import DEFAULT_LIMITS, SizeLimits
 from samserve.core.image import ImageRange, Limits
-from samserve.core.limits import DEFAULT_PROMPTS, BulkLimits, RequestLimits
+from samserve.core.limits import DEFAULT_BATCHES, DEFAULT_PROMPTS, BulkLimits, RequestLimits
 from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
+from samserve.infra.cache_options import CacheOptions
 
 PREFIX = "SAMSERVE_"
 OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
@@ -130,7 +131,7 @@ class CommonSettings(EnvironmentSettings):
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
     )
     max_image_pixels: int = Field(
-        default=40_000_000,
+        default=DEFAULT_LIMITS.max_pixels,
         gt=0,
         le=200_000_000,
         description=(
@@ -139,7 +140,7 @@ class CommonSettings(EnvironmentSettings):
         ),
     )
     max_image_aspect: float = Field(
-        default=64,
+        default=DEFAULT_LIMITS.max_aspect,
         ge=1,
         description=(
             "Limit of an image's long side divided by its short side, likewise for both services."
@@ -151,6 +152,14 @@ class CommonSettings(EnvironmentSettings):
             "What is white in grey images of 16 bits. `full`: the largest value of 16 bits. "
             "`auto`: the largest value of the bits that the image uses, for cameras of 10 to 14 "
             "bits. Both services must have the same value."
+        ),
+    )
+    max_connections: int = Field(
+        default=1024,
+        gt=0,
+        description=(
+            "Connections that a decoder, or HAProxy before the embedding service, accepts at once. "
+            "HAProxy counts those to replicas too."
         ),
     )
     slow_s: float = Field(
@@ -168,6 +177,17 @@ class CommonSettings(EnvironmentSettings):
             "Empty means no traces; needs the extra `samserve[tracing]`."
         ),
     )
+
+    @property
+    def cache_options(self) -> CacheOptions:
+        """The options of the cache."""
+        return CacheOptions(
+            self.redis_url,
+            self.cache_ttl_s,
+            self.redis_timeout_s,
+            self.image_range,
+            self.cache_secret.get_secret_value(),
+        )
 
     @property
     def size_limits(self) -> SizeLimits:
@@ -223,11 +243,6 @@ class EmbeddingSettings(CommonSettings):
         default=64,
         ge=0,
         description="Images that may wait for a slot; more are refused as overload.",
-    )
-    max_connections: int = Field(
-        default=1024,
-        gt=0,
-        description="Connections that HAProxy accepts at once, those to replicas included.",
     )
     idle_timeout_s: float = Field(
         default=60,
@@ -302,7 +317,7 @@ class DecoderSettings(CommonSettings, BundleSettings):
         description="Prompts that may wait for a thread; more are refused as overload.",
     )
     decode_batches: int = Field(
-        default=8,
+        default=DEFAULT_BATCHES,
         gt=0,
         description=(
             "Calls of several prompts in progress; they take turns. More are refused as overload."
@@ -342,9 +357,6 @@ class DecoderSettings(CommonSettings, BundleSettings):
         default=30,
         gt=0,
         description="Time limit to receive a request, and to send an answer, in seconds.",
-    )
-    max_connections: int = Field(
-        default=1024, gt=0, description="Connections; further ones are closed."
     )
     max_calls_per_connection: int = Field(
         default=128,

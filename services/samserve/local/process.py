@@ -33,7 +33,7 @@ class StartFailed(RuntimeError):
 
 
 class Program:
-    """A running child process in a session of its own.
+    """A running child process, the leader of a new session.
 
     It gets SIGTERM when the thread that started it ends, so that it does not outlive a parent that
     was killed.

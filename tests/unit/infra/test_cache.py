@@ -1,4 +1,5 @@
-from samserve.infra.cache import CacheKey, CacheOptions
+from samserve.infra.cache import CacheKey
+from samserve.infra.cache_options import CacheOptions
 
 KEY = CacheKey("public", "v1", "ab" * 32)
 

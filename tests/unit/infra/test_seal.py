@@ -3,7 +3,7 @@ import pytest
 from samserve.codec.packed import HEADER_BYTES, DamagedEmbedding, pack
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
-from samserve.infra.cache import CacheOptions
+from samserve.infra.cache_options import CacheOptions
 from samserve.infra.seal import SEAL_BYTES, Seal
 
 SECRET = "correct horse battery"  # noqa: S105
