@@ -76,11 +76,11 @@ class Hedge:
         """Make a unary call, more than once if it takes unusually long. Raises grpc.RpcError.
 
         Args:
-            method: a stub's method.
-            request: the message to send.
-            timeout: seconds for all attempts together.
-            metadata: pairs sent with each attempt.
-            prompts: how much work the request is.
+            method: A stub's method.
+            request: The message to send.
+            timeout: Seconds for all attempts together.
+            metadata: Pairs sent with each attempt.
+            prompts: How much work the request is.
         """
         deadline = time.monotonic() + timeout
         delay: float | None = min(self._delay * prompts, timeout / SHARE)

@@ -38,8 +38,8 @@ def read_bytes(image: ImageInput) -> bytes:
     """Return the encoded bytes.
 
     Raises:
-        OSError: the file cannot be read.
-        InvalidInput: this is no image of a known kind.
+        OSError: The file cannot be read.
+        InvalidInput: This is no image of a known kind.
     """
     if isinstance(image, bytes):
         return image

@@ -20,9 +20,9 @@ class Click:
     """A point in pixels of the oriented image.
 
     Attributes:
-        x: pixels from the left edge.
-        y: pixels from the top edge.
-        on: whether the point is on the object; False marks the background.
+        x: Pixels from the left edge.
+        y: Pixels from the top edge.
+        on: Whether the point is on the object; False marks the background.
     """
 
     x: float
@@ -52,9 +52,9 @@ class Prompt:
     """A prompt for one object.
 
     Attributes:
-        points: clicks on the object and on the background, as `Click`, (x, y) or (x, y, label).
-        box: a rectangle around the object, as `Box` or (x0, y0, x1, y1).
-        mask_input: low-res logits of an earlier mask to refine: its `low_res_logits` as bytes,
+        points: Clicks on the object and on the background, as `Click`, (x, y) or (x, y, label).
+        box: A rectangle around the object, as `Box` or (x0, y0, x1, y1).
+        mask_input: Low-res logits of an earlier mask to refine: its `low_res_logits` as bytes,
             or a float16 array [256, 256].
         multimask: True for three candidate masks, False for one mask; None lets the service choose.
     """
@@ -69,11 +69,11 @@ def write_prompts(prompts: Iterable[Prompt], size: Size | None = None) -> list[p
     """Convert to the proto.
 
     Args:
-        prompts: one prompt for each object.
-        size: of the image, to cut boxes off at its edges; None leaves them as they are.
+        prompts: One prompt for each object.
+        size: Of the image, to cut boxes off at its edges; None leaves them as they are.
 
     Raises:
-        InvalidInput: a value has the wrong type; the error names the field.
+        InvalidInput: A value has the wrong type; the error names the field.
     """
     return [write_prompt(prompt, f"prompts[{index}]", size) for index, prompt in enumerate(prompts)]
 

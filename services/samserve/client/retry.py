@@ -31,8 +31,8 @@ class RetryingCaller:
         """Create a caller.
 
         Args:
-            stage: the service's name in errors.
-            metadata: pairs sent with each attempt.
+            stage: The service's name in errors.
+            metadata: Pairs sent with each attempt.
         """
         self._stage = stage
         self._metadata = metadata
@@ -59,14 +59,14 @@ class RetryingCaller:
         caller: the second attempt follows at once.
 
         Args:
-            method: a stub's method.
-            request: the message to send.
-            timeout: seconds for all attempts together.
-            hedge: makes the attempts, for a request that may be made twice at once.
-            prompts: as in `Hedge.call`.
+            method: A stub's method.
+            request: The message to send.
+            timeout: Seconds for all attempts together.
+            hedge: Makes the attempts, for a request that may be made twice at once.
+            prompts: As in `Hedge.call`.
 
         Raises:
-            SamserveError: as `error_of` translates. If the time runs out in a later attempt, the
+            SamserveError: As `error_of` translates. If the time runs out in a later attempt, the
                 error of the attempt before it, which says why.
         """
         deadline = time.monotonic() + timeout

@@ -24,8 +24,8 @@ class Part:
     """Consecutive prompts of a caller.
 
     Attributes:
-        first: number of the first of them.
-        prompts: the prompts.
+        first: Number of the first of them.
+        prompts: The prompts.
     """
 
     first: int
@@ -38,7 +38,7 @@ def ask_in_parts(prompts: Sequence[pb.Prompt], ask: Callable[[Part], Answer]) ->
     The first call is made alone: it uploads the image if it must.
 
     Raises:
-        InvalidInput: as `ask` does; the error names the prompt by its number among all.
+        InvalidInput: As `ask` does; the error names the prompt by its number among all.
     """
     parts = [Part(first, prompts[first : first + PART]) for first in range(0, len(prompts), PART)]
     if len(parts) <= 1:

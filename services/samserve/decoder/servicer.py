@@ -149,7 +149,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         asked = _image_request(request.open, context)
         with span("Interact.open", Kind.SERVER), self._transfers.hold_image(asked.data):
             image = await self._segmenter.find(asked, model, clock)
-        await context.write(_opened_response(image, clock))
+        await self._transfers.send(context, _opened_response(image, clock))
 
         interaction = Interaction(self._segmenter, model, image, output, slow=self._limits.slow)
         return interaction, image.ready.size
