@@ -37,7 +37,7 @@ class Target:
         decoder: `host:port`.
         embedding: `host:port`.
         redis: A URL.
-        begin: To be called when the attack is prepared and begins.
+        begin: Called when the attack is prepared; returns when it may begin.
     """
 
     decoder: str
