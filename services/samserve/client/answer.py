@@ -51,6 +51,7 @@ class Mask:
         polygons: the mask's connected parts.
         bits: one bit a pixel, row by row; each row is padded to whole bytes, and the leftmost
             pixel is a byte's highest bit.
+        candidate: number among the decoder's outputs, 0 to 2: the order of SAM's own library.
     """
 
     size: Size
@@ -63,6 +64,7 @@ class Mask:
     png: bytes
     polygons: list[Polygon]
     bits: bytes
+    candidate: int = 0
 
     def array(self) -> Bools:
         """The mask as bool [height, width], decoded from its RLE."""
@@ -209,6 +211,7 @@ def _read_mask(mask: pb.Mask, size: Size) -> Mask:
         png=mask.png,
         polygons=[_read_polygon(polygon) for polygon in mask.polygons],
         bits=mask.bits,
+        candidate=mask.candidate,
     )
 
 

@@ -58,6 +58,11 @@ class ModelRegistry:
         }
         self._refreshed: dict[str, float] = {}
 
+    @property
+    def served(self) -> list[ServedModel]:
+        """The models; the first is the default."""
+        return list(self._models.values())
+
     def resolve(self, name: str) -> ServedModel:
         """Return the model of this name.
 

@@ -103,6 +103,11 @@ class Segmenter:
         self._pool = pool
         self._queue = queue
 
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models; the first is the default."""
+        return self._models.served
+
     def resolve(self, model: str) -> ServedModel:
         """Return the model of this name. Raises ModelNotFound."""
         return self._models.resolve(model)

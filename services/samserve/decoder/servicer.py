@@ -21,6 +21,7 @@ from samserve.decoder.masks.polygons import Ring
 from samserve.decoder.masks.write import MaskAnswer, Output, check_output
 from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, PromptInput
+from samserve.decoder.registry import ServedModel
 from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segmenter
 from samserve.decoder.transfers import Transfers
 from samserve.infra.stages import StageClock
@@ -121,6 +122,15 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
         if call.failed:
             await _abort(call, context)
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest | RefusedMessage, context: Context
+    ) -> pb.ListModelsResponse:
+        with call_scope("ListModels", context.invocation_metadata() or ()) as call:
+            context.set_trailing_metadata(call.trailing_metadata)
+            parsed(request)
+            return pb.ListModelsResponse(models=map(_model, self._segmenter.models))
+        return await _abort(call, context)
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
@@ -330,6 +340,16 @@ def _mask(mask: MaskAnswer, size: Size) -> pb.Mask:
             for polygon in mask.polygons or ()
         ],
         bits=mask.bits or b"",
+        candidate=mask.candidate,
+    )
+
+
+def _model(model: ServedModel) -> pb.ListModelsResponse.Model:
+    return pb.ListModelsResponse.Model(
+        name=model.name,
+        version=model.model_version,
+        side=model.decoder.bundle.frame.side,
+        low_res=model.low_res,
     )
 
 

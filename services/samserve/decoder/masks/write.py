@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
 from samserve.core import runs
-from samserve.core.arrays import Floats
+from samserve.core.arrays import Floats, Ints
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size
 from samserve.core.rle import encode_rle
@@ -63,6 +63,7 @@ class MaskAnswer:
         polygons: Outlines with holes.
         bits: Rows of whole bytes, the first pixel in the highest bit.
         low_res_logits: fp16, row-major.
+        candidate: Number among the decoder's outputs.
     """
 
     predicted_iou: float
@@ -74,6 +75,7 @@ class MaskAnswer:
     polygons: list[Polygon] | None
     bits: bytes | None
     low_res_logits: bytes | None
+    candidate: int = 0
 
     @property
     def sent_bytes(self) -> int:
@@ -96,6 +98,8 @@ class ScoredLogits(Protocol):
     def predicted_iou(self) -> Floats: ...  # [M]
     @property
     def stability(self) -> Floats: ...  # [M]
+    @property
+    def order(self) -> Ints: ...  # [M]
 
 
 def check_output(output: Output) -> None:
@@ -138,12 +142,18 @@ def write_masks(
         InvalidInput: The answer has grown over its limit.
     """
     masks: list[MaskAnswer] = []
-    scored = zip(candidates.logits, candidates.predicted_iou, candidates.stability, strict=True)
-    for logits, iou, stability in islice(scored, output.max_masks or None):
+    scored = zip(
+        candidates.logits,
+        candidates.predicted_iou,
+        candidates.stability,
+        candidates.order,
+        strict=True,
+    )
+    for logits, iou, stability, candidate in islice(scored, output.max_masks or None):
         answer_size.check()
         mask = write_mask(logits, (float(iou), float(stability)), size, frame, output)
         answer_size.add(mask.sent_bytes)
-        masks.append(mask)
+        masks.append(replace(mask, candidate=int(candidate)))
 
     return masks
 

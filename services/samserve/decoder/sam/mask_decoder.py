@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from samserve.bundles.bundle import Bundle
 from samserve.bundles.files import BrokenBundle
-from samserve.core.arrays import Floats
+from samserve.core.arrays import Floats, Ints
 from samserve.core.embedding import Embedding
 from samserve.core.family import Family, UnknownFamily, family_named
 from samserve.decoder.prompt import Prompt, tokens
@@ -34,11 +34,13 @@ class Candidates:
         logits: [M, L, L], low-res, in the model's mask frame.
         predicted_iou: [M].
         stability: [M], stability scores.
+        order: [M], each mask's number among the decoder's outputs.
     """
 
     logits: Floats
     predicted_iou: Floats
     stability: Floats
+    order: Ints
 
 
 class MaskDecoder:
@@ -98,7 +100,7 @@ class MaskDecoder:
         stability = np.array(scores, np.float32)
 
         best_first = np.argsort(-ious * stability, kind="stable")
-        return Candidates(logits[best_first], ious[best_first], stability[best_first])
+        return Candidates(logits[best_first], ious[best_first], stability[best_first], best_first)
 
 
 def _family_of(bundle: Bundle) -> Family:

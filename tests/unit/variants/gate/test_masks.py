@@ -28,7 +28,8 @@ class FixedDecoder:
             mask[:side, :side] = 8
             logits.append(mask)
         scores = np.ones(len(logits), np.float32)
-        return [Candidates(np.stack(logits), scores, scores)] * len(prompts)
+        order = np.arange(len(logits))
+        return [Candidates(np.stack(logits), scores, scores, order)] * len(prompts)
 
 
 def test_candidates_that_swap_places_agree() -> None:
