@@ -29,7 +29,7 @@ MAX_SWEEP_MASKS = 4096  # of an answer; the best are sent
 MAX_SHORTLIST_BYTES = 64 * 2**20  # of the masks that passed the thresholds, while a sweep runs
 DEFAULT_SWEEPS = 2  # in progress
 MAX_ACCEPTED = 1000  # masks that a person has accepted already
-MAX_ACCEPTED_RUNS = 4_000_000  # of all accepted masks together
+MAX_ACCEPTED_NUMBERS = 2**22  # bytes of their run lengths and coordinates of their polygons
 
 
 @dataclass(frozen=True, slots=True)

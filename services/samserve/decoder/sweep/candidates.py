@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from samserve.decoder.prompt import FOREGROUND, Prompt
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.sweep.boxes import near_crop_edge
+from samserve.decoder.sweep.doubt import doubt
 from samserve.decoder.sweep.options import SweepOptions
 from samserve.decoder.sweep.records import Record, box_of
 
@@ -44,6 +45,25 @@ class Question:
     size: Size
 
 
+def propose(
+    decoder: MaskDecoder, question: Question, options: SweepOptions, pause: Pause
+) -> list[Record]:
+    """Decode a point and return the best mask that passes the thresholds, with its doubt.
+
+    Arguments as of `ask`.
+    """
+    frame = decoder.bundle.mask_frame
+    (candidates,) = _decode(decoder, question, options, pause)
+    for index in range(len(candidates.logits)):  # the best first
+        record = judge(candidates, index, question, frame, options)
+        if record is not None:
+            size, threshold = question.crop.size, options.mask_threshold
+            found = doubt(candidates, index, size, frame, threshold)
+            ask_at = found.ask + np.array([question.crop.x0, question.crop.y0], np.float32)
+            return [replace(record, doubt=replace(found, ask=ask_at))]
+    return []
+
+
 def ask(
     decoder: MaskDecoder, question: Question, options: SweepOptions, pause: Pause
 ) -> list[Record]:
@@ -55,11 +75,13 @@ def ask(
         options: The thresholds.
         pause: Called between small pieces of the work; returns when it may go on.
     """
-    return [
-        record
+    frame = decoder.bundle.mask_frame
+    judged = [
+        judge(candidates, index, question, frame, options)
         for candidates in _decode(decoder, question, options, pause)
-        for record in judge(candidates, question, decoder.bundle.mask_frame, options)
+        for index in np.argsort(candidates.order, kind="stable")
     ]
+    return [record for record in judged if record is not None]
 
 
 def _decode(
@@ -86,33 +108,40 @@ def _decode(
 
 
 def judge(
-    candidates: Candidates, question: Question, frame: Frame, options: SweepOptions
-) -> Iterator[Record]:
-    """Yield the masks that pass the thresholds, in the decoder's order."""
+    candidates: Candidates, index: int, question: Question, frame: Frame, options: SweepOptions
+) -> Record | None:
+    """Return a candidate at the image's size, or None if it does not pass the thresholds.
+
+    Args:
+        candidates: Of a point.
+        index: Of the candidate.
+        question: The point.
+        frame: The model's mask frame.
+        options: The thresholds.
+    """
+    iou = float(candidates.predicted_iou[index])
+    if options.pred_iou_thresh > 0 and not iou > options.pred_iou_thresh:
+        return None
+
     crop = question.crop
-    for index in np.argsort(candidates.order, kind="stable"):
-        iou = float(candidates.predicted_iou[index])
-        if options.pred_iou_thresh > 0 and not iou > options.pred_iou_thresh:
-            continue
+    logits = candidates.logits[index] - np.float32(options.mask_threshold)
+    stability = stability_over(logits, crop.size, frame, options)
+    if stability is None:
+        return None
 
-        logits = candidates.logits[index] - np.float32(options.mask_threshold)
-        stability = stability_over(logits, crop.size, frame, options)
-        if stability is None:
-            continue
-
-        mask = place(outline(logits, crop.size, frame), crop, question.size)
-        box = box_of(mask)
-        if not len(mask.changes) or near_crop_edge(box[None], crop, question.size)[0]:
-            continue
-        yield Record(
-            mask=mask,
-            box=box,
-            point=question.point + np.array([crop.x0, crop.y0], np.float32),
-            crop=crop,
-            number=int(candidates.order[index]),
-            predicted_iou=iou,
-            stability=stability,
-        )
+    mask = place(outline(logits, crop.size, frame), crop, question.size)
+    box = box_of(mask)
+    if not len(mask.changes) or near_crop_edge(box[None], crop, question.size)[0]:
+        return None
+    return Record(
+        mask=mask,
+        box=box,
+        point=question.point + np.array([crop.x0, crop.y0], np.float32),
+        crop=crop,
+        number=int(candidates.order[index]),
+        predicted_iou=iou,
+        stability=stability,
+    )
 
 
 def stability_over(logits: Floats, size: Size, frame: Frame, options: SweepOptions) -> float | None:

@@ -12,6 +12,7 @@ from samserve.core.arrays import Array, Floats, Ints
 from samserve.core.components import fill_holes, remove_islands
 from samserve.core.crop import Crop
 from samserve.decoder.sweep.boxes import suppress
+from samserve.decoder.sweep.doubt import Doubt
 
 OVERHEAD = 500  # bytes of a record beside its mask
 
@@ -29,6 +30,7 @@ class Record:
         predicted_iou: The model's estimate.
         stability: Stability score.
         changed: Whether small regions were removed.
+        doubt: What is uncertain about it; None unless asked for.
     """
 
     mask: runs.Runs
@@ -39,6 +41,7 @@ class Record:
     predicted_iou: float
     stability: float
     changed: bool = False
+    doubt: Doubt | None = None
 
     @property
     def nbytes(self) -> int:

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from samserve.core.crop import Crop, whole
 from samserve.core.geometry import Frame, Size
 from samserve.decoder.masks.outline import outline
 from samserve.decoder.sam.mask_decoder import Candidates
-from samserve.decoder.sweep.candidates import Question, judge, stability_over
+from samserve.decoder.sweep.candidates import Question, stability_over
+from samserve.decoder.sweep.candidates import judge as judge_one
 from samserve.decoder.sweep.options import SweepOptions
+from samserve.decoder.sweep.records import Record
 
 FRAME = Frame(256)
 SIDE = 64
@@ -30,6 +34,16 @@ def candidates(*masks: np.ndarray, ious: tuple[float, ...] = (0.95, 0.9, 0.85)) 
 
 def question(crop: Crop, size: Size) -> Question:
     return Question(None, crop, np.array([3, 4], np.float32), size)  # type: ignore[arg-type]
+
+
+def judge(
+    found: Candidates, question: Question, frame: Frame, options: SweepOptions
+) -> Iterator[Record]:
+    """Judge all candidates of a point, in the decoder's order."""
+    for index in np.argsort(found.order):
+        record = judge_one(found, int(index), question, frame, options)
+        if record is not None:
+            yield record
 
 
 def test_masks_over_both_thresholds_are_kept_in_the_decoders_order() -> None:
