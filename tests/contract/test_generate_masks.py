@@ -16,7 +16,16 @@ from contract.test_segmentation import CLICK, ID, request
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
 from PIL import Image
-from samserve.client import Client
+from samserve.client import (
+    AsyncClient,
+    CachedImage,
+    Client,
+    Everything,
+    GridOptions,
+    Polygon,
+    Sureness,
+)
+from samserve.core.errors import InvalidInput
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle, encode_rle
 from samserve.core.runs import runs_of
@@ -312,3 +321,34 @@ def cat(quality: int = 90) -> bytes:
     out = io.BytesIO()
     Image.fromarray(skimage.data.chelsea()).save(out, "JPEG", quality=quality)
     return out.getvalue()
+
+
+async def test_both_clients_return_all_records_and_report_progress(service: Service) -> None:
+    data = b"an image that only its hash is read of"
+    options = GridOptions(
+        points_per_side=4, points_per_batch=8, pred_iou_thresh=0.05, stability_score_thresh=0.05
+    )
+    progress: list[tuple[int, int]] = []
+
+    def use_client() -> tuple[Everything, Everything]:
+        with Client(service.address, service.address) as client:
+            found = client.generate_masks(
+                data, options, on_progress=lambda *done: progress.append(done)
+            )
+            accepted = [found.records[0].mask, found.records[1].mask.array()]
+            return found, client.propose(data, accepted, options, sureness=Sureness(0, 0, 1))
+
+    found, left = await asyncio.to_thread(use_client)
+    assert progress == [(0, 16), (8, 16), (16, 16), (16, 16)]
+    assert found.image_id == image_id(data) and found.size == SIZE
+    assert len(found.records) == found.found > 1
+    assert found.records[0].crop_box == (0, 0, SIZE.width, SIZE.height)
+    assert all(record.sure for record in left.records)
+
+    async with AsyncClient(service.address, service.address) as client:
+        again = await client.generate_masks(CachedImage(image_id(data)), options, max_masks=2)
+        assert again.records == found.records[:2] and again.found == found.found
+        with pytest.raises(InvalidInput, match="points_per_side"):
+            await client.generate_masks(data, GridOptions(points_per_side=999))
+        whole = Polygon(np.array([[0, 0], [0, 999], [999, 999], [999, 0]], np.float32), [])
+        assert not (await client.propose(data, [[whole]], options)).records

@@ -215,11 +215,12 @@ def read_answer(answer: pb.PredictResponse) -> Answer:
         size=size,
         cache=cache_status_from_proto(answer.cache),
         timings_ms={timing.stage: timing.milliseconds for timing in answer.timings},
-        results=[[_read_mask(mask, size) for mask in result.masks] for result in answer.results],
+        results=[[read_mask(mask, size) for mask in result.masks] for result in answer.results],
     )
 
 
-def _read_mask(mask: pb.Mask, size: Size) -> Mask:
+def read_mask(mask: pb.Mask, size: Size) -> Mask:
+    """Convert from the proto; `size` is the image's."""
     box = mask.bbox
 
     return Mask(
