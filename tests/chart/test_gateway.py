@@ -19,6 +19,7 @@ from manifests import (
     render,
     rendered,
 )
+from samserve.infra.settings import GatewaySettings
 
 EVERYTHING, DEFAULT = CHART / "ci" / "everything.yaml", CHART / "ci" / "default.yaml"
 
@@ -82,7 +83,7 @@ def test_a_route_waits_for_an_upload_and_the_answer() -> None:
     (route,) = of_kind(manifests, "HTTPRoute")
     (gateway,) = part(manifests, "gateway")
     seconds = int(route["spec"]["rules"][0]["timeouts"]["request"].removesuffix("s"))
-    upload = 30  # SAMSERVE_UPLOAD_S
+    upload = GatewaySettings.model_fields["upload_s"].default
     call = int(environment(gateway.containers[0])["SAMSERVE_CALL_TIMEOUT_S"])
 
     assert seconds >= upload + call
