@@ -28,7 +28,9 @@ MASKS = f"/v1/images/{'0' * 64}/masks"
 
 @pytest.fixture
 def settings() -> GatewaySettings:
-    return GatewaySettings(max_body_bytes=8 * MIB, max_bodies_bytes=24 * MIB, upload_s=1)
+    return GatewaySettings(
+        max_body_bytes=8 * MIB, max_bodies_bytes=24 * MIB, upload_s=1, max_requests=32
+    )
 
 
 @pytest.fixture
@@ -171,13 +173,26 @@ async def test_more_requests_than_the_most_are_refused(
         asyncio.create_task(request(url, head)) for _ in range(service.settings.max_requests)
     ]
     async with httpx.AsyncClient(base_url=url) as http:
-        answer = await http.get("/healthz")
-        while answer.status_code == 200 and not all(task.done() for task in waiting):
-            answer = await http.get("/healthz")
+        answer = await http.get("/nothing")
+        while answer.status_code == 404 and not all(task.done() for task in waiting):
+            answer = await http.get("/nothing")
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         await asyncio.gather(*waiting)
         assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_only_the_liveness_probe_is_answered_beyond_the_most_connections(
+    gateway_app: FastAPI,
+) -> None:
+    async with (
+        serving(gateway_app, max_connections=1) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        for _ in range(2):  # on one connection
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.get("/v1/models")).status_code == 503
+            assert (await http.get("/readyz")).status_code == 503
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"a":NaN}', b"\xff", b'{"a":1}x'])
