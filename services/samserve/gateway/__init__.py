@@ -1,1 +1,1 @@
-"""The HTTP gateway: translates what labeling products send into calls of the services."""
+"""The HTTP gateway: REST, and the protocols of labeling tools. It speaks gRPC to the services."""
