@@ -10,9 +10,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from samserve.core.errors import SamserveError
+from samserve.gateway.label_studio import routes as label_studio
 from samserve.gateway.middleware import Observed
 from samserve.gateway.problem import problem_of
-from samserve.gateway.label_studio import routes as label_studio
 from samserve.gateway.rest import routes as rest
 from samserve.gateway.rest.answers import json_response, problem_response
 from samserve.gateway.service import Service
