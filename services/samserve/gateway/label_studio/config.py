@@ -112,7 +112,7 @@ class _Elements:
     def parse(self, xml: str) -> list[_Element]:
         try:
             self._parser.Parse(xml, True)
-        except expat.ExpatError as problem:
+        except (expat.ExpatError, UnicodeEncodeError) as problem:
             raise InvalidInput(FIELD, f"{FIELD}: invalid XML: {problem}") from problem
         return self._found
 
