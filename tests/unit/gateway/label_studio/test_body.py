@@ -30,7 +30,7 @@ def test_only_the_unused_lists_change(
     tasks: list[tuple[dict[str, Any], Any]], ascii_only: bool, compact: bool
 ) -> None:
     whole = [{"id": 1, **lists, "data": data} for lists, data in tasks]
-    without = [{"id": 1, **dict.fromkeys(lists, []), "data": data} for lists, data in tasks]
+    without = [{"id": 1, **{name: [] for name in lists}, "data": data} for lists, data in tasks]
     separators = (",", ":") if compact else None
     body = json.dumps({"tasks": whole}, ensure_ascii=ascii_only, separators=separators).encode()
     assert json.loads(cut_unused(body)) == {"tasks": without}

@@ -13,7 +13,9 @@ from samserve.gateway.label_studio.config import (
 
 IMAGE = '<Image name="image" value="$photo"/>'
 CONTROLS = {
-    "brush": '<BrushLabels name="b" toName="image"><Label value="Coin"/><Label value="Ö"/></BrushLabels>',
+    "brush": (
+        '<BrushLabels name="b" toName="image"><Label value="Coin"/><Label value="Ö"/></BrushLabels>'
+    ),
     "bitmask": '<BitmaskLabels name="m" toName="image"><Label value="Coin"/></BitmaskLabels>',
     "polygon": '<PolygonLabels name="p" toName="image"><Label value="Coin"/></PolygonLabels>',
     "rectangle": '<RectangleLabels name="r" toName="image"><Label value="Coin"/></RectangleLabels>',
