@@ -31,6 +31,12 @@ class Credentials:
         self._access_until = 0.0
         self._lock = asyncio.Lock()
 
+    def __str__(self) -> str:
+        """Its kind; never the token."""
+        if not self._token:
+            return "no token"
+        return "personal access token" if self.is_personal else "legacy token"
+
     @property
     def is_personal(self) -> bool:
         """Whether the token is exchanged for short-lived ones."""

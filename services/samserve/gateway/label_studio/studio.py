@@ -17,6 +17,7 @@ from samserve.infra.settings import GatewaySettings
 
 STORAGES = ("s3", "gs", "azure-blob", "redis")  # schemes that Label Studio itself fetches
 UNAUTHORIZED = 401
+BASE_FIELD = "SAMSERVE_LABEL_STUDIO_URL"  # named in errors of requests that no caller's URL caused
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class LabelStudio:
         self._hosts = (*hosts, *settings.image_hosts, *settings.private_image_hosts)
         self._fetcher = Fetcher(self._hosts, image_limits(settings))
         token = settings.label_studio_token.get_secret_value()
-        self._credentials = Credentials(token, self._base, self._fetcher)
+        self.credentials = Credentials(token, self._base, self._fetcher)
 
     @property
     def is_configured(self) -> bool:
@@ -92,10 +93,22 @@ class LabelStudio:
             "resolve_uri": "false",
             "query": orjson.dumps(query).decode(),
         }
-        body = await self._get(
-            f"{self._base}/api/tasks?{urlencode(options)}", "SAMSERVE_LABEL_STUDIO_URL"
-        )
-        return _sources(body, key)[:count]
+        answer = await self.api(f"/api/tasks?{urlencode(options)}")
+        try:
+            return [
+                image_source(int(task["id"]), task["data"], key, f"data.{key}")
+                for task in answer["tasks"][:count]
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise FetchFailed(BASE_FIELD, "Label Studio answered no tasks") from problem
+
+    async def api(self, path: str) -> Any:
+        """Return the JSON that Label Studio's API answers. Raises InvalidInput."""
+        body = await self._get(f"{self._base}{path}", BASE_FIELD)
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as problem:
+            raise FetchFailed(BASE_FIELD, "Label Studio answered no JSON") from problem
 
     def resolve(self, source: ImageSource) -> str:
         """Return the full URL of a task's image.
@@ -137,19 +150,19 @@ class LabelStudio:
         try:
             return await self._get_own(url, field)
         except FetchFailed as problem:
-            if problem.status != UNAUTHORIZED or not self._credentials.is_personal:
+            if problem.status != UNAUTHORIZED or not self.credentials.is_personal:
                 raise
-        self._credentials.expire()
+        self.credentials.expire()
         return await self._get_own(url, field)
 
     async def _get_own(self, url: str, field: str) -> bytes:
-        headers = await self._credentials.headers()
+        headers = await self.credentials.headers()
         return await self._fetcher.fetch(url, field, headers=headers, to_listed_hosts=True)
 
     def _is_own(self, url: str, field: str) -> bool:
         if not self._base:
             return False
-        own = check_url(self._base, self._hosts, "SAMSERVE_LABEL_STUDIO_URL")
+        own = check_url(self._base, self._hosts, BASE_FIELD)
         return check_url(url, self._hosts, field).origin == own.origin
 
 
@@ -161,14 +174,3 @@ def image_source(task: int, data: dict[str, Any], key: str, field: str) -> Image
             field, f"{field}: expected the URL of an image, found {type(url).__name__}"
         )
     return ImageSource(url, task, field)
-
-
-def _sources(body: bytes, key: str) -> list[ImageSource]:
-    """Read Label Studio's list of tasks."""
-    try:
-        tasks = orjson.loads(body)["tasks"]
-        return [image_source(int(task["id"]), task["data"], key, f"data.{key}") for task in tasks]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise FetchFailed(
-            "SAMSERVE_LABEL_STUDIO_URL", "Label Studio answered no tasks"
-        ) from problem
