@@ -147,7 +147,7 @@ def exported_png(work: Work, regions: list[dict[str, Any]]) -> np.ndarray:
 def keep(name: str, payload: Any) -> None:
     """Write a request of the real client, for the replayed test."""
     PAYLOADS.mkdir(parents=True, exist_ok=True)
-    (PAYLOADS / f"{name}.json").write_text(json.dumps(payload, indent=1) + "\n")
+    (PAYLOADS / f"{name}.json").write_text(json.dumps(payload) + "\n")
 
 
 def test_the_backend_is_connected(work: Work, recorder: Recorder) -> None:
