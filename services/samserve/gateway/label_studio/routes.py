@@ -18,15 +18,12 @@ from samserve.gateway.label_studio.body import cut_unused
 from samserve.gateway.label_studio.predictor import MODEL_NAME, Predictor
 from samserve.gateway.problem import Problem
 from samserve.gateway.rest.answers import json_response, problem_response
+from samserve.gateway.rest.routes import PROBLEMS
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
 
 COMPRESSED_BYTES = 10_000  # answers from this size on are compressed
 GZIP_LEVEL = 1
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": "The reason, as problem details; Label Studio logs only the status."}
-    for status in (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-}
 
 log = structlog.get_logger()
 
