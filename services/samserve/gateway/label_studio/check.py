@@ -169,7 +169,7 @@ def _describe(content: Any) -> str:
         return ", ".join(str(value) for value in content.values())
     (result,) = content["results"]
     kinds = sorted({region["type"] for region in result["result"]})
-    return f"{len(result['result'])} regions {', '.join(kinds)}; score {result['score']}"
+    return f"regions: {len(result['result'])} {', '.join(kinds)}; score {result['score']}"
 
 
 def _is_private(url: str) -> bool:
