@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Any
 
 from samserve.client import AsyncClient, CachedImage, Mask
@@ -17,6 +18,7 @@ from samserve.gateway.service import Service
 
 MODEL_NAME = "label-studio"  # in SAMSERVE_GATEWAY_MODELS
 POLYGON_TOLERANCE = 1.0  # pixels
+MOST_PREPARED = 1000  # tasks that annotators work on at once
 
 Result = dict[str, Any]
 
@@ -35,7 +37,8 @@ class Predictor:
         self._version = version
         self._studio = LabelStudio(service.settings)
         self._images = KnownImages(self._studio.image, self._client)
-        self._prepared = (0, 0)  # project and task whose next images were asked for last
+        # Projects and tasks whose next images were asked for, the latest one last.
+        self._prepared: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     async def close(self) -> None:
         await self._images.close()
@@ -124,16 +127,18 @@ class Predictor:
         """Embed the images of the next tasks ahead; once for each task, not for each click."""
         count = self._service.settings.label_studio_prewarm
         place = (project, source.task)
-        if not (self._studio.is_configured and count and project) or place == self._prepared:
+        if not (self._studio.is_configured and count and project) or place in self._prepared:
             return
-        self._prepared = place
+        self._prepared[place] = None
+        if len(self._prepared) > MOST_PREPARED:
+            self._prepared.popitem(last=False)
 
         async def embed_next() -> None:
             key = config.image_key
             following = await self._studio.next_images(project, source.task, count, key)
             self._images.embed_ahead(following)
 
-        self._images.run_behind(embed_next())
+        self._images.run_behind(embed_next)
 
     def _client(self) -> AsyncClient:
         """The client that waits: Label Studio shows a refusal as nothing."""
