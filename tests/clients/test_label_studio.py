@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -21,6 +22,7 @@ from PIL import Image
 from samserve.client import Box, CachedImage, Click, Client
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image_id import image_id
+from samserve.gateway.label_studio import check
 from samserve.local.process import free_port
 from samserve.local.stack import Stack, StackOptions
 from skimage import data
@@ -268,6 +270,21 @@ def test_a_hundred_stored_masks_do_not_reach_the_parser(work: Work, recorder: Re
     work.studio.delete_annotation(annotation)
     assert len(call.json["tasks"][0]["annotations"][0]["result"]) == 100
     assert call.status == 200
+
+
+def test_the_check_finds_a_task_and_predicts_it(
+    work: Work, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("HEALTH_S", "SETUP_S", "PREDICT_S"):
+        monkeypatch.setattr(check, limit, CAP)
+
+    async def steps() -> list[check.Step]:
+        url = f"{recorder.url}/label-studio"
+        return [step async for step in check.steps(url, work.studio.url, TOKEN)]
+
+    states = {step.name: step.state for step in asyncio.run(steps())}
+    assert states.pop("address") == check.NOTE
+    assert states == dict.fromkeys(("health", "setup", "tasks", "image", "predict"), check.OK)
 
 
 def test_events_are_accepted(recorder: Recorder) -> None:
