@@ -269,14 +269,14 @@ class TestPersonalToken:
     async def test_it_is_exchanged_once_and_again_when_refused(
         self, http: httpx.AsyncClient, studio: Web, picture: bytes
     ) -> None:
-        studio.pages["/api/token/refresh"] = page(b'{"access": "first"}')
+        studio.pages["/api/token/refresh/"] = page(b'{"access": "first"}')
         await predict(http, click())
-        (exchange,) = studio.of("/api/token/refresh")
+        (exchange,) = studio.of("/api/token/refresh/")
         assert "Authorization" not in exchange
         assert "Authorization: Bearer first" in studio.of(UPLOAD)[0]
 
         other = "/data/upload/1/other.png"
-        studio.pages["/api/token/refresh"] = page(b'{"access": "second"}')
+        studio.pages["/api/token/refresh/"] = page(b'{"access": "second"}')
 
         async def only_second(writer: asyncio.StreamWriter) -> None:
             is_second = "Bearer second" in studio.requests[-1]
@@ -288,7 +288,7 @@ class TestPersonalToken:
         assert len(studio.of(other)) == 2
 
     async def test_one_that_is_refused_is_named(self, http: httpx.AsyncClient, studio: Web) -> None:
-        studio.pages["/api/token/refresh"] = page(status="401 Unauthorized")
+        studio.pages["/api/token/refresh/"] = page(status="401 Unauthorized")
         answer = await http.post("/label-studio/predict", json=click())
         assert answer.status_code == 400
         assert answer.json()["field"] == "SAMSERVE_LABEL_STUDIO_TOKEN"

@@ -99,7 +99,7 @@ async def test_a_refused_token_is_told(backend: str, studio: Web) -> None:
     code, printed = await check(backend, "--studio", studio.url(""), "--token", TOKEN)
     assert code == 1
     assert states(printed)["tasks"] == "failed"
-    assert "HTTP 401 (with legacy token)" in printed["steps"][-1]["detail"]
+    assert "HTTP 401 to the request with legacy token" in printed["steps"][-1]["detail"]
 
 
 async def test_an_image_that_is_missing_is_told(backend: str, studio: Web) -> None:
