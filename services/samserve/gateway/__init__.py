@@ -1,0 +1,1 @@
+"""The HTTP gateway: labeling products reach samserve through it."""
