@@ -42,6 +42,9 @@ class FakeCache:
         if not self.down:
             self.entries[key] = embedding
 
+    async def delete(self, key: CacheKey) -> bool:
+        return self.entries.pop(key, None) is not None
+
     async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
         await asyncio.sleep(0)
         if self.down:

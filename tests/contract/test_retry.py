@@ -158,7 +158,7 @@ async def test_and_no_longer_than_the_caller_has_time(
     with pytest.raises(Unavailable):
         await asyncio.to_thread(
             partial(
-                RetryingCaller("it", ()).call,
+                RetryingCaller("it").call,
                 client._embed,
                 pb.EmbedRequest(),
                 timeout=CAP,
@@ -178,7 +178,7 @@ async def test_a_timeout_in_a_later_attempt_is_reported_as_the_failure_before_it
     with pytest.raises(Unavailable if failures else DeadlinePassed):
         await asyncio.to_thread(
             partial(
-                RetryingCaller("it", ()).call,
+                RetryingCaller("it").call,
                 client._embed,
                 pb.EmbedRequest(),
                 timeout=seconds,

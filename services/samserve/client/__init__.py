@@ -8,8 +8,9 @@ with Client() as client:
 """
 
 from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygon
+from samserve.client.async_client import AsyncClient
 from samserve.client.client import Client
-from samserve.client.image import ImageInput
+from samserve.client.image import CachedImage, ImageInput
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat
 from samserve.client.prompt import Box, Click, Prompt
@@ -17,9 +18,11 @@ from samserve.core.cache_status import CacheStatus
 
 __all__ = [
     "Answer",
+    "AsyncClient",
     "Box",
     "BulkResult",
     "CacheStatus",
+    "CachedImage",
     "Click",
     "Client",
     "EmbedAnswer",

@@ -156,6 +156,23 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """A model that the decoder serves.
+
+    Attributes:
+        name: to use in requests.
+        version: a digest of weights, preprocessing and precision.
+        side: of the square that images are resized into, in pixels.
+        low_res: side of the low-res logits.
+    """
+
+    name: str
+    version: str
+    side: int
+    low_res: int
+
+
+@dataclass(frozen=True, slots=True)
 class BulkResult:
     """Result for one input image.
 
@@ -181,6 +198,11 @@ def read_embed_answer(
         cache=cache_status_from_proto(answer.cache),
         timings_ms={timing.stage: timing.milliseconds for timing in answer.timings},
     )
+
+
+def read_models(answer: pb.ListModelsResponse) -> list[Model]:
+    """Convert from the proto."""
+    return [Model(each.name, each.version, each.side, each.low_res) for each in answer.models]
 
 
 def read_answer(answer: pb.PredictResponse) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import grpc
+import grpc.aio
 
 from samserve.wire.channel import message_limits, proxy_options
 
@@ -58,7 +58,22 @@ _SERVICE_CONFIG = {
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     """Return a channel, which connects at the first call."""
-    options = [
+    if credentials is None:
+        return grpc.insecure_channel(address, _options(address))
+    return grpc.secure_channel(address, credentials, _options(address))
+
+
+def open_async_channel(
+    address: str, credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    """Return a channel for asyncio, which connects at the first call."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, _options(address))
+    return grpc.aio.secure_channel(address, credentials, _options(address))
+
+
+def _options(address: str) -> list[tuple[str, str | int]]:
+    return [
         *message_limits(MAX_MESSAGE),
         *proxy_options(address),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -69,6 +84,3 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> g
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    if credentials is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, credentials, options)

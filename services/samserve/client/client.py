@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -15,14 +14,24 @@ from samserve.client.answer import (
     Answer,
     BulkResult,
     EmbedAnswer,
+    Model,
     read_answer,
     read_embed_answer,
+    read_models,
+)
+from samserve.client.base import (
+    DECODER,
+    EMBEDDING,
+    ClientBase,
+    add_bytes,
+    decoder_address,
+    embedding_address,
 )
 from samserve.client.bulk import BulkEmbedding
 from samserve.client.bulk_scheduler import BulkOptions
 from samserve.client.channel import open_channel
-from samserve.client.embedding_reader import read_tensors
-from samserve.client.image import HashedImage, ImageInput, read_bytes
+from samserve.client.embedding_reader import TensorReader
+from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_image
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
@@ -31,16 +40,11 @@ from samserve.client.split import Part, ask_in_parts
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.geometry import Size
-from samserve.core.image_id import image_id
-from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import DEFAULT_TENANT, TENANT_KEY
+from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
-
-DEFAULT_DECODER = "127.0.0.1:8501"
-DEFAULT_EMBEDDING = "127.0.0.1:8500"
 
 Request = TypeVar(
     "Request",
@@ -51,7 +55,7 @@ Request = TypeVar(
 Result = TypeVar("Result")
 
 
-class Client(AbstractContextManager["Client"]):
+class Client(ClientBase, AbstractContextManager["Client"]):
     """A connection to a decoder and an embedding service. Threads may share it.
 
     Failures are raised as the classes of samserve.core.errors. If this process has set up
@@ -86,33 +90,23 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             InvalidInput: the metadata is too large.
         """
-        _check_metadata(metadata)
-        tracing.join()
-
-        self._decoder = open_channel(
-            decoder or os.environ.get("DECODER_URL", DEFAULT_DECODER), credentials
-        )
-        self._embedding = open_channel(
-            embedding or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING), credentials
-        )
+        super().__init__(model, tenant, timeout, metadata)
+        self._decoder = open_channel(decoder_address(decoder), credentials)
+        self._embedding = open_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
+        self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
         self._embed = embedding_stub.Embed
         self._embed_many = embedding_stub.EmbedMany
         self._get_embedding = embedding_stub.GetEmbedding
+        self._delete_embedding = embedding_stub.DeleteEmbedding
 
-        self._model = model
-        self._timeout = timeout
-        self._metadata = ((TENANT_KEY, tenant), *metadata)
-        self._last_image = HashedImage(b"", image_id(b""))
-        self._last_size: tuple[str, Size] | None = None  # of the image with this id
-
-        self._decoder_calls = RetryingCaller("the decoder", self._metadata)
-        self._embedding_calls = RetryingCaller("the embedding service", self._metadata)
+        self._decoder_calls = RetryingCaller(DECODER)
+        self._embedding_calls = RetryingCaller(EMBEDDING)
         self._predict_hedge = self._decoder_calls.hedge()
         self._embed_hedge = self._embedding_calls.hedge()
 
@@ -137,9 +131,10 @@ class Client(AbstractContextManager["Client"]):
         """Segment one object.
 
         Args:
-            image: a file's path, the encoded bytes, a file open for reading, a Pillow image, or
-                pixels uint8 [height, width, 3] RGB. Pixels are sent as PNG, which takes time at
-                each call: encode once, or use `interact`, for several calls on one image.
+            image: a file's path, the encoded bytes, a file open for reading, a Pillow image,
+                pixels uint8 [height, width, 3] RGB, or a `CachedImage`. Pixels are sent as PNG,
+                which takes time at each call: encode once, or use `interact`, for several calls
+                on one image.
             points: clicks, in pixels of the oriented image: `Click`, (x, y) or (x, y, label).
             box: a rectangle around the object: `Box` or (x0, y0, x1, y1).
             mask_input: low-res logits of an earlier mask to refine, as in `Prompt`.
@@ -150,6 +145,7 @@ class Client(AbstractContextManager["Client"]):
 
         Raises:
             InvalidInput: the image or the prompt is invalid.
+            EmbeddingNotCached: a `CachedImage` must be embedded first.
             OSError: the file cannot be read.
         """
         prompt = Prompt(points, box, mask_input, multimask)
@@ -195,12 +191,7 @@ class Client(AbstractContextManager["Client"]):
         deadline = time.monotonic() + self._timeout
 
         def ask(part: Part) -> Answer:
-            request = segmentation_pb2.PredictRequest(
-                ref=types.ImageRef(image_id=hashed.image_id),
-                model=self._model,
-                prompts=part.prompts,
-                output=output,
-            )
+            request = self._predict_request(hashed, part.prompts, output)
             return _by_hash_then_bytes(partial(self._request_masks, deadline), request, hashed)
 
         answer = ask_in_parts(written, ask)
@@ -234,8 +225,7 @@ class Client(AbstractContextManager["Client"]):
             OSError: the file cannot be read.
         """
         hashed = self._hash(image)
-        request = embedding_pb2.EmbedRequest(image_id=hashed.image_id, model=self._model)
-        return _by_hash_then_bytes(self._request_embedding, request, hashed)
+        return _by_hash_then_bytes(self._request_embedding, self._embed_request(hashed), hashed)
 
     def embed_many(
         self, images: Iterable[ImageInput], *, in_flight: int = 16, retries: int = 5
@@ -267,28 +257,52 @@ class Client(AbstractContextManager["Client"]):
             OSError: the file cannot be read.
         """
         hashed = self._hash(image)
-        reference = types.ImageRef(image_id=hashed.image_id)
         try:
-            return self._fetch_tensors(reference)
-        except EmbeddingNotCached:
-            answer = self._embed_bytes(hashed.data, hashed.image_id)
-            reference.model_version = answer.model_version
-            return self._fetch_tensors(reference)
+            return self._fetch_tensors(self._tensors_request(hashed))
+        except EmbeddingNotCached as problem:
+            request = self._embed_request(hashed)
+            add_bytes(request, hashed, problem)
+            answer = self._request_embedding(request)
+            return self._fetch_tensors(self._tensors_request(hashed, answer.model_version))
+
+    def delete(self, image: ImageInput) -> bool:
+        """Delete an image's embedding from the cache. Returns whether there was one.
+
+        Decoders may keep a prepared copy in memory until other images need the room.
+
+        Raises:
+            InvalidInput: the image's id is invalid.
+            Unavailable: the cache did not answer.
+        """
+        response = self._embedding_calls.call(
+            self._delete_embedding,
+            self._delete_request(self._hash(image).image_id),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return bool(response.deleted)
+
+    def models(self) -> list[Model]:
+        """List the models that the decoder serves; the first is the default."""
+        response = self._decoder_calls.call(
+            self._list_models,
+            segmentation_pb2.ListModelsRequest(),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return read_models(response)
 
     def _hash(self, image: ImageInput) -> HashedImage:
         """Read and hash an image. Repeated clicks on the same bytes object reuse its hash."""
-        data = read_bytes(image)
-        if self._last_image.data is data:
-            return self._last_image
-        hashed = HashedImage(data, image_id(data))
-        self._last_image = hashed
-        return hashed
+        self._last_image = hashed_image(image, self._last_image)
+        return self._last_image
 
     def _size_of(self, image: HashedImage) -> Size:
         """Ask the decoder for an image's size, which takes its embedding. The last one is known."""
         known = self._last_size
         if known is None or known[0] != image.image_id:
-            with self.interact(image.data) as stream:
+            known_by = CachedImage(image.image_id) if image.data is None else image.data
+            with self.interact(known_by) as stream:
                 known = (image.image_id, stream.image.size)
             self._last_size = known
         return known[1]
@@ -299,6 +313,7 @@ class Client(AbstractContextManager["Client"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
+                metadata=self._metadata,
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
@@ -316,6 +331,7 @@ class Client(AbstractContextManager["Client"]):
                 self._embed,
                 request,
                 timeout=self._timeout,
+                metadata=self._metadata,
                 hedge=None if request.data else self._embed_hedge,
             )
 
@@ -328,15 +344,18 @@ class Client(AbstractContextManager["Client"]):
             )
         )
 
-    def _fetch_tensors(self, reference: types.ImageRef) -> Embedding:
-        request = embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
+    def _fetch_tensors(self, request: embedding_pb2.GetEmbeddingRequest) -> Embedding:
+        reader = TensorReader()
         try:
             with tracing.span("GetEmbedding", tracing.Kind.CLIENT):
                 metadata = (*self._metadata, *tracing.inject_headers())
-                messages = self._get_embedding(request, timeout=self._timeout, metadata=metadata)
-                return read_tensors(messages)
+                for message in self._get_embedding(
+                    request, timeout=self._timeout, metadata=metadata
+                ):
+                    reader.read(message)
         except grpc.RpcError as problem:
-            raise error_of(problem, "the embedding service") from problem
+            raise error_of(problem, EMBEDDING) from problem
+        return reader.embedding()
 
 
 def _by_hash_then_bytes(
@@ -345,13 +364,6 @@ def _by_hash_then_bytes(
     """Make a call that names the image by hash; if the image is unknown, again with its bytes."""
     try:
         return call(request)
-    except EmbeddingNotCached:
-        request.data = image.data
-        request.expected_image_id = image.image_id
+    except EmbeddingNotCached as problem:
+        add_bytes(request, image, problem)
         return call(request)
-
-
-def _check_metadata(metadata: Sequence[tuple[str, str]]) -> None:
-    """Refuse what a server or a proxy would refuse by closing the connection."""
-    size = sum(len(key) + len(value) for key, value in metadata)
-    check_count(size, MAX_METADATA_BYTES, "metadata", "bytes")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from samserve.core.embedding import Embedding
@@ -12,33 +10,40 @@ from samserve.core.geometry import Size
 from samserve.v1 import embedding_pb2 as pb
 
 
-def read_tensors(messages: Iterable[pb.GetEmbeddingResponse]) -> Embedding:
-    """Read a header and the chunks of its tensors, fp16.
+class TensorReader:
+    """Reads a header and the chunks of its tensors, fp16, message by message."""
 
-    Raises:
-        Unavailable: the stream ended before the tensors were complete.
-    """
-    header = pb.GetEmbeddingResponse.Header()
-    buffers: list[bytearray] = []
+    def __init__(self) -> None:
+        self._header = pb.GetEmbeddingResponse.Header()
+        self._buffers: list[bytearray] = []
 
-    for message in messages:
+    def read(self, message: pb.GetEmbeddingResponse) -> None:
+        """Keep what a message brings."""
         if message.HasField("header"):
-            header = message.header
-            buffers = [bytearray() for _ in header.tensors]
+            self._header = message.header
+            self._buffers = [bytearray() for _ in self._header.tensors]
         elif message.HasField("chunk"):
-            buffers[message.chunk.tensor] += message.chunk.data
+            self._buffers[message.chunk.tensor] += message.chunk.data
 
-    expected = [2 * int(np.prod(tensor.shape)) for tensor in header.tensors]  # bytes
-    if not expected or [len(buffer) for buffer in buffers] != expected:
-        raise Unavailable(
-            "the embedding service ended the stream before the tensors were complete; retry"
+    def embedding(self) -> Embedding:
+        """Return the embedding, once the stream has ended.
+
+        Raises:
+            Unavailable: The stream ended before the tensors were complete.
+        """
+        tensors = self._header.tensors
+        expected = [2 * int(np.prod(tensor.shape)) for tensor in tensors]  # bytes
+        if not expected or [len(buffer) for buffer in self._buffers] != expected:
+            raise Unavailable(
+                "the embedding service ended the stream before the tensors were complete; retry"
+            )
+
+        image = self._header.image
+        return Embedding(
+            image.model_version,
+            Size(image.width, image.height),
+            {
+                tensor.name: np.frombuffer(buffer, "<f2").reshape(tuple(tensor.shape))
+                for tensor, buffer in zip(tensors, self._buffers, strict=True)
+            },
         )
-
-    return Embedding(
-        header.image.model_version,
-        Size(header.image.width, header.image.height),
-        {
-            tensor.name: np.frombuffer(buffer, "<f2").reshape(tuple(tensor.shape))
-            for tensor, buffer in zip(header.tensors, buffers, strict=True)
-        },
-    )

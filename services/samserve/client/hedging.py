@@ -7,6 +7,7 @@ answer counts. Only for calls that may safely be made twice (docs/decisions/0030
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
 
-import grpc
+import grpc.aio
 
 from samserve.wire.metadata import call_options
 
@@ -55,14 +56,33 @@ class AttemptBudget:
         return enough
 
 
+class UsualTime:
+    """How long the calls of one method take, and when to make one a second time."""
+
+    def __init__(self) -> None:
+        self._durations: deque[float] = deque(maxlen=MOST_TIMED)  # seconds for one prompt
+        self._delay = FIRST_DELAY
+        self._lock = Lock()
+
+    def delay(self, prompts: int, timeout: float) -> float:
+        """Return the seconds after which a call has taken unusually long."""
+        return min(self._delay * prompts, timeout / SHARE)
+
+    def note(self, seconds: float, prompts: int) -> None:
+        """Note how long a call took."""
+        with self._lock:
+            self._durations.append(seconds / prompts)
+            if len(self._durations) >= FEWEST_TIMED:
+                usual = sorted(self._durations)[int(USUAL * len(self._durations))]
+                self._delay = max(FACTOR * usual, SHORTEST_DELAY)
+
+
 class Hedge:
     """Makes calls of one method, and knows how long they take. Threads may share it."""
 
     def __init__(self, budget: AttemptBudget) -> None:
         self._budget = budget
-        self._durations: deque[float] = deque(maxlen=MOST_TIMED)  # seconds for one prompt
-        self._delay = FIRST_DELAY
-        self._lock = Lock()
+        self._usual = UsualTime()
 
     def call(
         self,
@@ -83,7 +103,7 @@ class Hedge:
             prompts: How much work the request is.
         """
         deadline = time.monotonic() + timeout
-        delay: float | None = min(self._delay * prompts, timeout / SHARE)
+        delay: float | None = self._usual.delay(prompts, timeout)
         started: dict[Any, float] = {}  # attempt -> time
         finished: SimpleQueue[Any] = SimpleQueue()
 
@@ -109,7 +129,7 @@ class Hedge:
 
                 code = attempt.code()
                 if code is grpc.StatusCode.OK:
-                    self._note((time.monotonic() - started[attempt]) / prompts)
+                    self._usual.note(time.monotonic() - started[attempt], prompts)
                 elif code in _BROKEN and not all(other.done() for other in started):
                     continue  # another attempt may be answered
                 return attempt.result()
@@ -117,10 +137,63 @@ class Hedge:
             for attempt in started:
                 attempt.cancel()
 
-    def _note(self, seconds: float) -> None:
-        """Note how long a prompt took."""
-        with self._lock:
-            self._durations.append(seconds)
-            if len(self._durations) >= FEWEST_TIMED:
-                usual = sorted(self._durations)[int(USUAL * len(self._durations))]
-                self._delay = max(FACTOR * usual, SHORTEST_DELAY)
+
+class AsyncHedge:
+    """The same for asyncio."""
+
+    def __init__(self, budget: AttemptBudget) -> None:
+        self._budget = budget
+        self._usual = UsualTime()
+
+    async def call(
+        self,
+        method: Any,
+        request: Any,
+        *,
+        timeout: float,  # noqa: ASYNC109  # gRPC's own deadline, which the server learns
+        metadata: Sequence[tuple[str, str]],
+        prompts: int = 1,
+    ) -> Any:
+        """Make a unary call. Arguments and errors as of `Hedge.call`."""
+        deadline = time.monotonic() + timeout
+        delay: float | None = self._usual.delay(prompts, timeout)
+        started: dict[asyncio.Task[Any], float] = {}  # attempt -> time
+
+        async def attempt() -> Any:
+            seconds = max(deadline - time.monotonic(), 0.0)
+            return await method(request, **call_options(seconds, metadata))
+
+        def start() -> None:
+            started[asyncio.create_task(attempt())] = time.monotonic()
+
+        try:
+            start()
+            while True:
+                running = [task for task in started if not task.done()]
+                done, _ = await asyncio.wait(
+                    running, timeout=delay, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    if self._budget.spend():
+                        start()
+                    else:
+                        delay = None
+                    if len(started) == MOST_ATTEMPTS:
+                        delay = None
+                    continue
+
+                first = min(done, key=lambda task: task.exception() is not None)
+                problem = first.exception()
+                if problem is None:
+                    self._usual.note(time.monotonic() - started[first], prompts)
+                elif _is_broken(problem) and not all(task.done() for task in started):
+                    continue  # another attempt may be answered
+                return first.result()
+        finally:
+            for task in started:
+                task.cancel()
+            await asyncio.gather(*started, return_exceptions=True)
+
+
+def _is_broken(problem: BaseException) -> bool:
+    return isinstance(problem, grpc.aio.AioRpcError) and problem.code() in _BROKEN

@@ -20,18 +20,48 @@ if TYPE_CHECKING:
 
 # A file's path, the encoded bytes, a file open for reading, a Pillow image, or pixels uint8
 # [H, W, 3] RGB. Pixels are sent as PNG.
-ImageInput: TypeAlias = Union[str, Path, bytes, bytearray, memoryview, IO[bytes], "PilImage", Bytes]
+ImageInput: TypeAlias = Union[
+    str, Path, bytes, bytearray, memoryview, IO[bytes], "PilImage", Bytes, "CachedImage"
+]
 
 CHUNK_BYTES = 2**20
 WIDE_MODES = ("I", "F")  # Pillow's modes of more than 8 bits begin so; "I;16" too
 
 
 @dataclass(frozen=True, slots=True)
-class HashedImage:
-    """Encoded bytes and their SHA-256."""
+class CachedImage:
+    """An image that is named only. A call raises EmbeddingNotCached if it must be embedded first.
 
-    data: bytes
+    Attributes:
+        image_id: SHA-256 of the encoded bytes, 64 lower-case hexadecimal digits.
+    """
+
     image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HashedImage:
+    """An image's SHA-256, and its encoded bytes unless it is only named."""
+
+    image_id: str
+    data: bytes | None
+
+
+def hashed_image(image: ImageInput, last: HashedImage) -> HashedImage:
+    """Read and hash an image. Repeated calls with the same bytes object reuse its hash.
+
+    Args:
+        image: As callers give it.
+        last: The image of the call before.
+
+    Raises:
+        OSError: The file cannot be read.
+        InvalidInput: This is no image of a known kind.
+    """
+    if isinstance(image, CachedImage):
+        return HashedImage(image.image_id, None)
+    data = read_bytes(image)
+    return last if last.data is data else HashedImage(image_id(data), data)
 
 
 def read_bytes(image: ImageInput) -> bytes:
@@ -54,6 +84,8 @@ def read_bytes(image: ImageInput) -> bytes:
     if hasattr(image, "read"):
         return _read_file(image)
 
+    if isinstance(image, CachedImage):
+        raise InvalidInput("image", "this call needs the image's bytes, not only its id")
     raise InvalidInput(
         "image",
         f"an image of type {type(image).__name__} is not supported; give a path, bytes, a file "
@@ -63,6 +95,8 @@ def read_bytes(image: ImageInput) -> bytes:
 
 def read_id(image: ImageInput) -> str:
     """Return the image's id; a file is hashed in chunks. Raises as `read_bytes`."""
+    if isinstance(image, CachedImage):
+        return image.image_id
     if not isinstance(image, (str, Path)):
         return image_id(read_bytes(image))
     digest = hashlib.sha256()

@@ -6,15 +6,15 @@ whose response has begun. Every response of Ray Serve's proxy has begun, failure
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from itertools import count
 from random import SystemRandom
 from typing import Any
 
 import grpc
 
-from samserve.client.hedging import AttemptBudget, Hedge
+from samserve.client.hedging import AsyncHedge, AttemptBudget, Hedge
 from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unavailable
 from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY, error_of
@@ -24,18 +24,69 @@ LONGEST = 5.0  # seconds between two attempts
 AT_ONCE = 0.05  # seconds before the second attempt, if a connection or a proxy failed
 
 
-class RetryingCaller:
-    """Makes the unary calls to one service. Threads may share it."""
+class Attempts:
+    """The attempts of one call: the time that is left, and what follows a failure."""
 
-    def __init__(self, stage: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """Create a caller.
+    def __init__(self, stage: str, budget: AttemptBudget, timeout: float) -> None:
+        """Begin a call.
 
         Args:
             stage: The service's name in errors.
-            metadata: Pairs sent with each attempt.
+            budget: Bounds attempts after failures without details.
+            timeout: Seconds for all attempts together.
         """
         self._stage = stage
-        self._metadata = metadata
+        self._budget = budget
+        self._deadline = time.monotonic() + timeout
+        self._failed = 0
+        self._last_error: SamserveError | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the call's deadline."""
+        return self._deadline - time.monotonic()
+
+    def pause_after(self, problem: Any) -> float:
+        """Return the seconds to wait before the next attempt, after one failed.
+
+        The pause is the delay the service asks for, doubled with each attempt. It is shortened by a
+        random part, so that callers who failed together do not return together. A failure without
+        details comes from a connection or a proxy, perhaps because of another caller: the second
+        attempt follows at once.
+
+        Args:
+            problem: A grpc.RpcError, plain or aio.
+
+        Raises:
+            SamserveError: There is no next attempt. If the time ran out in a later attempt, the
+                error of the attempt before it, which says why.
+        """
+        error = error_of(problem, self._stage)
+        if not isinstance(error, (Unavailable, Overloaded)):
+            if self._last_error is not None and isinstance(error, DeadlinePassed):
+                raise self._last_error from problem
+            raise error from problem
+
+        self._last_error = error
+        self._failed += 1
+        detailed = _has_details(problem)
+        pause = _pause(error.retry_after, self._failed, detailed)
+
+        attempts_left = detailed or (self._failed < ATTEMPTS and self._budget.spend())
+        if not attempts_left or pause >= self.seconds_left:
+            raise error from problem
+        return pause
+
+
+class RetryingCaller:
+    """Makes the unary calls to one service; retries Unavailable and Overloaded.
+
+    Threads may share it.
+    """
+
+    def __init__(self, stage: str) -> None:
+        """Create a caller; `stage` is the service's name in errors."""
+        self._stage = stage
         self._budget = AttemptBudget()
 
     def hedge(self) -> Hedge:
@@ -48,61 +99,82 @@ class RetryingCaller:
         request: Any,
         *,
         timeout: float,
+        metadata: Sequence[tuple[str, str]] = (),
         hedge: Hedge | None = None,
         prompts: int = 1,
     ) -> Any:
-        """Make a call; retry it if it fails with Unavailable or Overloaded.
-
-        The pause between attempts is the delay the service asks for, doubled with each attempt. It
-        is shortened by a random part, so that callers who failed together do not return together.
-        A failure without details comes from a connection or a proxy, perhaps because of another
-        caller: the second attempt follows at once.
+        """Make a call.
 
         Args:
             method: A stub's method.
             request: The message to send.
             timeout: Seconds for all attempts together.
+            metadata: Pairs sent with each attempt.
             hedge: Makes the attempts, for a request that may be made twice at once.
             prompts: As in `Hedge.call`.
 
         Raises:
-            SamserveError: As `error_of` translates. If the time runs out in a later attempt, the
-                error of the attempt before it, which says why.
+            SamserveError: As `Attempts.pause_after` does.
         """
-        deadline = time.monotonic() + timeout
-        last_error: SamserveError | None = None
-
-        for attempt in count(1):
-            seconds = deadline - time.monotonic()
+        attempts = Attempts(self._stage, self._budget, timeout)
+        while True:
+            seconds = attempts.seconds_left
             try:
                 if hedge is None:
-                    response = method(request, **call_options(seconds, self._metadata))
+                    response = method(request, **call_options(seconds, metadata))
                 else:
                     response = hedge.call(
-                        method, request, timeout=seconds, metadata=self._metadata, prompts=prompts
+                        method, request, timeout=seconds, metadata=metadata, prompts=prompts
                     )
             except grpc.RpcError as problem:
-                error = error_of(problem, self._stage)
-
-                if not isinstance(error, (Unavailable, Overloaded)):
-                    if last_error is not None and isinstance(error, DeadlinePassed):
-                        raise last_error from problem
-                    raise error from problem
-
-                last_error = error
-                detailed = _has_details(problem)
-                pause = _pause(error.retry_after, attempt, detailed)
-
-                attempts_left = detailed or (attempt < ATTEMPTS and self._budget.spend())
-                if not attempts_left or time.monotonic() + pause >= deadline:
-                    raise error from problem
+                pause = attempts.pause_after(problem)
             else:
                 self._budget.earn()
                 return response
 
             time.sleep(pause)
 
-        raise AssertionError("unreachable: the attempts end by returning or raising")
+
+class AsyncRetryingCaller:
+    """The same for asyncio."""
+
+    def __init__(self, stage: str) -> None:
+        """Create a caller; `stage` is the service's name in errors."""
+        self._stage = stage
+        self._budget = AttemptBudget()
+
+    def hedge(self) -> AsyncHedge:
+        """Return a hedge for one method, within this service's budget."""
+        return AsyncHedge(self._budget)
+
+    async def call(
+        self,
+        method: Any,
+        request: Any,
+        *,
+        timeout: float,  # noqa: ASYNC109  # gRPC's own deadline, which the server learns
+        metadata: Sequence[tuple[str, str]] = (),
+        hedge: AsyncHedge | None = None,
+        prompts: int = 1,
+    ) -> Any:
+        """Make a call. Arguments and errors as of `RetryingCaller.call`."""
+        attempts = Attempts(self._stage, self._budget, timeout)
+        while True:
+            seconds = attempts.seconds_left
+            try:
+                if hedge is None:
+                    response = await method(request, **call_options(seconds, metadata))
+                else:
+                    response = await hedge.call(
+                        method, request, timeout=seconds, metadata=metadata, prompts=prompts
+                    )
+            except grpc.RpcError as problem:
+                pause = attempts.pause_after(problem)
+            else:
+                self._budget.earn()
+                return response
+
+            await asyncio.sleep(pause)
 
 
 def _pause(retry_after: float, attempt: int, detailed: bool) -> float:
@@ -114,4 +186,4 @@ def _pause(retry_after: float, attempt: int, detailed: bool) -> float:
 
 def _has_details(problem: Any) -> bool:
     """Whether samserve itself sent the status, and with it a delay to wait."""
-    return any(pair.key == DETAILS_KEY for pair in problem.trailing_metadata() or ())
+    return any(key == DETAILS_KEY for key, _ in problem.trailing_metadata() or ())

@@ -5,9 +5,11 @@ A service takes a bounded number of prompts in a call, and lets a small call in 
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 
@@ -40,14 +42,18 @@ def ask_in_parts(prompts: Sequence[pb.Prompt], ask: Callable[[Part], Answer]) ->
     Raises:
         InvalidInput: As `ask` does; the error names the prompt by its number among all.
     """
-    parts = [Part(first, prompts[first : first + PART]) for first in range(0, len(prompts), PART)]
-    if len(parts) <= 1:
-        return ask(Part(0, prompts))
+    first_part, *parts = _parts(prompts)
+    first = ask(first_part)
+    if not parts:
+        return first
 
-    first = ask(parts[0])
+    def ask_for(part: Part) -> Answer:
+        with _renumbering(part):
+            return ask(part)
+
     pool = ThreadPoolExecutor(IN_FLIGHT, "samserve-parts")
     try:
-        calls = [pool.submit(copy_context().run, _renumbered, part, ask) for part in parts[1:]]
+        calls = [pool.submit(copy_context().run, ask_for, part) for part in parts]
         rest = [call.result() for call in calls]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -55,9 +61,43 @@ def ask_in_parts(prompts: Sequence[pb.Prompt], ask: Callable[[Part], Answer]) ->
     return _joined([first, *rest])
 
 
-def _renumbered(part: Part, ask: Callable[[Part], Answer]) -> Answer:
+async def ask_in_parts_async(
+    prompts: Sequence[pb.Prompt], ask: Callable[[Part], Awaitable[Answer]]
+) -> Answer:
+    """The same for asyncio."""
+    first_part, *parts = _parts(prompts)
+    first = await ask(first_part)
+    if not parts:
+        return first
+
+    places = asyncio.Semaphore(IN_FLIGHT)
+
+    async def ask_for(part: Part) -> Answer:
+        async with places:
+            with _renumbering(part):
+                return await ask(part)
+
+    calls = [asyncio.ensure_future(ask_for(part)) for part in parts]
     try:
-        return ask(part)
+        rest = await asyncio.gather(*calls)
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    return _joined([first, *rest])
+
+
+def _parts(prompts: Sequence[pb.Prompt]) -> list[Part]:
+    """Cut the prompts into parts; at least one, since a call without prompts is answered too."""
+    starts = range(0, len(prompts), PART) or [0]
+    return [Part(first, prompts[first : first + PART]) for first in starts]
+
+
+@contextmanager
+def _renumbering(part: Part) -> Iterator[None]:
+    """Make errors in the block name prompts by their numbers among all."""
+    try:
+        yield
     except InvalidInput as error:
         raise InvalidInput(_shift(error.field, part), _shift(str(error), part)) from error
 

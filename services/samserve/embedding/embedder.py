@@ -61,6 +61,7 @@ class Cache(Protocol):
     async def head(self, key: CacheKey, contract: EmbeddingContract) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
     async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
+    async def delete(self, key: CacheKey) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,21 @@ class Embedder:
         job = await self._check(request, clock, priority, deadline)
         embedding, status = await self._in_time(job, self._cache.get)
         return FetchResult(job.key.image_id, embedding, status)
+
+    async def delete(self, request: ImageRequest) -> bool:
+        """Delete the image's embedding, of the version that is served, from the cache.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            InvalidInput: The image's id is invalid.
+            ModelNotFound: No such model is served.
+            Unavailable: The cache did not answer.
+        """
+        spec = await self._encoder.spec(request.model)
+        image_id = await request.identify(self._hash)
+        return await self._cache.delete(CacheKey(request.tenant, spec.model_version, image_id))
 
     async def _check(
         self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float

@@ -145,6 +145,19 @@ class EmbeddingServicer:
         for message in messages(result.image_id, result.embedding):
             yield message
 
+    async def DeleteEmbedding(
+        self,
+        request: pb.DeleteEmbeddingRequest | RefusedMessage,
+        grpc_context: RayServegRPCContext,
+    ) -> pb.DeleteEmbeddingResponse:
+        metadata = grpc_context.invocation_metadata()
+        deleted = False
+        with call_scope("DeleteEmbedding", metadata) as call:
+            deleted = await self._embedder.delete(_cached_image(parsed(request), metadata))
+
+        _end(call, grpc_context)
+        return pb.DeleteEmbeddingResponse(deleted=deleted)
+
     async def _fetch(
         self, request: pb.GetEmbeddingRequest | RefusedMessage, context: RayServegRPCContext
     ) -> FetchResult | None:
@@ -153,15 +166,7 @@ class EmbeddingServicer:
         clock = StageClock()
         result: FetchResult | None = None
         with call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call:
-            request = parsed(request)
-            image = ImageRequest(
-                tenant=tenant_of(metadata),
-                model=check_string(request.model, "model"),
-                data=None,
-                image_id=request.image.image_id,
-                model_version=check_string(request.image.model_version, "image.model_version"),
-            )
-            result = await self._embedder.fetch(image, clock)
+            result = await self._embedder.fetch(_cached_image(parsed(request), metadata), clock)
 
         _end(call, context)
         return result
@@ -178,6 +183,18 @@ def _image_request(
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.image_id,
         expected_image_id=check_string(expected_image_id, "expected_image_id"),
+    )
+
+
+def _cached_image(
+    request: pb.GetEmbeddingRequest | pb.DeleteEmbeddingRequest, metadata: list[tuple[str, str]]
+) -> ImageRequest:
+    return ImageRequest(
+        tenant=tenant_of(metadata),
+        model=check_string(request.model, "model"),
+        data=None,
+        image_id=request.image.image_id,
+        model_version=check_string(request.image.model_version, "image.model_version"),
     )
 
 

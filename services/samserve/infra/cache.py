@@ -29,6 +29,7 @@ from redis.retry import Retry as SyncRetry
 
 from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
 from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
+from samserve.core.errors import Unavailable
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
 from samserve.infra.cache_options import CacheOptions
@@ -134,7 +135,7 @@ class EmbeddingCache:
         try:
             return await asyncio.to_thread(self._open, key, entry, contract)
         except DamagedEmbedding as problem:
-            await self._delete(key, problem)
+            await self._delete_damaged(key, problem)
             return None
 
     async def put(self, key: CacheKey, embedding: Embedding) -> None:
@@ -155,6 +156,17 @@ class EmbeddingCache:
 
         CACHE_OUTCOMES.labels("stored").inc()
         CACHE_BYTES.labels("written").inc(len(entry))
+
+    async def delete(self, key: CacheKey) -> bool:
+        """Delete the entry. Returns whether there was one.
+
+        Raises:
+            Unavailable: Redis did not answer, so that the entry may still be there.
+        """
+        deleted = await self._try_call("delete", ("DEL", self._name(key)))
+        if deleted is None:
+            raise Unavailable("the cache did not answer; the embedding may not be deleted")
+        return bool(deleted[0])
 
     async def claim(self, key: CacheKey, token: str, seconds: float) -> Claim:
         """Ask to be the only replica that encodes the image. Takes one round trip.
@@ -260,7 +272,7 @@ class EmbeddingCache:
             header = unpack_header(self._seal.open_header(self._name(key), entry), contract)
             _check_version(key, header.model_version)
         except DamagedEmbedding as problem:
-            await self._delete(key, problem)
+            await self._delete_damaged(key, problem)
             return None
         return header
 
@@ -270,7 +282,7 @@ class EmbeddingCache:
         _check_version(key, embedding.model_version)
         return embedding
 
-    async def _delete(self, key: CacheKey, problem: DamagedEmbedding) -> None:
+    async def _delete_damaged(self, key: CacheKey, problem: DamagedEmbedding) -> None:
         """Delete a damaged entry, so that it is a miss only once."""
         CACHE_OUTCOMES.labels("damaged").inc()
         log.warning("damaged cache entry deleted", key=self._name(key), problem=str(problem))

@@ -1,6 +1,8 @@
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
-from samserve.client.embedding_reader import read_tensors
+from samserve.client.embedding_reader import TensorReader
 from samserve.core.embedding import Embedding
 from samserve.core.errors import Unavailable
 from samserve.core.geometry import Size
@@ -8,6 +10,13 @@ from samserve.embedding.embedding_chunks import CHUNK, messages
 from samserve.v1 import embedding_pb2 as pb
 
 RNG = np.random.default_rng(4)
+
+
+def read_tensors(sent: Iterable[pb.GetEmbeddingResponse]) -> Embedding:
+    reader = TensorReader()
+    for message in sent:
+        reader.read(message)
+    return reader.embedding()
 
 
 def embedding(**shapes: tuple[int, ...]) -> Embedding:

@@ -29,6 +29,7 @@ class Scored:
 
     def __post_init__(self) -> None:
         self.predicted_iou = self.stability = np.ones(len(self.logits), np.float32)
+        self.order = np.arange(len(self.logits))
 
 
 def prompt(multimask: bool) -> Prompt:

@@ -1,0 +1,113 @@
+"""What the clients for threads and for asyncio share: their options, and the requests they send."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Self
+
+from samserve.client.image import HashedImage
+from samserve.core.errors import EmbeddingNotCached
+from samserve.core.geometry import Size
+from samserve.core.image_id import image_id
+from samserve.core.limits import MAX_METADATA_BYTES, check_count
+from samserve.infra import tracing
+from samserve.v1 import embedding_pb2, segmentation_pb2
+from samserve.v1 import types_pb2 as types
+from samserve.wire.metadata import TENANT_KEY
+
+DEFAULT_DECODER = "127.0.0.1:8501"
+DEFAULT_EMBEDDING = "127.0.0.1:8500"
+
+DECODER = "the decoder"  # the services' names in errors
+EMBEDDING = "the embedding service"
+
+# Requests that name an image, by its hash or by its bytes.
+ImageMessage = (
+    segmentation_pb2.PredictRequest
+    | segmentation_pb2.InteractRequest.Open
+    | embedding_pb2.EmbedRequest
+)
+
+
+class ClientBase:
+    """A client's options, and what it remembers of the last image."""
+
+    def __init__(
+        self, model: str, tenant: str, timeout: float, metadata: Sequence[tuple[str, str]]
+    ) -> None:
+        """Keep the options, which are those of `Client`. Raises InvalidInput."""
+        # A server or a proxy would refuse larger metadata by closing the connection.
+        size = sum(len(key) + len(value) for key, value in metadata)
+        check_count(size, MAX_METADATA_BYTES, "metadata", "bytes")
+        tracing.join()
+
+        self._model = model
+        self._timeout = timeout
+        self._metadata = ((TENANT_KEY, tenant), *metadata)
+        self._last_image = HashedImage(image_id(b""), b"")
+        self._last_size: tuple[str, Size] | None = None  # of the image with this id
+
+    def using(
+        self, *, model: str | None = None, tenant: str | None = None, timeout: float | None = None
+    ) -> Self:
+        """Return a client with other options, on the same connections. Do not close it.
+
+        Args:
+            model: As of the constructor, likewise the others; None keeps this client's.
+            tenant: Whose cache entries the calls use.
+            timeout: Seconds for a call with all its attempts.
+        """
+        other = copy.copy(self)
+        if model is not None:
+            other._model = model
+        if tenant is not None:
+            other._metadata = ((TENANT_KEY, tenant), *self._metadata[1:])
+        if timeout is not None:
+            other._timeout = timeout
+        return other
+
+    def _predict_request(
+        self,
+        image: HashedImage,
+        prompts: Sequence[segmentation_pb2.Prompt],
+        output: segmentation_pb2.OutputOptions,
+    ) -> segmentation_pb2.PredictRequest:
+        return segmentation_pb2.PredictRequest(
+            ref=types.ImageRef(image_id=image.image_id),
+            model=self._model,
+            prompts=prompts,
+            output=output,
+        )
+
+    def _embed_request(self, image: HashedImage) -> embedding_pb2.EmbedRequest:
+        return embedding_pb2.EmbedRequest(image_id=image.image_id, model=self._model)
+
+    def _tensors_request(
+        self, image: HashedImage, model_version: str = ""
+    ) -> embedding_pb2.GetEmbeddingRequest:
+        reference = types.ImageRef(image_id=image.image_id, model_version=model_version)
+        return embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
+
+    def _delete_request(self, image_id: str) -> embedding_pb2.DeleteEmbeddingRequest:
+        reference = types.ImageRef(image_id=image_id)
+        return embedding_pb2.DeleteEmbeddingRequest(image=reference, model=self._model)
+
+
+def decoder_address(given: str | None) -> str:
+    """Return the decoder's address: as given, or of the environment, or on this machine."""
+    return given or os.environ.get("DECODER_URL", DEFAULT_DECODER)
+
+
+def embedding_address(given: str | None) -> str:
+    """Return the embedding service's address, likewise."""
+    return given or os.environ.get("EMBEDDING_URL", DEFAULT_EMBEDDING)
+
+
+def add_bytes(request: ImageMessage, image: HashedImage, problem: EmbeddingNotCached) -> None:
+    """Put the image's bytes into a request that named it by hash. Raises if there are none."""
+    if image.data is None:
+        raise problem
+    request.data = image.data
+    request.expected_image_id = image.image_id
