@@ -97,21 +97,6 @@ def trace(runs: Runs, *, diagonal: bool = False) -> Rings:
     return Rings([points[path] for path in paths], holes, _around(holes, above.tolist()))
 
 
-def transpose(runs: Runs) -> Runs:
-    """Return the mask with rows and columns exchanged: the runs of its rows, from the top."""
-    corners = _corners(spans(runs), runs.height)
-    x, begin, end = corners.x[::2], corners.y[::2], corners.y[1::2]
-
-    # One change for each row of each vertical edge. On the right side of the mask it is the start
-    # of the next row, where another change may cancel it.
-    lengths = end - begin
-    starts = np.cumsum(lengths) - lengths
-    rows = np.arange(lengths.sum()) + np.repeat(begin - starts, lengths)
-    changes, times = np.unique(rows * runs.width + np.repeat(x, lengths), return_counts=True)
-    changes = changes[times % 2 == 1]
-    return Runs(runs.width, runs.height, changes[changes < runs.height * runs.width])
-
-
 def _corners(columns: ColumnSpans, height: int) -> _Corners:
     """Return the corners: span ends that the neighbouring column does not have.
 

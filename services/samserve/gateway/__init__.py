@@ -1,1 +1,1 @@
-"""The HTTP gateway: labeling products reach samserve through it."""
+"""The HTTP gateway: REST, and the protocols of labeling tools. It speaks gRPC to the services."""

@@ -3,19 +3,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from samserve.core.rings import OUTSIDE, trace, transpose
-from samserve.core.runs import dense, runs_of
+from samserve.core.rings import OUTSIDE, trace
+from samserve.core.runs import runs_of
 
 shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
 masks = shapes.flatmap(lambda shape: arrays(np.bool_, shape))
-
-
-@given(masks)
-@settings(max_examples=200)
-def test_the_transposed_runs_are_the_rows_of_the_mask(mask: np.ndarray) -> None:
-    transposed = transpose(runs_of(mask))
-    assert np.array_equal(dense(transposed), mask.T)
-    assert np.array_equal(transposed.changes, np.flatnonzero(np.diff(mask.ravel(), prepend=False)))
 
 
 @given(masks)
