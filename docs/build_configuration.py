@@ -22,6 +22,8 @@ from samserve.infra.settings import (
     DecoderSettings,
     EmbeddingSettings,
     EnvironmentSettings,
+    GatewaySettings,
+    ProcessSettings,
     variable_of,
 )
 
@@ -38,7 +40,7 @@ Programs read their settings from environment variables, once, at start.
 - An invalid value ends the program with exit status 2 and a line on stderr that names the variable.
 - An unknown variable that begins with `SAMSERVE_` is ignored. A line on stderr warns of it and
   names the closest known one.
-- A service ignores the variables of the other service, so both can share one environment.
+- A service ignores the variables of the others, so all can share one environment.
 
 In Kubernetes, set more variables through the chart's `embedding.settings` and `decoder.settings`
 ([kubernetes.md](kubernetes.md)).
@@ -107,12 +109,14 @@ Row = tuple[str, str, str, str]
 
 def page() -> str:
     """Return the page's text."""
-    common = set(CommonSettings.model_fields)
+    every, common = set(ProcessSettings.model_fields), set(CommonSettings.model_fields)
     parts = [
         INTRODUCTION,
-        section("Both services", rows(CommonSettings)),
+        section("All services", rows(ProcessSettings)),
+        section("Embedding service and decoder", rows(CommonSettings, every)),
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
+        section("Gateway", rows(GatewaySettings, every)),
     ]
 
     for title, variables in OTHERS.items():
@@ -148,6 +152,8 @@ def default_of(field: FieldInfo) -> str:
     """Return the default as one would write it in the environment."""
     value: Any = field.get_default(call_default_factory=True)
     match value:
+        case dict():
+            return code(",".join(f"{name}={model}" for name, model in value.items()))
         case tuple():
             return code(",".join(value))
         case Path():

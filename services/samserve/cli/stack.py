@@ -30,6 +30,9 @@ def up(
             help="A model to serve, NAME or NAME:VARIANT; repeatable, the first is the default."
         ),
     ] = None,
+    gateway_port: Annotated[
+        int, typer.Option(help="Port of the HTTP gateway; 0 for any free port.")
+    ] = 8503,
     embedding_port: Annotated[
         int, typer.Option(help="Port of the embedding service; 0 for any free port.")
     ] = 8500,
@@ -51,7 +54,7 @@ def up(
         str, typer.Option(envvar="TRITON_URL", help="Use a running Triton, host:port.")
     ] = "",
 ) -> None:
-    """Run the whole stack until Ctrl-C: Triton, Redis, embedding service (Ray Serve), decoder."""
+    """Run the whole stack until Ctrl-C: Triton, Redis, embedding service, decoder, gateway."""
     from samserve.local import state
     from samserve.local.process import StartFailed
     from samserve.local.stack import StackOptions
@@ -69,6 +72,7 @@ def up(
         models=models,
         bundles=store().folder,
         cache_coding=cache_coding,
+        gateway_port=gateway_port,
         embedding_port=embedding_port,
         decoder_port=decoder_port,
         replicas=replicas,

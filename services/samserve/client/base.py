@@ -50,7 +50,12 @@ class ClientBase:
         self._last_size: tuple[str, Size] | None = None  # of the image with this id
 
     def using(
-        self, *, model: str | None = None, tenant: str | None = None, timeout: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        tenant: str | None = None,
+        timeout: float | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> Self:
         """Return a client with other options, on the same connections. Do not close it.
 
@@ -58,6 +63,7 @@ class ClientBase:
             model: As of the constructor, likewise the others; None keeps this client's.
             tenant: Whose cache entries the calls use.
             timeout: Seconds for a call with all its attempts.
+            metadata: Pairs in addition to this client's.
         """
         other = copy.copy(self)
         if model is not None:
@@ -66,6 +72,7 @@ class ClientBase:
             other._metadata = ((TENANT_KEY, tenant), *self._metadata[1:])
         if timeout is not None:
             other._timeout = timeout
+        other._metadata = (*other._metadata, *metadata)
         return other
 
     def _predict_request(

@@ -84,3 +84,17 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
+
+# Requests of the HTTP gateway.
+HTTP_REQUESTS = Counter(
+    "samserve_http_requests_total",
+    "Answered HTTP requests by route and status; 499 if the caller left first.",
+    ["route", "status"],
+)
+HTTP_REQUESTS_NOW = Gauge("samserve_http_requests_in_progress", "HTTP requests in progress.")
+HTTP_REQUEST_SECONDS = Histogram(
+    "samserve_http_request_seconds",
+    "Time to answer an HTTP request.",
+    ["route"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)

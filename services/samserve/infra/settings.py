@@ -30,7 +30,14 @@ from samserve.codec.tensors import Coding
 from samserve.core.embedding import DEFAULT_LIMITS, SizeLimits
 from samserve.core.image import ImageRange, Limits
 from samserve.core.limits import DEFAULT_BATCHES, DEFAULT_PROMPTS, BulkLimits, RequestLimits
-from samserve.infra.addresses import DECODER_PORT, EMBEDDING_ADDRESS, EMBEDDING_PORT, HTTP_PORT
+from samserve.infra.addresses import (
+    DECODER_ADDRESS,
+    DECODER_PORT,
+    EMBEDDING_ADDRESS,
+    EMBEDDING_PORT,
+    GATEWAY_PORT,
+    HTTP_PORT,
+)
 from samserve.infra.cache_options import CacheOptions
 
 PREFIX = "SAMSERVE_"
@@ -55,6 +62,17 @@ def _as_folder(value: Any) -> Any:
     return value or user_folder()
 
 
+def _parse_model_names(value: Any) -> Any:
+    """Parse `NAME=MODEL,...`. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+    for name, equals, model in pairs:
+        if not (name and equals and model):
+            raise ValueError(f"expected NAME=MODEL, separated by commas; found {name!r}")
+    return {name.strip(): model.strip() for name, _, model in pairs}
+
+
 def _check_secret(secret: SecretStr) -> SecretStr:
     if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
         raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
@@ -65,6 +83,7 @@ Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(require_otlp_extra)]
 Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
+ModelNames = Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_model_names)]
 Folder = Annotated[Path, BeforeValidator(_as_folder)]
 
 
@@ -88,8 +107,8 @@ class BundleSettings(EnvironmentSettings):
     )
 
 
-class CommonSettings(EnvironmentSettings):
-    """The settings that both services read."""
+class ProcessSettings(EnvironmentSettings):
+    """The settings that every program that serves reads."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -98,6 +117,37 @@ class CommonSettings(EnvironmentSettings):
     metrics_port: Port = Field(
         default=0, description="Port of the Prometheus metrics; 0 serves no metrics."
     )
+    max_image_bytes: int = Field(
+        default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
+    )
+    max_connections: int = Field(
+        default=1024,
+        gt=0,
+        description=(
+            "Connections that a decoder, a gateway, or HAProxy before the embedding service "
+            "accepts at once. HAProxy counts those to replicas too."
+        ),
+    )
+    slow_s: float = Field(
+        default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="(?i)^(debug|info|warning|error)$",
+        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
+    )
+    otlp_endpoint: Endpoint = Field(
+        default="",
+        description=(
+            "OTLP endpoint for OpenTelemetry traces over gRPC, such as `http://collector:4317`. "
+            "Empty means no traces; needs the extra `samserve[tracing]`."
+        ),
+    )
+
+
+class CommonSettings(ProcessSettings):
+    """The settings that the embedding service and the decoder read."""
+
     models: Models = Field(
         default=(DEFAULT_MODEL,),
         validate_default=False,
@@ -127,9 +177,6 @@ class CommonSettings(EnvironmentSettings):
             "then sealed with it, and entries that are not are ignored. Empty seals nothing."
         ),
     )
-    max_image_bytes: int = Field(
-        default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
-    )
     max_image_pixels: int = Field(
         default=DEFAULT_LIMITS.max_pixels,
         gt=0,
@@ -152,29 +199,6 @@ class CommonSettings(EnvironmentSettings):
             "What is white in grey images of 16 bits. `full`: the largest value of 16 bits. "
             "`auto`: the largest value of the bits that the image uses, for cameras of 10 to 14 "
             "bits. Both services must have the same value."
-        ),
-    )
-    max_connections: int = Field(
-        default=1024,
-        gt=0,
-        description=(
-            "Connections that a decoder, or HAProxy before the embedding service, accepts at once. "
-            "HAProxy counts those to replicas too."
-        ),
-    )
-    slow_s: float = Field(
-        default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
-    )
-    log_level: str = Field(
-        default="info",
-        pattern="(?i)^(debug|info|warning|error)$",
-        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
-    )
-    otlp_endpoint: Endpoint = Field(
-        default="",
-        description=(
-            "OTLP endpoint for OpenTelemetry traces over gRPC, such as `http://collector:4317`. "
-            "Empty means no traces; needs the extra `samserve[tracing]`."
         ),
     )
 
@@ -406,6 +430,69 @@ class DecoderSettings(CommonSettings, BundleSettings):
         return RequestLimits(self.max_prompts, self.max_points, self.max_answer_bytes)
 
 
+class GatewaySettings(ProcessSettings):
+    """The settings of the HTTP gateway."""
+
+    gateway_port: Port = Field(default=GATEWAY_PORT, description="Port of the HTTP service.")
+    decoder_url: str = Field(
+        default=DECODER_ADDRESS,
+        validation_alias=_env("DECODER_URL"),
+        description="Address of the decoder; `dns:///NAME:PORT` balances over all its servers.",
+    )
+    embedding_url: str = Field(
+        default=EMBEDDING_ADDRESS,
+        validation_alias=_env("EMBEDDING_URL"),
+        description="Address of the embedding service.",
+    )
+    call_timeout_s: float = Field(
+        default=60, gt=0, description="Time limit of a request's work, in seconds."
+    )
+    patience_s: float = Field(
+        default=25,
+        gt=0,
+        description=(
+            "Time that a request of a labeling tool waits for busy services, in seconds. "
+            "These tools cannot take a refusal that asks them to retry."
+        ),
+    )
+    gateway_models: ModelNames = Field(
+        default={},
+        validate_default=False,
+        description=(
+            "Models by the names that labeling tools use, as `NAME=MODEL`, separated by commas; "
+            "`*` stands for every other name. Empty: always the default model."
+        ),
+    )
+    max_body_bytes: int = Field(
+        default=48 * MIB,
+        gt=0,
+        description="Size limit of a request's body, in bytes; base64 takes a third more.",
+    )
+    max_bodies_bytes: int = Field(
+        default=512 * MIB,
+        gt=0,
+        description="Memory for all bodies in flight, in bytes; more are refused as overload.",
+    )
+    max_json_parts: int = Field(
+        default=20_000,
+        gt=0,
+        description="Limit of the values in a JSON body; Label Studio's may have 100 times more.",
+    )
+    upload_s: float = Field(
+        default=30, gt=0, description="Time limit to receive a request, in seconds."
+    )
+    max_requests: int = Field(
+        default=256,
+        gt=0,
+        description="Requests in progress; further ones are refused as overload.",
+    )
+    drain_s: float = Field(
+        default=10,
+        ge=0,
+        description="Time for requests in flight to finish at shutdown, in seconds.",
+    )
+
+
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
 
 
@@ -463,7 +550,7 @@ def unknown_variable_warnings(environment: Mapping[str, str]) -> list[str]:
     """
     known = OTHER_VARIABLES | {
         variable_of(name, field)
-        for kind in (EmbeddingSettings, DecoderSettings)
+        for kind in (EmbeddingSettings, DecoderSettings, GatewaySettings)
         for name, field in kind.model_fields.items()
     }
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import redis
+import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from samserve.local import triton
@@ -22,6 +23,7 @@ def readiness(addresses: Addresses) -> dict[str, bool]:
         "triton": triton.ready(addresses.triton),
         "embedding": embedding_ready(addresses.embedding),
         "decoder": decoder_ready(addresses.decoder),
+        "gateway": gateway_ready(addresses.gateway),
     }
 
 
@@ -50,6 +52,16 @@ def decoder_ready(address: str) -> bool:
             return False
 
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def gateway_ready(url: str) -> bool:
+    """Whether the gateway answers, and a decoder behind it."""
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy of the environment does not know this machine
+        try:
+            return session.get(f"{url}/readyz", timeout=TIMEOUT).ok
+        except requests.RequestException:
+            return False
 
 
 def embedding_ready(address: str) -> bool:

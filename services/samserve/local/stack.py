@@ -1,4 +1,4 @@
-"""The whole stack on this machine: Redis, Triton, embedding service (Ray Serve), decoder."""
+"""The whole stack on this machine: Redis, Triton, embedding service (Ray Serve), decoder, gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
 from samserve.infra.folders import make_plain_folder
 from samserve.local import triton
-from samserve.local.probes import decoder_ready, embedding_ready, redis_ready
+from samserve.local.probes import decoder_ready, embedding_ready, gateway_ready, redis_ready
 from samserve.local.process import (
     Program,
     StartFailed,
@@ -41,6 +41,7 @@ CACHE_BYTES = "512mb"
 STABLE_SECONDS = 60.0  # a part that has run this long is started again at once when it dies
 LONGEST_PAUSE = 30.0  # seconds before a part that dies again and again is started again
 CHOSEN_PORTS = (  # ports that no option sets; any free one is taken
+    "gateway_metrics",
     "embedding_metrics",
     "decoder_metrics",
     "redis",
@@ -62,7 +63,7 @@ class StackOptions:
         models: `NAME` or `NAME:VARIANT`; the first is the default.
         bundles: The user's folder of bundles.
         cache_coding: "small" or "exact".
-        embedding_port, decoder_port: 0 chooses any free port.
+        gateway_port, embedding_port, decoder_port: 0 chooses any free port.
         replicas: Replicas of the embedding service.
         redis_url, triton_url: A Redis or Triton that runs already; empty: start one.
         triton_control: Let callers of Triton load and unload models; for tests.
@@ -71,6 +72,7 @@ class StackOptions:
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     bundles: Path = field(default_factory=user_folder)
     cache_coding: Coding = "small"
+    gateway_port: int = 0
     embedding_port: int = 0
     decoder_port: int = 0
     replicas: int = 1
@@ -125,6 +127,8 @@ class Stack:
     def addresses(self) -> Addresses:
         at = {name: f"127.0.0.1:{port}" for name, port in self._ports.items()}
         return Addresses(
+            gateway=f"http://{at['gateway']}",
+            gateway_metrics=at["gateway_metrics"],
             embedding=at["embedding"],
             embedding_metrics=at["embedding_metrics"],
             decoder=at["decoder"],
@@ -164,12 +168,19 @@ class Stack:
 
             on_progress("decoder")
             self.start_decoder("decoder", self._ports["decoder"], self._ports["decoder_metrics"])
+
+            on_progress("gateway")
+            self.start_gateway()
         except BaseException:
             self.stop()
             raise
 
     def _choose_ports(self) -> None:
-        fixed = {"embedding": self.options.embedding_port, "decoder": self.options.decoder_port}
+        fixed = {
+            "gateway": self.options.gateway_port,
+            "embedding": self.options.embedding_port,
+            "decoder": self.options.decoder_port,
+        }
 
         for name, port in fixed.items():
             if port and not is_free(port):
@@ -258,6 +269,19 @@ class Stack:
         }
         self._start_python(
             name, "samserve.decoder.server", settings, lambda: decoder_ready(f"127.0.0.1:{port}")
+        )
+
+    def start_gateway(self) -> None:
+        settings = {
+            "DECODER_URL": self.addresses.decoder,
+            "SAMSERVE_GATEWAY_PORT": self._ports["gateway"],
+            "SAMSERVE_METRICS_PORT": self._ports["gateway_metrics"],
+        }
+        self._start_python(
+            "gateway",
+            "samserve.gateway.main",
+            settings,
+            lambda: gateway_ready(self.addresses.gateway),
         )
 
     def restart_dead_parts(self, on_change: Callable[[str], None] = lambda _: None) -> None:

@@ -17,6 +17,7 @@ class Addresses:
     """Addresses of a running stack; empty for a part that the stack did not start itself.
 
     Attributes:
+        gateway: A URL, `http://127.0.0.1:PORT`.
         redis: A URL, `redis://127.0.0.1:PORT/0`, or the user's. The others are `127.0.0.1:PORT`.
         logs: The folder that holds the log of every part.
         models: `NAME` or `NAME:VARIANT`; the first is the default.
@@ -25,6 +26,8 @@ class Addresses:
         restarts: How often each part was started again.
     """
 
+    gateway: str
+    gateway_metrics: str
     embedding: str
     embedding_metrics: str
     decoder: str

@@ -23,6 +23,8 @@ def home(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def addresses() -> state.Addresses:
     return state.Addresses(
+        gateway="http://127.0.0.1:8503",
+        gateway_metrics="127.0.0.1:8603",
         embedding="127.0.0.1:8500",
         embedding_metrics="127.0.0.1:1",
         decoder="127.0.0.1:8501",

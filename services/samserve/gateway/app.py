@@ -1,0 +1,68 @@
+"""The gateway as an ASGI application: all surfaces, health, and one scope around each request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from samserve.core.errors import SamserveError
+from samserve.gateway.middleware import Observed
+from samserve.gateway.problem import problem_of
+from samserve.gateway.rest import routes as rest
+from samserve.gateway.rest.answers import json_response, problem_response
+from samserve.gateway.service import Service
+
+DESCRIPTION = """\
+Masks of objects in images. An image is embedded once and named by its SHA-256 from then on.
+Coordinates are pixels of the oriented image (EXIF orientation applied).
+"""
+
+
+def build(service: Service) -> FastAPI:
+    """Return the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="samserve",
+        version=version("samserve"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    settings = service.settings
+    app.add_middleware(
+        Observed, bodies=service.bodies, most=settings.max_requests, slow=settings.slow_s
+    )
+    app.add_exception_handler(HTTPException, _answer_unrouted)
+
+    for routes in (rest.routes,):
+        app.include_router(routes(service))
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Tell that the gateway itself runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Response:
+        """Tell whether a decoder answers, so that requests can be served."""
+        try:
+            await service.models()
+        except SamserveError as error:
+            return problem_response(problem_of(error))
+        return json_response({"status": "ready"})
+
+    return app
+
+
+async def _answer_unrouted(_: Request, error: Exception) -> Response:
+    """Answer a request for a route or a method that does not exist."""
+    return problem_response(problem_of(error))

@@ -1,0 +1,98 @@
+"""The scope in which a request is answered: its id, its trace, its metrics, its log line."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from samserve.core.errors import Overloaded
+from samserve.gateway.bodies import Bodies, Body
+from samserve.gateway.problem import problem_of
+from samserve.gateway.rest.answers import problem_response
+from samserve.infra.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS, HTTP_REQUESTS_NOW
+from samserve.infra.tracing import Kind, continue_trace, span
+from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
+
+UNKNOWN_ROUTE = "unknown"
+LEFT = 499  # the caller left before the answer, as nginx counts it
+
+log = structlog.get_logger()
+
+
+class Observed:
+    """Answers requests through an application, within bounds, and counts, times and logs them."""
+
+    def __init__(self, app: ASGIApp, *, bodies: Bodies, most: int, slow: float) -> None:
+        """Wrap an application.
+
+        Args:
+            app: Answers the requests.
+            bodies: The bodies in flight.
+            most: Requests in progress; further ones are refused.
+            slow: Seconds after which a request is logged although it succeeded.
+        """
+        self._app = app
+        self._bodies = bodies
+        self._most = most
+        self._slow = slow
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        headers = [
+            (key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]
+        ]
+        request_id = request_id_of(headers)
+        status, started = LEFT, time.perf_counter()
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (REQUEST_ID_KEY.encode(), request_id.encode()),
+                ]
+            await send(message)
+
+        body = Body(self._bodies, scope, receive)
+        self._running += 1
+        try:
+            with (
+                bound_contextvars(request_id=request_id),
+                continue_trace(headers),
+                span("HTTP", Kind.SERVER),
+                HTTP_REQUESTS_NOW.track_inprogress(),
+            ):
+                if self._running > self._most:
+                    refusal = problem_response(problem_of(Overloaded("the gateway")))
+                    await refusal(scope, receive, send_noted)
+                else:
+                    await self._app(scope, body.receive, send_noted)
+        finally:
+            self._running -= 1
+            body.release()
+            self._note(scope, status, time.perf_counter() - started, request_id)
+
+    def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+        HTTP_REQUESTS.labels(route, str(status)).inc()
+        HTTP_REQUEST_SECONDS.labels(route).observe(seconds)
+        if status < 500 and seconds <= self._slow:
+            return
+        log.log(
+            logging.WARNING if status >= 500 else logging.INFO,
+            "failed request" if status >= 500 else "slow request",
+            method=scope["method"],
+            route=route,
+            status=status,
+            milliseconds=round(1000 * seconds, 1),
+            request_id=request_id,
+        )

@@ -1,0 +1,144 @@
+"""Every failure of a request as one sentence with an HTTP status, whatever the surface."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from samserve.core.errors import (
+    DeadlinePassed,
+    EmbeddingNotCached,
+    InvalidInput,
+    ModelNotFound,
+    ModelVersionMismatch,
+    Overloaded,
+    SamserveError,
+    Unavailable,
+    shorten,
+)
+
+LONGEST_MESSAGE = 500  # characters; pydantic's may hold a caller's values
+
+
+class BodyTooLarge(InvalidInput):
+    """The request's body is over its limit."""
+
+
+class BodyTooSlow(InvalidInput):
+    """The request's body did not arrive in time."""
+
+
+class UnsupportedBody(InvalidInput):
+    """The body's type or coding is not one that the route reads."""
+
+
+class NotImplementedHere(SamserveError):
+    """The protocol has this request, but samserve has not."""
+
+
+# The table between errors and HTTP: status and code.
+_TABLE: dict[type[SamserveError], tuple[HTTPStatus, str]] = {
+    BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE"),
+    BodyTooSlow: (HTTPStatus.REQUEST_TIMEOUT, "BODY_TOO_SLOW"),
+    UnsupportedBody: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_BODY"),
+    NotImplementedHere: (HTTPStatus.NOT_IMPLEMENTED, "NOT_IMPLEMENTED"),
+    InvalidInput: (HTTPStatus.BAD_REQUEST, "INVALID_INPUT"),
+    EmbeddingNotCached: (HTTPStatus.NOT_FOUND, "EMBEDDING_NOT_CACHED"),
+    ModelNotFound: (HTTPStatus.NOT_FOUND, "MODEL_NOT_FOUND"),
+    ModelVersionMismatch: (HTTPStatus.CONFLICT, "MODEL_VERSION_MISMATCH"),
+    Overloaded: (HTTPStatus.TOO_MANY_REQUESTS, "OVERLOADED"),
+    Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+    DeadlinePassed: (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_PASSED"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A failed request, before it is written in a surface's form.
+
+    Attributes:
+        status: Of HTTP.
+        message: What was wrong, and what to do.
+        code: The kind of failure, in capitals.
+        field: The part of the request to correct; empty if there is none.
+        retry_after: Seconds until another attempt is worth it; None if none is.
+    """
+
+    status: int
+    message: str
+    code: str
+    field: str = ""
+    retry_after: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of its answer."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Return what to tell the caller.
+
+    An exception of no known kind is a bug: it is logged here, and the caller learns only the id of
+    the incident.
+    """
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, SamserveError):
+        error = error.__cause__  # FastAPI wraps what happens while it reads a body
+
+    row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
+    if row is not None:
+        status, code = row
+        return Problem(
+            status,
+            str(error),
+            code,
+            field=getattr(error, "field", ""),
+            retry_after=getattr(error, "retry_after", None),
+        )
+
+    if isinstance(error, RequestValidationError):
+        return _invalid(error.errors())
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        return Problem(status, str(error.detail), status.name)
+    return _bug(error)
+
+
+def _invalid(errors: Sequence[Any]) -> Problem:
+    """Describe the first of pydantic's errors."""
+    first = errors[0]
+    field = _path(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    cause = (first.get("ctx") or {}).get("error")
+    if isinstance(cause, str):
+        message = f"{message}: {cause}"
+    text = f"{field}: {message}" if field else message
+    code = _TABLE[InvalidInput][1]
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, text[:LONGEST_MESSAGE], code, field=field)
+
+
+def _path(location: Iterable[str | int]) -> str:
+    """Write the place of a value, as in `prompts[3].points`."""
+    _, *rest = location  # without "body", "query" or "path"
+    path = ""
+    for part in rest:
+        path += f"[{part}]" if isinstance(part, int) else f".{shorten(part)}"
+    return path.removeprefix(".")
+
+
+def _bug(error: BaseException) -> Problem:
+    incident = secrets.token_hex(8)
+    structlog.get_logger().error("internal error", incident=incident, exc_info=error)
+    return Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error, incident {incident}", "INTERNAL"
+    )

@@ -1,0 +1,177 @@
+"""The routes of the REST interface."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.datastructures import UploadFile
+
+from samserve.client import CachedImage
+from samserve.client.image import ImageInput
+from samserve.core.embedding import Embedding
+from samserve.core.errors import EmbeddingNotCached
+from samserve.gateway.json_body import parse_json
+from samserve.gateway.problem import UnsupportedBody
+from samserve.gateway.rest import models
+from samserve.gateway.rest.answers import json_response, problem_response
+from samserve.gateway.rest.masks import image_json, masks_json, wire_formats
+from samserve.gateway.route import surface
+from samserve.gateway.service import Service
+
+CHUNK = 256 * 1024  # bytes of an embedding in one piece of the answer
+BIG_ANSWER = 8  # masks; more are written in a thread
+
+ImageId = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of the image.")]
+Model = Annotated[str, Query(max_length=64, description="Empty: the default model.")]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.ProblemModel, "content": {"application/problem+json": {}}}
+    for status in (400, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+}
+ANY_BYTES = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": ANY_BYTES,
+            "image/*": ANY_BYTES,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            "application/json": {"schema": models.NamedImage.model_json_schema()},
+        },
+    }
+}
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the routes under /v1."""
+    router = APIRouter(
+        prefix="/v1",
+        tags=["REST"],
+        route_class=surface(problem_response, json_parts=service.settings.max_json_parts),
+        responses=PROBLEMS,
+    )
+
+    @router.get("/models", response_model=models.ModelsAnswer)
+    async def list_models() -> Response:
+        """List the models that can be named in a request."""
+        served = await service.models()
+        return json_response(
+            {
+                "models": [
+                    {
+                        "name": each.name,
+                        "version": each.version,
+                        "default": each is served[0],
+                        "side": each.side,
+                        "low_res": each.low_res,
+                    }
+                    for each in served
+                ]
+            }
+        )
+
+    @router.post("/images", response_model=models.ImageAnswer, openapi_extra=IMAGE_BODY)
+    async def add_image(request: Request, model: Model = "") -> Response:
+        """Embed an image: its bytes, a form with a `file`, or JSON with its `image_id`.
+
+        By id it answers 404, code EMBEDDING_NOT_CACHED, if the image must be sent.
+        """
+        image = await _image_of(request, service.settings.max_json_parts)
+        return json_response(image_json(await service.client.using(model=model).embed(image)))
+
+    @router.post("/images/{image_id}/masks", response_model=models.MasksAnswer)
+    async def predict_masks(image_id: ImageId, asked: models.MasksRequest) -> Response:
+        """Answer prompts on an image. 404, code EMBEDDING_NOT_CACHED: add the image first."""
+        answer = await service.client.using(model=asked.model).predict(
+            CachedImage(image_id),
+            [prompt.prompt() for prompt in asked.prompts],
+            low_res_logits=asked.low_res_logits,
+            formats=wire_formats(asked.formats),
+            polygon_tolerance=asked.polygon_tolerance,
+            max_masks=asked.max_masks,
+        )
+        if sum(map(len, answer.results)) > BIG_ANSWER:
+            return await asyncio.to_thread(lambda: json_response(masks_json(answer, asked.formats)))
+        return json_response(masks_json(answer, asked.formats))
+
+    @router.get(
+        "/images/{image_id}/embedding",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/octet-stream": ANY_BYTES}}},
+    )
+    async def get_embedding(image_id: ImageId, model: Model = "") -> Response:
+        """Return the embedding: its tensors in fp16, little-endian, one after the other.
+
+        The header `samserve-embedding` is JSON: the image's size, the model's version, and each
+        tensor's name and shape.
+        """
+        embedding = await service.client.using(model=model).embedding(CachedImage(image_id))
+        return StreamingResponse(
+            _chunks(embedding),
+            media_type="application/octet-stream",
+            headers={"samserve-embedding": _description(embedding)},
+        )
+
+    @router.delete("/images/{image_id}", status_code=HTTPStatus.NO_CONTENT)
+    async def delete_image(image_id: ImageId, model: Model = "") -> None:
+        """Delete an image's embedding from the cache; 404 if there was none."""
+        if not await service.client.using(model=model).delete(CachedImage(image_id)):
+            raise EmbeddingNotCached(image_id)
+
+    return router
+
+
+async def _image_of(request: Request, json_parts: int) -> ImageInput:
+    """Return the image that a body brings or names."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        asked = models.NamedImage.model_validate(parse_json(await request.body(), json_parts))
+        return CachedImage(asked.image_id)
+    if kind == "multipart/form-data":
+        async with request.form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise UnsupportedBody("file", "file: the form has no such file")
+            return await file.read()
+
+    body = await request.body()
+    if not body:
+        raise UnsupportedBody("body", "body: send the image's bytes, a form, or JSON")
+    return body
+
+
+def _description(embedding: Embedding) -> str:
+    described = {
+        "width": embedding.size.width,
+        "height": embedding.size.height,
+        "model_version": embedding.model_version,
+        "tensors": [
+            {"name": name, "dtype": "float16", "shape": tensor.shape}
+            for name, tensor in embedding.tensors.items()
+        ],
+    }
+    return orjson.dumps(described).decode("ascii")
+
+
+async def _chunks(embedding: Embedding) -> Any:
+    for piece in _pieces(embedding):
+        yield piece
+
+
+def _pieces(embedding: Embedding) -> Iterator[memoryview]:
+    for tensor in embedding.tensors.values():
+        data = memoryview(tensor.data).cast("B")
+        for start in range(0, len(data), CHUNK):
+            yield data[start : start + CHUNK]

@@ -1,0 +1,55 @@
+"""Routes of a surface: bounded JSON bodies, and errors in the form that its clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from samserve.gateway.json_body import parse_json
+from samserve.gateway.problem import Problem, problem_of
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+MAX_JSON_PARTS = 20_000  # unless a surface says otherwise
+
+
+class _BoundedRequest(Request):
+    """A request whose JSON has at most `parts` values."""
+
+    parts = MAX_JSON_PARTS
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = parse_json(await self.body(), self.parts)
+        return self._json
+
+
+def surface(
+    write: Callable[[Problem], Response], *, json_parts: int = MAX_JSON_PARTS
+) -> type[APIRoute]:
+    """Return the class of a surface's routes, for `APIRouter(route_class=...)`.
+
+    Args:
+        write: Writes a failure in the surface's form.
+        json_parts: Limit of the values in a JSON body.
+    """
+
+    class SurfaceRequest(_BoundedRequest):
+        parts = json_parts
+
+    class SurfaceRoute(APIRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handle(SurfaceRequest(request.scope, request.receive))
+                except Exception as error:
+                    return write(problem_of(error))
+
+            return answer
+
+    return SurfaceRoute
