@@ -67,7 +67,8 @@ def npz(masks: Sequence[Mask]) -> bytes:
     pixels = sum(mask.size.pixels for mask in masks)
     if pixels > MAX_BINARY_PIXELS:
         raise InvalidInput(
-            "format", f"format 'binary': {pixels:,} pixels of masks; the limit is {MAX_BINARY_PIXELS:,}"
+            "format",
+            f"format 'binary': {pixels:,} pixels of masks; the limit is {MAX_BINARY_PIXELS:,}",
         )
     size = masks[0].size
     low_res = [mask.low_res_array().astype(np.float32) for mask in masks]

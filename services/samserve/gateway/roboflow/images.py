@@ -7,23 +7,16 @@ from typing import Any
 from samserve.client import CachedImage
 from samserve.core.errors import InvalidInput, shorten
 from samserve.gateway.base64_image import decode_image
-from samserve.gateway.fetch import Fetcher
 from samserve.gateway.roboflow.image_ids import ImageIds
 from samserve.gateway.roboflow.requests import Image, ImageCall
+from samserve.gateway.service import Service
 
 
 class Images:
-    """The images of calls."""
+    """The images of calls. One for each process."""
 
-    def __init__(self, fetcher: Fetcher | None, most: int) -> None:
-        """Remember no image.
-
-        Args:
-            fetcher: Fetches URLs; None refuses them.
-            most: Bytes of an encoded image.
-        """
-        self._fetcher = fetcher
-        self._most = most
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._ids = ImageIds()
 
     async def find(self, call: ImageCall, key: str) -> bytes | CachedImage:
@@ -46,8 +39,9 @@ class Images:
 
     async def _read(self, image: Image) -> bytes:
         kind = image.type.lower()
+        most = self._service.settings.max_image_bytes
         if kind == "base64":
-            return await decode_image(_text(image.value), "image.value", self._most)
+            return await decode_image(_text(image.value), "image.value", most)
         if kind == "url":
             return await self._fetch(_text(image.value))
         if kind == "numpy":
@@ -59,12 +53,13 @@ class Images:
         )
 
     async def _fetch(self, url: str) -> bytes:
-        if self._fetcher is None:
+        settings = self._service.settings
+        if not settings.image_hosts and not settings.private_image_hosts:
             raise InvalidInput(
                 "image.type",
                 "image.type 'url' is off; list hosts in SAMSERVE_IMAGE_HOSTS, or send base64",
             )
-        return await self._fetcher.fetch(url, "image.value")
+        return await self._service.fetcher.fetch(url, "image.value")
 
 
 def _text(value: Any) -> str:

@@ -70,9 +70,7 @@ def _mask_input(body: SamSegmentRequest) -> bytes:
     return read_mask_input(body.mask_input, body.mask_input_format)
 
 
-def _labelled_box(
-    points: Sequence[tuple[float, float]], labels: Sequence[float]
-) -> Box | None:
+def _labelled_box(points: Sequence[tuple[float, float]], labels: Sequence[float]) -> Box | None:
     """Return the box of two points with the labels of corners, or none."""
     for label in labels:
         if label not in (OFF, ON, FIRST_CORNER, SECOND_CORNER, PADDING):

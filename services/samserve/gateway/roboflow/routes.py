@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
-from samserve.gateway.addresses import parse_hosts
-from samserve.gateway.fetch import Fetcher, FetchLimits
 from samserve.gateway.problem import NotImplementedHere, Problem
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.roboflow import models, requests
@@ -32,22 +28,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def routes(service: Service) -> APIRouter:
     """Return the routes, at the paths of Roboflow's server."""
-    settings = service.settings
-    hosts = parse_hosts(settings.image_hosts)
-    fetcher = Fetcher(hosts, FetchLimits(bytes=settings.max_image_bytes)) if hosts else None
-    segmentation = Segmentation(service, Images(fetcher, settings.max_image_bytes))
-
-    @asynccontextmanager
-    async def close_fetcher(_: Any) -> AsyncIterator[None]:
-        yield
-        if fetcher is not None:
-            await fetcher.close()
-
+    segmentation = Segmentation(service, Images(service))
     router = APIRouter(
         tags=["Roboflow"],
-        route_class=surface(_write_problem, json_parts=settings.max_json_parts),
+        route_class=surface(_write_problem, json_parts=service.settings.max_json_parts),
         responses=PROBLEMS,
-        lifespan=close_fetcher,
     )
     _add_segmentation(router, segmentation)
     _add_server(router, service)
@@ -88,7 +73,9 @@ def _add_segmentation(router: APIRouter, segmentation: Segmentation) -> None:
         call: requests.SegmentRequest, key: Key = None, authorization: Authorization = None
     ) -> Response:
         """Answer each prompt with one mask."""
-        return await segmentation.segment(call, call.sam2_version_id, _key(call, key, authorization))
+        return await segmentation.segment(
+            call, call.sam2_version_id, _key(call, key, authorization)
+        )
 
     @router.post("/sam3/visual_segment", response_model=models.SegmentAnswer)
     async def segment_sam3(
