@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from samserve.core.errors import SamserveError
+from samserve.gateway import cvat, roboflow, xanylabeling
 from samserve.gateway.middleware import Observed
 from samserve.gateway.problem import problem_of
 from samserve.gateway.rest import routes as rest
@@ -43,7 +44,7 @@ def build(service: Service) -> FastAPI:
     )
     app.add_exception_handler(HTTPException, _answer_unrouted)
 
-    for routes in (rest.routes,):
+    for routes in (rest.routes, roboflow.routes, cvat.routes, xanylabeling.routes):
         app.include_router(routes(service))
 
     @app.get("/healthz", tags=["health"])

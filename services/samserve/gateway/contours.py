@@ -39,6 +39,12 @@ def perimeter(contour: Array) -> float:
     return float(np.hypot(*(np.roll(contour, -1, 0) - contour).T).sum())
 
 
+def area(contour: Array) -> float:
+    """Return the area inside a closed line of points [N, 2]."""
+    x, y = contour.astype(np.float64).T
+    return abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2
+
+
 def simplify(contour: Contour, epsilon: float) -> Contour:
     """Leave points out where the closed line then strays by no more than `epsilon` pixels.
 

@@ -79,12 +79,6 @@ class SegmentAnswer(BaseModel):
     time: float
 
 
-class Message(BaseModel):
-    """A failure."""
-
-    message: str
-
-
 def registry(models: list[Model]) -> dict[str, Any]:
     """Write the list of models."""
     listed = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
-from samserve.gateway.problem import NotImplementedHere, Problem
+from samserve.gateway.message import MESSAGES, write_message
+from samserve.gateway.problem import NotImplementedHere
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.roboflow import models, requests
 from samserve.gateway.roboflow.images import Images
@@ -21,18 +22,14 @@ BEARER = "bearer "
 Key = Annotated[str | None, Query(alias="api_key", max_length=512)]
 Authorization = Annotated[str | None, Header(max_length=1024)]
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": models.Message} for status in (400, 404, 413, 422, 429, 500, 501, 503, 504)
-}
-
 
 def routes(service: Service) -> APIRouter:
     """Return the routes, at the paths of Roboflow's server."""
     segmentation = Segmentation(service, Images(service))
     router = APIRouter(
         tags=["Roboflow"],
-        route_class=surface(_write_problem, json_parts=service.settings.max_json_parts),
-        responses=PROBLEMS,
+        route_class=surface(write_message, json_parts=service.settings.max_json_parts),
+        responses=MESSAGES,
     )
     _add_segmentation(router, segmentation)
     _add_server(router, service)
@@ -118,7 +115,3 @@ def _key(call: requests.Call, query: str | None, authorization: str | None) -> s
     if authorization and authorization.lower().startswith(BEARER):
         return authorization[len(BEARER) :].strip()
     return query or ""
-
-
-def _write_problem(problem: Problem) -> Response:
-    return json_response({"message": problem.message}, problem.status)
