@@ -142,7 +142,8 @@ def row_changes(runs: Runs) -> Ints:
 
     # The end of a row is the beginning of the next one: a run that continues there does not change.
     changes = _unpaired(np.sort(row * runs.width + column))
-    return changes[changes < runs.height * runs.width]
+    within: Ints = changes[changes < runs.height * runs.width]
+    return within
 
 
 def _unpaired(ordered: Ints) -> Ints:

@@ -149,7 +149,7 @@ async def _model(service: Service, function: str) -> str:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    """Describe an interactor. CVAT takes any text of a Boolean for true, so that false is left out."""
+    """Describe an interactor. CVAT reads any text as true, so a false key is left out."""
     annotations = {
         "name": name,
         "type": "interactor",

@@ -16,7 +16,8 @@ import aiohttp
 from yarl import URL
 
 from samserve.core.errors import InvalidInput, shorten
-from samserve.gateway.addresses import AllowedHost, Target, check_url, is_allowed
+from samserve.infra.hosts import AllowedHost, Target, check_url, is_allowed
+from samserve.infra.settings import GatewaySettings
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -43,6 +44,11 @@ class FetchLimits:
     connect_s: float = 3.0
     redirects: int = 3
     in_flight: int = 8
+
+
+def image_limits(settings: GatewaySettings) -> FetchLimits:
+    """Return the limits on images that are fetched."""
+    return FetchLimits(settings.max_image_bytes, settings.fetch_s)
 
 
 class FetchFailed(InvalidInput):

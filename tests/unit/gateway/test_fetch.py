@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from samserve.core.errors import InvalidInput
-from samserve.gateway import addresses, fetch
-from samserve.gateway.addresses import AllowedHost
+from samserve.gateway import fetch
 from samserve.gateway.fetch import Fetcher, FetchFailed, FetchLimits, resolve_name
+from samserve.infra import hosts
+from samserve.infra.hosts import AllowedHost
 
 from . import web
 from .web import Web, page
@@ -26,10 +27,10 @@ async def server() -> AsyncIterator[Web]:
 
 
 async def fetched(
-    url: str, *hosts: AllowedHost, limits: FetchLimits = LIMITS, **options: object
+    url: str, *allowed: AllowedHost, limits: FetchLimits = LIMITS, **options: object
 ) -> bytes:
     resolve = options.pop("resolve", resolve_name)
-    fetcher = Fetcher(hosts, limits, resolve=resolve)  # type: ignore[arg-type]
+    fetcher = Fetcher(allowed, limits, resolve=resolve)  # type: ignore[arg-type]
     try:
         return await fetcher.fetch(url, FIELD, **options)  # type: ignore[arg-type]
     finally:
@@ -108,7 +109,7 @@ async def test_the_connection_goes_to_the_checked_address(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name changes from an allowed address to loopback between check and connect."""
-    allowed = addresses.is_allowed
+    allowed = hosts.is_allowed
     monkeypatch.setattr(
         fetch, "is_allowed", lambda text, **kind: text == "127.0.0.2" or allowed(text, **kind)
     )
@@ -160,12 +161,12 @@ async def test_a_redirect_to_another_listed_host_is_followed_only_without_creden
     async with web.running() as storage:
         storage.pages["/b"] = page(b"image")
         server.pages["/a"] = page(status="303 See Other", Location=storage.url("/b"))
-        hosts = private(server), private(storage)
+        both = private(server), private(storage)
         with pytest.raises(FetchFailed, match="redirect to another host"):
-            await fetched(server.url("/a"), *hosts)
+            await fetched(server.url("/a"), *both)
 
         body = await fetched(
-            server.url("/a"), *hosts, headers={"Authorization": "Token x"}, to_listed_hosts=True
+            server.url("/a"), *both, headers={"Authorization": "Token x"}, to_listed_hosts=True
         )
         assert body == b"image"
         (head,) = storage.requests

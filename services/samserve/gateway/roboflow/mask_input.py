@@ -114,6 +114,5 @@ def _read_npy(value: Any) -> Array:
     if len(data) - file.tell() != count * dtype.itemsize:
         raise InvalidInput(FIELD, f"{FIELD}: the .npy file is truncated or too long")
 
-    numbers = np.frombuffer(data, dtype, count, file.tell())
-    order = "F" if fortran else "C"
-    return numbers.reshape((SIDE, SIDE), order=order).astype(np.float64)
+    numbers = np.frombuffer(data, dtype, count, file.tell()).reshape(SIDE, SIDE)
+    return (numbers.T if fortran else numbers).astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from samserve.core.errors import InvalidInput
-from samserve.gateway.addresses import (
+from samserve.infra.hosts import (
     MOST_URL,
     AllowedHost,
     check_url,
