@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from samserve.core.errors import (
@@ -99,7 +100,7 @@ def problem_of(error: BaseException) -> Problem:
     if row is not None:
         status, code = row
         return Problem(
-            status,
+            status.value,
             str(error),
             code,
             field=getattr(error, "field", ""),
@@ -107,31 +108,31 @@ def problem_of(error: BaseException) -> Problem:
         )
 
     if isinstance(error, RequestValidationError):
-        return _invalid(error.errors())
+        return _invalid(error.errors()[0], located=True)
+    if isinstance(error, ValidationError):
+        return _invalid(error.errors()[0], located=False)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return Problem(status, str(error.detail), status.name)
+        return Problem(status.value, str(error.detail), status.name)
     return _bug(error)
 
 
-def _invalid(errors: Sequence[Any]) -> Problem:
-    """Describe the first of pydantic's errors."""
-    first = errors[0]
-    field = _path(first["loc"])
+def _invalid(first: Any, located: bool) -> Problem:
+    """Describe one of pydantic's errors; `located`: its place begins with "body" or the like."""
+    field = _path(first["loc"][1:] if located else first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     cause = (first.get("ctx") or {}).get("error")
     if isinstance(cause, str):
         message = f"{message}: {cause}"
     text = f"{field}: {message}" if field else message
     code = _TABLE[InvalidInput][1]
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, text[:LONGEST_MESSAGE], code, field=field)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY.value, text[:LONGEST_MESSAGE], code, field=field)
 
 
 def _path(location: Iterable[str | int]) -> str:
     """Write the place of a value, as in `prompts[3].points`."""
-    _, *rest = location  # without "body", "query" or "path"
     path = ""
-    for part in rest:
+    for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{shorten(part)}"
     return path.removeprefix(".")
 
@@ -140,5 +141,5 @@ def _bug(error: BaseException) -> Problem:
     incident = secrets.token_hex(8)
     structlog.get_logger().error("internal error", incident=incident, exc_info=error)
     return Problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error, incident {incident}", "INTERNAL"
+        HTTPStatus.INTERNAL_SERVER_ERROR.value, f"internal error, incident {incident}", "INTERNAL"
     )

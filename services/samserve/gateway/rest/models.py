@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import base64
+from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from samserve.client import Box, Click, Prompt
 
@@ -19,6 +27,25 @@ Format = Literal["rle", "polygons", "geojson", "png", "bits"]
 ImageId = Annotated[
     str,
     Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the image's bytes, in hexadecimal."),
+]
+
+
+def _decode_base64(value: Any) -> bytes:
+    """Decode logits. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("expected a string of base64")
+    if len(value) > MAX_LOGITS:
+        raise ValueError(f"{len(value):,} characters; the limit is {MAX_LOGITS:,}")
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError as problem:
+        raise ValueError("no valid base64") from problem
+
+
+Logits = Annotated[
+    bytes,
+    BeforeValidator(_decode_base64),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "maxLength": MAX_LOGITS}),
 ]
 
 
@@ -51,9 +78,8 @@ class PromptModel(Strict):
     box: Annotated[list[Number], Field(min_length=4, max_length=4)] | None = Field(
         default=None, description="x0, y0, x1, y1."
     )
-    mask_input: Base64Bytes = Field(
+    mask_input: Logits = Field(
         default=b"",
-        max_length=MAX_LOGITS,
         description="Low-res logits of an earlier answer, to refine: fp16 [256, 256] in base64.",
     )
     multimask: bool = Field(default=True, description="Three candidates, or one mask.")
