@@ -71,6 +71,7 @@ class Problem:
         code: The kind of failure, in capitals.
         field: The part of the request to correct; empty if there is none.
         retry_after: Seconds until another attempt is worth it; None if none is.
+        allow: The methods that the route has, for a request with another one.
     """
 
     status: int
@@ -78,13 +79,15 @@ class Problem:
     code: str
     field: str = ""
     retry_after: float | None = None
+    allow: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of its answer."""
-        if self.retry_after is None:
-            return {}
-        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        headers = {"allow": self.allow} if self.allow else {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return headers
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -113,7 +116,8 @@ def problem_of(error: BaseException) -> Problem:
         return _invalid(error.errors()[0], located=False)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return Problem(status.value, str(error.detail), status.name)
+        allow = (error.headers or {}).get("Allow", "")
+        return Problem(status.value, str(error.detail), status.name, allow=allow)
     return _bug(error)
 
 

@@ -21,6 +21,8 @@ MAX_POINTS = 64  # of a prompt
 MAX_FORMATS = 5
 MAX_LOGITS = 200_000  # characters of base64; fp16 [256, 256] takes 174,764
 
+PROMPT_FIELDS = ("points", "box", "mask_input")  # of which a prompt needs one
+
 Name = Annotated[str, Field(max_length=64)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["rle", "polygons", "geojson", "png", "bits"]
@@ -73,6 +75,10 @@ class PointModel(Strict):
 
 class PromptModel(Strict):
     """Describes one object by points, a box, a rough mask, or any combination."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in PROMPT_FIELDS]}
+    )
 
     points: list[PointModel] = Field(default=[], max_length=MAX_POINTS)
     box: Annotated[list[Number], Field(min_length=4, max_length=4)] | None = Field(
