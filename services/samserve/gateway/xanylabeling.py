@@ -162,7 +162,9 @@ def read_marks(marks: Sequence[Mark]) -> list[Prompt]:
     """
     boxes = [_box(mark, index) for index, mark in enumerate(marks) if mark.type == "rectangle"]
     check_count(len(boxes), MAX_RECTANGLES, "params.marks", "rectangles")
-    clicks = [Click(mark.data[0], mark.data[1], mark.label == 1) for mark in marks if mark.type == "point"]
+    clicks = [
+        Click(mark.data[0], mark.data[1], mark.label == 1) for mark in marks if mark.type == "point"
+    ]
     if len(boxes) == 1:
         return [Prompt(clicks, boxes[0])]
 

@@ -41,6 +41,10 @@ def read_sam_prompts(body: SamSegmentRequest) -> list[Prompt]:
     Raises:
         InvalidInput: The prompt is empty, or a label or the mask is invalid.
     """
+    if body.embeddings is not None:
+        raise InvalidInput(
+            "embeddings", "embeddings: not supported; send the image, or an image_id"
+        )
     points, labels = body.point_coords, body.point_labels
     if len(points) != len(labels):
         raise InvalidInput(
