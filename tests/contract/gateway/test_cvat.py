@@ -115,11 +115,11 @@ async def test_a_call_waits_for_busy_services_as_long_as_cvat_waits(
 
 
 class TestOlderVersions:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def service(self) -> Service:
         return fake_service(GatewaySettings(cvat_answer="mask"))
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def gateway_app(self, service: Service) -> FastAPI:
         return app_of(cvat.routes, service)
 

@@ -320,13 +320,13 @@ async def test_an_invalid_prompt_of_sams_route_is_refused_by_its_field(
 
 
 class TestOtherSettings:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def service(self) -> Service:
         return fake_service(
             GatewaySettings(max_image_bytes=200, gateway_models={"hiera_tiny": "missing"})
         )
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def gateway_app(self, service: Service) -> FastAPI:
         return app_of(roboflow.routes, service)
 
