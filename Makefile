@@ -62,6 +62,7 @@ kernel: $(VENV)/.dev  ## compile the C kernels
 bench: $(VENV)/.dev  ## run the benchmarks; writes build/bench
 	$(BIN)/python -m loadtest.bench.decoder
 	$(BIN)/python -m loadtest.bench.click
+	$(BIN)/python -m loadtest.bench.gateway
 	$(BIN)/python -m loadtest.bench.embedding
 	$(BIN)/python -m loadtest.bench.bulk
 	$(BIN)/python -m loadtest.bench.image

@@ -597,15 +597,20 @@ async def test_a_cluster_of_several_masters_is_refused_at_the_start(
     nodes = [Valkey(folder) for folder in folders]
     refuse_cluster(f"redis://127.0.0.1:{free_port()}", HASTY)  # nothing answers
     try:
+        buses = {}
         for node in nodes:
             node.program.kill()
-            node.start("--cluster-enabled", "yes", "--dir", str(node._folder))
+            # By default the cluster's port is 10,000 higher, which a high port leaves no room for.
+            bus = str(free_port())
+            options = ("--cluster-enabled", "yes", "--cluster-port", bus)
+            node.start(*options, "--dir", str(node._folder))
+            buses[node] = bus
         with closing(SyncRedis.from_url(nodes[0].url)) as first:
             first.execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
         refuse_cluster(nodes[0].url, PATIENT)  # one master answers for every key
         with closing(SyncRedis.from_url(nodes[1].url)) as second:
             second.execute_command("CLUSTER ADDSLOTSRANGE", 8192, 16383)
-            second.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+            second.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port, buses[nodes[0]])
 
         give_up = time.monotonic() + 60
         with pytest.raises(UnsupportedRedis, match="Cluster of 2 masters"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings, variable_of
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings, GatewaySettings, variable_of
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS = {
     variable_of(name, field): field.default
-    for kind in (DecoderSettings, EmbeddingSettings)
+    for kind in (DecoderSettings, EmbeddingSettings, GatewaySettings)
     for name, field in kind.model_fields.items()
 }
 UNITS = {"MiB": 2**20, "million": 10**6}
