@@ -36,6 +36,7 @@ class FakeClient:
     """Answers as `AsyncClient` does. All handles share the images and the prompts asked."""
 
     model: str = ""
+    candidates: tuple[tuple[float, float, float], ...] = CANDIDATES
     images: dict[str, Size] = field(default_factory=dict)
     asked: list[Prompt] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
@@ -44,7 +45,7 @@ class FakeClient:
         if timeout:
             self.timeouts.append(timeout)
         chosen = self.model if model is None else model
-        return FakeClient(chosen, self.images, self.asked, self.timeouts)
+        return replace(self, model=chosen)
 
     async def close(self) -> None:
         pass
@@ -76,7 +77,7 @@ class FakeClient:
             _check_inside(prompt, size, f"prompts[{index}]", clamp)
         self.asked += prompts
         drawn = [_cut(prompt, size) for prompt in prompts]
-        results = [_masks(prompt, size)[: max_masks or None] for prompt in drawn]
+        results = [_masks(prompt, size, self.candidates)[: max_masks or None] for prompt in drawn]
         return Answer(name, VERSION, size, CacheStatus.HIT, {}, results)
 
     def _find(self, image: bytes | CachedImage) -> str:
@@ -101,9 +102,9 @@ def app_of(routes: Callable[[Service], APIRouter], service: Service) -> FastAPI:
     return app
 
 
-def fake_service(settings: GatewaySettings) -> Service:
+def fake_service(settings: GatewaySettings, client: FakeClient | None = None) -> Service:
     """Return a gateway's state with such a client."""
-    return Service(settings, cast(AsyncClient, FakeClient()))
+    return Service(settings, cast(AsyncClient, client or FakeClient()))
 
 
 def _check_inside(prompt: Prompt, size: Size, name: str, clamp: bool) -> None:
@@ -129,8 +130,11 @@ def _cut(prompt: Prompt, size: Size) -> Prompt:
     return replace(prompt, box=Box(box.x0, box.y0, box.x1, box.y1))
 
 
-def _masks(prompt: Prompt, size: Size) -> list[Mask]:
-    candidates = CANDIDATES[:1] if prompt.multimask is False else CANDIDATES
+def _masks(
+    prompt: Prompt, size: Size, candidates: tuple[tuple[float, float, float], ...]
+) -> list[Mask]:
+    if prompt.multimask is False:
+        candidates = candidates[:1]
     masks = [_mask(prompt, size, index, *candidate) for index, candidate in enumerate(candidates)]
     return sorted(masks, key=lambda mask: -mask.predicted_iou * mask.stability_score)
 

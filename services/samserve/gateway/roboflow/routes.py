@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
@@ -13,7 +13,7 @@ from samserve.gateway.problem import NotImplementedHere
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.roboflow import models, requests
 from samserve.gateway.roboflow.images import Images
-from samserve.gateway.roboflow.segmentation import Segmentation
+from samserve.gateway.roboflow.segmentation import BYTES, Segmentation
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
 
@@ -21,6 +21,11 @@ BEARER = "bearer "
 
 Key = Annotated[str | None, Query(alias="api_key", max_length=512)]
 Authorization = Annotated[str | None, Header(max_length=1024)]
+
+# What a call with format "binary" is answered with.
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
 def routes(service: Service) -> APIRouter:
@@ -37,14 +42,14 @@ def routes(service: Service) -> APIRouter:
 
 
 def _add_segmentation(router: APIRouter, segmentation: Segmentation) -> None:
-    @router.post("/sam/embed_image", response_model=models.SamEmbedAnswer)
+    @router.post("/sam/embed_image", response_model=models.SamEmbedAnswer, responses=BINARY)
     async def embed_sam(
         call: requests.SamEmbedRequest, key: Key = None, authorization: Authorization = None
     ) -> Response:
         """Embed an image and return its embedding."""
         return await segmentation.embed_sam(call, _key(call, key, authorization))
 
-    @router.post("/sam/segment_image", response_model=models.SamSegmentAnswer)
+    @router.post("/sam/segment_image", response_model=models.SamSegmentAnswer, responses=BINARY)
     async def segment_sam(
         call: requests.SamSegmentRequest, key: Key = None, authorization: Authorization = None
     ) -> Response:
@@ -65,7 +70,7 @@ def _add_segmentation(router: APIRouter, segmentation: Segmentation) -> None:
         """Embed an image, so that its first prompt is answered at once."""
         return await segmentation.embed(call, "", _key(call, key, authorization))
 
-    @router.post("/sam2/segment_image", response_model=models.SegmentAnswer)
+    @router.post("/sam2/segment_image", response_model=models.SegmentAnswer, responses=BINARY)
     async def segment_sam2(
         call: requests.SegmentRequest, key: Key = None, authorization: Authorization = None
     ) -> Response:
@@ -74,14 +79,14 @@ def _add_segmentation(router: APIRouter, segmentation: Segmentation) -> None:
             call, call.sam2_version_id, _key(call, key, authorization)
         )
 
-    @router.post("/sam3/visual_segment", response_model=models.SegmentAnswer)
+    @router.post("/sam3/visual_segment", response_model=models.SegmentAnswer, responses=BINARY)
     async def segment_sam3(
         call: requests.VisualSegmentRequest, key: Key = None, authorization: Authorization = None
     ) -> Response:
         """Answer each prompt with one mask."""
         return await segmentation.segment(call, "", _key(call, key, authorization))
 
-    @router.post("/sam3/concept_segment")
+    @router.post("/sam3/concept_segment", include_in_schema=False)
     async def segment_concepts(call: requests.ConceptRequest) -> Response:
         """Text prompts are not supported: 501."""
         raise NotImplementedHere("text prompts are not supported; use /sam3/visual_segment")
