@@ -149,7 +149,8 @@ def row_changes(runs: Runs) -> Ints:
 def _unpaired(ordered: Ints) -> Ints:
     """Return ordered numbers without pairs of equal ones; none occurs more than twice."""
     differs = np.diff(ordered, prepend=-1, append=-1) != 0
-    return ordered[differs[1:] & differs[:-1]]
+    unpaired: Ints = ordered[differs[1:] & differs[:-1]]
+    return unpaired
 
 
 def bits(runs: Runs) -> Bytes:

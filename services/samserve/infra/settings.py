@@ -541,11 +541,6 @@ class GatewaySettings(ProcessSettings):
             "It is sent to `SAMSERVE_LABEL_STUDIO_URL` only."
         ),
     )
-    label_studio_model: str = Field(
-        default="",
-        max_length=64,
-        description="Model for Label Studio; empty: the default model.",
-    )
     label_studio_prewarm: int = Field(
         default=3,
         ge=0,

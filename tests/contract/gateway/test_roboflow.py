@@ -17,8 +17,8 @@ from samserve.client import Box, CachedImage, Click, Prompt
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
 from samserve.core.runs import runs_of
-from samserve.gateway import roboflow
 from samserve.gateway.contours import external_contours
+from samserve.gateway.roboflow import routes as roboflow
 from samserve.gateway.service import Service
 from samserve.infra.settings import GatewaySettings
 

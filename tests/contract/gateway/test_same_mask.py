@@ -17,8 +17,10 @@ from PIL import Image
 from samserve.client import Click, Prompt
 from samserve.core.arrays import Bools
 from samserve.core.rle import decode_rle
-from samserve.gateway import cvat, roboflow, xanylabeling
+from samserve.gateway import cvat
+from samserve.gateway.roboflow import routes as roboflow
 from samserve.gateway.service import Service
+from samserve.gateway.xanylabeling import routes as xanylabeling
 from samserve.infra.settings import GatewaySettings
 
 WIDTH, HEIGHT = 800, 600

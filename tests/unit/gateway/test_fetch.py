@@ -7,14 +7,13 @@ import gzip
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+import raw_web
+from raw_web import Web, page
 from samserve.core.errors import InvalidInput
 from samserve.gateway import fetch
 from samserve.gateway.fetch import Fetcher, FetchFailed, FetchLimits, resolve_name
 from samserve.infra import hosts
 from samserve.infra.hosts import AllowedHost
-
-from . import web
-from .web import Web, page
 
 FIELD = "image.value"
 LIMITS = FetchLimits(bytes=100_000)
@@ -22,7 +21,7 @@ LIMITS = FetchLimits(bytes=100_000)
 
 @pytest.fixture
 async def server() -> AsyncIterator[Web]:
-    async with web.running() as server:
+    async with raw_web.running() as server:
         yield server
 
 
@@ -117,14 +116,14 @@ async def test_the_connection_goes_to_the_checked_address(
     names = Names(["127.0.0.2"], ["127.0.0.1"])
     host = AllowedHost("images.example", server.port)
 
-    async with web.running("127.0.0.2", server.port) as public:
+    async with raw_web.running("127.0.0.2", server.port) as public:
         public.pages["/"] = page(b"image")
         assert await fetched(server.url("/", "images.example"), host, resolve=names) == b"image"
     assert names.calls == 1
     assert server.requests == []
 
     names = Names(["127.0.0.2"], ["127.0.0.1"])
-    async with web.running("127.0.0.2", server.port) as public:
+    async with raw_web.running("127.0.0.2", server.port) as public:
         public.pages["/"] = page(status="302 Found", Location="/next")
         with pytest.raises(FetchFailed, match="private or reserved"):
             await fetched(server.url("/", "images.example"), host, resolve=names)
@@ -158,7 +157,7 @@ async def test_a_redirect_to_an_unlisted_host_is_refused(server: Web, place: str
 async def test_a_redirect_to_another_listed_host_is_followed_only_without_credentials(
     server: Web,
 ) -> None:
-    async with web.running() as storage:
+    async with raw_web.running() as storage:
         storage.pages["/b"] = page(b"image")
         server.pages["/a"] = page(status="303 See Other", Location=storage.url("/b"))
         both = private(server), private(storage)
@@ -244,7 +243,7 @@ async def test_any_other_answer_is_an_error_with_its_status(
 
 
 async def test_a_host_that_is_down_or_unknown_is_an_error() -> None:
-    async with web.running() as server:
+    async with raw_web.running() as server:
         pass
     with pytest.raises(FetchFailed, match="cannot be connected to"):
         await fetched(server.url("/"), private(server))

@@ -17,7 +17,7 @@ class Web:
 
     Attributes:
         port: On this machine.
-        pages: The raw answer of each path.
+        pages: The raw answer of each path, with or without its query.
         requests: Raw heads received, in order.
         connections: Those in progress.
     """
@@ -29,6 +29,10 @@ class Web:
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
+
+    def of(self, path: str) -> list[str]:
+        """The heads of the requests for a path, whatever their query."""
+        return [head for head in self.requests if head.split()[1].partition("?")[0] == path]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(task := cast("asyncio.Task[None]", asyncio.current_task()))
@@ -43,7 +47,7 @@ class Web:
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
 
     async def answer(self, path: str, writer: asyncio.StreamWriter) -> None:
-        page = self.pages[path]
+        page = self.pages.get(path) or self.pages[path.partition("?")[0]]
         if isinstance(page, bytes):
             writer.write(page)
             await writer.drain()
