@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
-from samserve.client import Box, Click, Mask, Prompt
+from samserve.client import Mask, Prompt
 from samserve.core.errors import InvalidInput, ModelNotFound, SamserveError
 from samserve.gateway.base64_image import decode_image
 from samserve.gateway.clamped import predict_clamped
@@ -20,7 +20,8 @@ from samserve.gateway.message import MESSAGES, write_message
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
-from samserve.integrations.cvat_masks import encode_runs, write_rows
+from samserve.integrations.cvat_masks import encode_runs, write_confidence, write_rows
+from samserve.integrations.cvat_prompt import read_prompt
 
 FUNCTION = "samserve"  # with the default model; those with others have the model's name behind it
 PREFIXES = ("", "/cvat")  # CVAT's settings have no path; a proxy may add one
@@ -101,7 +102,7 @@ def _add(router: APIRouter, service: Service, prefix: str) -> None:
         name: Annotated[str, Header(alias="x-nuclio-function-name", max_length=128)] = FUNCTION,
     ) -> Response:
         """Answer clicks and a box on one object with its mask."""
-        prompt = read_prompt(asked)
+        prompt = _prompt(asked)
         model = await _model(service, name)
         image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
 
@@ -111,23 +112,15 @@ def _add(router: APIRouter, service: Service, prefix: str) -> None:
         return await asyncio.to_thread(write, answer.masks[0])
 
 
-def read_prompt(asked: Invocation) -> Prompt:
-    """Return the prompt for the object.
-
-    Raises:
-        InvalidInput: There is neither a point nor a box, or the box has no two corners.
-    """
-    clicks = [Click(x, y) for x, y in asked.pos_points or ()]
-    clicks += [Click(x, y, on=False) for x, y in asked.neg_points or ()]
-    box = None
-    if asked.obj_bbox:
-        if len(asked.obj_bbox) != 2:
-            raise InvalidInput("obj_bbox", "obj_bbox: one corner; expected two, or none")
-        (x1, y1), (x2, y2) = asked.obj_bbox
-        box = Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-    if not clicks and box is None:
+def _prompt(asked: Invocation) -> Prompt:
+    """Return the prompt for the object. Raises InvalidInput."""
+    corners = asked.obj_bbox or ()
+    if len(corners) == 1:
+        raise InvalidInput("obj_bbox", "obj_bbox: one corner; expected two, or none")
+    prompt = read_prompt(asked.pos_points or (), asked.neg_points or (), corners)
+    if prompt is None:
         raise InvalidInput("pos_points", "pos_points: no point and no box; send at least one")
-    return Prompt(clicks, box)
+    return prompt
 
 
 async def _functions(service: Service) -> dict[str, str]:
@@ -169,7 +162,7 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _write_shapes(mask: Mask) -> Response:
-    confidence = Attribute(value=f"{min(max(mask.predicted_iou, 0.0), 1.0):.3f}")
+    confidence = Attribute(value=write_confidence(mask.predicted_iou))
     shape = Shape(points=encode_runs(mask.runs()), attributes=[confidence])
     return json_response(Shapes(shapes=[shape]).model_dump())
 

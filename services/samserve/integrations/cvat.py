@@ -13,16 +13,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from samserve.client import Box, CachedImage, Click, Client, Prompt
+from samserve.client import CachedImage, Client
 from samserve.client.image import read_bytes
-from samserve.integrations.cvat_masks import encode_runs
+from samserve.integrations.cvat_masks import encode_runs, write_confidence
+from samserve.integrations.cvat_prompt import Pair, read_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 KEPT_IMAGES = 4  # encoded frames that are kept, in case their embedding is evicted
-
-Pair = tuple[float, float]
 
 
 class Prompts(Protocol):
@@ -82,7 +81,7 @@ class Interaction:
         from cvat_sdk import models
         from cvat_sdk.auto_annotation import InteractionResultAttributes, InteractionResultShape
 
-        prompt = _read_prompt(prompts)
+        prompt = read_prompt(prompts.pos_points, prompts.neg_points, prompts.bounding_box or ())
         if prompt is None:
             return []
         (mask,) = self._client.predict(
@@ -94,20 +93,10 @@ class Interaction:
 
         confidence = models.AttributeValRequest(
             spec_id=int(InteractionResultAttributes.CONFIDENCE),
-            value=f"{min(max(mask.predicted_iou, 0.0), 1.0):.3f}",
+            value=write_confidence(mask.predicted_iou),
         )
         return [
             InteractionResultShape(
                 type="mask", points=encode_runs(mask.runs()), attributes=[confidence]
             )
         ]
-
-
-def _read_prompt(prompts: Prompts) -> Prompt | None:
-    clicks = [Click(x, y) for x, y in prompts.pos_points]
-    clicks += [Click(x, y, on=False) for x, y in prompts.neg_points]
-    if prompts.bounding_box is None:
-        return Prompt(clicks) if clicks else None
-
-    (x1, y1), (x2, y2) = prompts.bounding_box
-    return Prompt(clicks, Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))

@@ -25,6 +25,11 @@ def encode_runs(mask: Runs) -> list[int]:
     return [*lengths.tolist(), around.x0, around.y0, around.x1 - 1, around.y1 - 1]
 
 
+def write_confidence(predicted_iou: float) -> str:
+    """Return the value of the attribute beside a mask, from 0 to 1."""
+    return f"{min(max(predicted_iou, 0.0), 1.0):.3f}"
+
+
 def write_rows(mask: Runs) -> bytes:
     """Return all pixels as JSON rows of 0 and 1: [[0,1,...],...]."""
     pixels = dense(mask).astype(np.uint8)
