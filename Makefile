@@ -40,7 +40,7 @@ up: $(VENV)/.local  ## run the stack until Ctrl-C
 test: $(VENV)/.dev  ## run every test, including the real stack
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart
+check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart, kernels under sanitizers
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
@@ -48,6 +48,7 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
+	PYTHONPATH=tests $(BIN)/python -m sanitize
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet $(CODE) || true
