@@ -14,10 +14,10 @@ from contract.gateway.masks import drawn, iou, without_holes
 from contract.gateway.payloads import payload, picture, replay
 from fastapi import FastAPI
 from samserve.client import Box, CachedImage, Click, Prompt
+from samserve.core.contours import external_contours
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
 from samserve.core.runs import runs_of
-from samserve.gateway.contours import external_contours
 from samserve.gateway.roboflow import routes as roboflow
 from samserve.gateway.service import Service
 from samserve.infra.settings import GatewaySettings

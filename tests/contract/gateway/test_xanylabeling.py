@@ -11,7 +11,7 @@ from contract.gateway.masks import drawn, iou
 from contract.gateway.payloads import payload, picture, replay
 from fastapi import FastAPI
 from samserve.client import Box, Click, Prompt
-from samserve.gateway.contours import external_contours
+from samserve.core.contours import external_contours
 from samserve.gateway.service import Service
 from samserve.gateway.xanylabeling import routes as xanylabeling
 from samserve.infra.settings import GatewaySettings

@@ -11,9 +11,9 @@ import numpy as np
 
 from samserve.client import Mask
 from samserve.core.arrays import Array, Floats
+from samserve.core.contours import external_contours
 from samserve.core.errors import InvalidInput
 from samserve.core.runs import dense, runs_of
-from samserve.gateway.contours import external_contours
 from samserve.gateway.roboflow.requests import Format
 
 MAX_BINARY_PIXELS = 2**28  # of all masks of a binary answer together

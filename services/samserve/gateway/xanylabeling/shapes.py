@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from samserve.client import Mask
 from samserve.core.arrays import Ints
-from samserve.gateway.contours import area, external_contours, perimeter, simplify
+from samserve.core.contours import area, external_contours, perimeter, simplify
 from samserve.gateway.xanylabeling.messages import Shape
 
 SMALLEST_PART = 0.2  # of the mean area of a mask's parts; smaller parts are left out

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from samserve.core.contours import external_contours, perimeter, simplify
 from samserve.core.runs import runs_of
-from samserve.gateway.contours import external_contours, perimeter, simplify
 
 shapes = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
