@@ -105,6 +105,22 @@ def box(runs: Runs) -> Box:
     )
 
 
+def crop(runs: Runs, part: Box) -> Runs:
+    """Return the part of the mask inside a box of at least one pixel."""
+    cut = spans(runs)
+    height, width = part.y1 - part.y0, part.x1 - part.x0
+    tops = np.clip(cut.tops - part.y0, 0, height)
+    bottoms = np.clip(cut.bottoms - part.y0, 0, height)
+    columns = cut.columns - part.x0
+    inside = (tops < bottoms) & (columns >= 0) & (columns < width)
+
+    # A run that continues from a column's bottom to the top of the next has no change there.
+    starts = columns[inside] * height
+    ends = np.stack([starts + tops[inside], starts + bottoms[inside]], 1).ravel()
+    changes = _unpaired(ends)
+    return Runs(height, width, changes[changes < height * width])
+
+
 def row_changes(runs: Runs) -> Ints:
     """Return the changes of the mask read row by row.
 

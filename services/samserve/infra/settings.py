@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -473,6 +473,13 @@ class GatewaySettings(ProcessSettings):
         description=(
             "Models by the names that labeling tools use, as `NAME=MODEL`, separated by commas; "
             "`*` stands for every other name. Empty: always the default model."
+        ),
+    )
+    cvat_answer: Literal["shapes", "mask"] = Field(
+        default="shapes",
+        description=(
+            "What CVAT gets from its functions: `shapes`, or `mask` for older versions, rows of "
+            "0 and 1 of the whole frame."
         ),
     )
     max_body_bytes: int = Field(
