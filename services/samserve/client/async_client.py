@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from samserve.client.answer import (
     read_embed_answer,
     read_models,
 )
+from samserve.client.async_interaction import AsyncInteraction, exchange
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
@@ -56,6 +57,7 @@ from samserve.wire.status import error_of
 Request = TypeVar(
     "Request",
     segmentation_pb2.PredictRequest,
+    segmentation_pb2.InteractRequest.Open,
     segmentation_pb2.GenerateMasksRequest,
     embedding_pb2.EmbedRequest,
 )
@@ -86,6 +88,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
+        self._interact = segmentation_stub.Interact
         self._generate_masks = segmentation_stub.GenerateMasks
         self._list_models = segmentation_stub.ListModels
 
@@ -152,6 +155,16 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         answer = await ask_in_parts_async(written, ask)
         self._last_size = (hashed.image_id, answer.size)
         return answer
+
+    @asynccontextmanager
+    async def interact(
+        self, image: ImageInput, *, low_res_logits: bool = False
+    ) -> AsyncIterator[AsyncInteraction]:
+        """Open a stream for one image: `async with client.interact("photo.jpg") as photo: ...`."""
+        hashed = await self._hash(image)
+        opening = self._opening(hashed, write_output(low_res_logits=low_res_logits))
+        async with await _by_hash_then_bytes(self._open_interaction, opening, hashed) as stream:
+            yield stream
 
     async def generate_masks(
         self,
@@ -260,6 +273,15 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 prompts=max(len(request.prompts), 1),
             )
             return read_answer(response)
+
+    async def _open_interaction(
+        self, opening: segmentation_pb2.InteractRequest.Open
+    ) -> AsyncInteraction:
+        with tracing.span("Interact.open", tracing.Kind.CLIENT):
+            call = self._interact(metadata=(*self._metadata, *tracing.inject_headers()))
+            request = segmentation_pb2.InteractRequest(open=opening)
+            response = await exchange(call, request, self._timeout)
+            return AsyncInteraction(call, response.opened, self._timeout)
 
     async def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest

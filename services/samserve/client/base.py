@@ -90,6 +90,13 @@ class ClientBase:
             output=output,
         )
 
+    def _opening(
+        self, image: HashedImage, output: segmentation_pb2.OutputOptions
+    ) -> segmentation_pb2.InteractRequest.Open:
+        return segmentation_pb2.InteractRequest.Open(
+            ref=types.ImageRef(image_id=image.image_id), model=self._model, output=output
+        )
+
     def _everything_request(
         self,
         image: HashedImage,

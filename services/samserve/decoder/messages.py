@@ -11,7 +11,7 @@ from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import MAX_FORMATS, RequestLimits, check_count, check_string
-from samserve.decoder.masks.polygons import Ring
+from samserve.core.rings import Ring
 from samserve.decoder.masks.write import MaskAnswer, Output
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, PromptInput
 from samserve.v1 import segmentation_pb2 as pb

@@ -16,6 +16,7 @@ def test_any_mask_is_encoded_as_by_pycocotools_and_decoded_again(mask: np.ndarra
     written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *mask.shape), mask)
+    assert np.array_equal(read_rle(written, *mask.shape).changes, runs_of(mask).changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 4096), (4096, 37), (1500, 2000)])
