@@ -189,6 +189,7 @@ def check(data: bytes) -> None:
     ]
     count = source.ConsumeIntInRange(0, 4) if way in ("stream", "items") else 1
     requests = [message(source, kind.DESCRIPTOR) for _ in range(count)]
+    shorten(requests)
     services.loop.run_until_complete(
         asyncio.wait_for(call(method, way, Context(metadata, requests), requests), PATIENCE)
     )
@@ -220,6 +221,15 @@ async def call(
     for response in context.written:
         for status in statuses(response):
             assert status not in {code.value[0] for code in BUGS}
+
+
+def shorten(requests: list[Message]) -> None:
+    """Leave one point of each grid that would be asked: a thousand take too long."""
+    for request in requests:
+        if not isinstance(request, segmentation_pb2.GenerateMasksRequest):
+            continue
+        if not request.options.HasField("points_per_side") or request.options.points_per_side < 65:
+            request.options.points_per_side = 1
 
 
 def statuses(response: object) -> list[int]:
