@@ -8,7 +8,7 @@ comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults fuzz sanitize nano quality wheel images docs clean
+.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults clients fuzz sanitize nano quality wheel images docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -40,7 +40,7 @@ up: $(VENV)/.local  ## run the stack until Ctrl-C
 test: $(VENV)/.dev  ## run every test, including the real stack
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart
+check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart, kernels under sanitizers
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
@@ -48,6 +48,7 @@ check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, ch
 	cd protos && ../$(BIN)/buf lint
 	$(BIN)/python docs/build_configuration.py --check
 	$(BIN)/pytest --quiet tests/chart
+	PYTHONPATH=tests $(BIN)/python -m sanitize
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet $(CODE) || true
@@ -88,6 +89,9 @@ attacks: $(VENV)/.dev  ## attack a stack in 20 ways while a person clicks; 8 min
 
 faults: $(VENV)/.dev  ## break each part of the stack for 20 s under load
 	FAULT_SECONDS=60 $(BIN)/pytest tests/faults -rP
+
+clients: $(VENV)/.dev  ## run other products' own clients against a stack; keeps them in ~/.cache/samserve
+	$(BIN)/pytest tests/clients
 
 TIME ?= 600
 fuzz: $(VENV)/.dev  ## fuzz everything that strangers send, TIME=600 seconds; keeps inputs in build/fuzz

@@ -18,7 +18,7 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 TESTS = Path(__file__).parent
-STACK = (TESTS / "stack", TESTS / "faults", TESTS / "chart" / "test_ray.py")
+STACK = (TESTS / "stack", TESTS / "faults", TESTS / "clients", TESTS / "chart" / "test_ray.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

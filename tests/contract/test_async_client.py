@@ -154,3 +154,27 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(
     made = asked(decoders)
     await asyncio.sleep(3 * hedging.SHORTEST_DELAY)
     assert asked(decoders) == made  # no further attempt follows
+
+
+async def test_clicks_on_a_stream_refine_each_other(
+    client: AsyncClient,
+    image: bytes,  # noqa: F811
+) -> None:
+    async with client.interact(image) as stream:
+        assert (stream.image.size.width, stream.image.size.height) == (320, 200)
+        first = await stream.step([Click(100, 50)])
+        second = await stream.step([Click(100, 50), Click(160, 100)])
+        with pytest.raises(InvalidInput):
+            await stream.step([Click(5000, 1)])
+        third = await stream.step([Click(30, 30)], reset=True)
+    assert [len(answer.masks) for answer in (first, second, third)] == [3, 1, 3]
+
+    async with client.interact(CachedImage(image_id(image))) as stream:
+        again = await stream.step([Click(100, 50)])
+    assert again.masks == first.masks
+
+
+async def test_a_stream_of_an_unknown_image_is_refused(client: AsyncClient) -> None:
+    with pytest.raises(EmbeddingNotCached):
+        async with client.interact(CachedImage("0" * 64)):
+            raise AssertionError("it is not known")

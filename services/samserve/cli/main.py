@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from samserve.cli import embed, models, segment, stack
+from samserve.cli import embed, label_studio, models, segment, stack
 from samserve.cli.console import Command
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("status", cls=Command)(stack.status)
 app.command("segment", cls=Command)(segment.segment)
 app.command("embed", cls=Command)(embed.embed)
 app.add_typer(models.app, name="models")
+app.add_typer(label_studio.app, name="label-studio")
 
 
 def main() -> None:

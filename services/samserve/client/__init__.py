@@ -9,6 +9,7 @@ with Client() as client:
 
 from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygon
 from samserve.client.async_client import AsyncClient
+from samserve.client.async_interaction import AsyncInteraction
 from samserve.client.client import Client
 from samserve.client.image import CachedImage, ImageInput
 from samserve.client.interaction import Interaction
@@ -19,6 +20,7 @@ from samserve.core.cache_status import CacheStatus
 __all__ = [
     "Answer",
     "AsyncClient",
+    "AsyncInteraction",
     "Box",
     "BulkResult",
     "CacheStatus",

@@ -13,7 +13,8 @@ from samserve.core.arrays import Bools, Floats, Halves
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import SamserveError
 from samserve.core.geometry import Size
-from samserve.core.rle import decode_rle
+from samserve.core.rle import decode_rle, decode_runs
+from samserve.core.runs import Runs
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.wire.convert import cache_status_from_proto
@@ -69,6 +70,10 @@ class Mask:
     def array(self) -> Bools:
         """The mask as bool [height, width], decoded from its RLE."""
         return decode_rle(self.rle, self.size.height, self.size.width)
+
+    def runs(self) -> Runs:
+        """The places where the mask changes, decoded from its RLE: much less than its pixels."""
+        return decode_runs(self.rle, self.size.height, self.size.width)
 
     def low_res_array(self) -> Halves:
         """The low-res logits as float16 [256, 256].

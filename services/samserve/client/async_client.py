@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 import grpc.aio
@@ -18,6 +18,7 @@ from samserve.client.answer import (
     read_embed_answer,
     read_models,
 )
+from samserve.client.async_interaction import AsyncInteraction, exchange
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
@@ -41,7 +42,12 @@ from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, seg
 from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
-Request = TypeVar("Request", segmentation_pb2.PredictRequest, embedding_pb2.EmbedRequest)
+Request = TypeVar(
+    "Request",
+    segmentation_pb2.PredictRequest,
+    segmentation_pb2.InteractRequest.Open,
+    embedding_pb2.EmbedRequest,
+)
 Result = TypeVar("Result")
 
 
@@ -69,6 +75,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
+        self._interact = segmentation_stub.Interact
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -134,6 +141,16 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         answer = await ask_in_parts_async(written, ask)
         self._last_size = (hashed.image_id, answer.size)
         return answer
+
+    @asynccontextmanager
+    async def interact(
+        self, image: ImageInput, *, low_res_logits: bool = False
+    ) -> AsyncIterator[AsyncInteraction]:
+        """Open a stream for one image: `async with client.interact("photo.jpg") as photo: ...`."""
+        hashed = await self._hash(image)
+        opening = self._opening(hashed, write_output(low_res_logits=low_res_logits))
+        async with await _by_hash_then_bytes(self._open_interaction, opening, hashed) as stream:
+            yield stream
 
     async def embed(self, image: ImageInput) -> EmbedAnswer:
         """Embed an image before its first click, as `Client.embed`."""
@@ -201,6 +218,15 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 prompts=max(len(request.prompts), 1),
             )
             return read_answer(response)
+
+    async def _open_interaction(
+        self, opening: segmentation_pb2.InteractRequest.Open
+    ) -> AsyncInteraction:
+        with tracing.span("Interact.open", tracing.Kind.CLIENT):
+            call = self._interact(metadata=(*self._metadata, *tracing.inject_headers()))
+            request = segmentation_pb2.InteractRequest(open=opening)
+            response = await exchange(call, request, self._timeout)
+            return AsyncInteraction(call, response.opened, self._timeout)
 
     async def _request_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):

@@ -88,6 +88,13 @@ class ClientBase:
             output=output,
         )
 
+    def _opening(
+        self, image: HashedImage, output: segmentation_pb2.OutputOptions
+    ) -> segmentation_pb2.InteractRequest.Open:
+        return segmentation_pb2.InteractRequest.Open(
+            ref=types.ImageRef(image_id=image.image_id), model=self._model, output=output
+        )
+
     def _embed_request(self, image: HashedImage) -> embedding_pb2.EmbedRequest:
         return embedding_pb2.EmbedRequest(image_id=image.image_id, model=self._model)
 

@@ -42,7 +42,6 @@ from samserve.core.errors import EmbeddingNotCached
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.v1 import types_pb2 as types
 from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
@@ -210,11 +209,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             OSError: the file cannot be read.
         """
         hashed = self._hash(image)
-        opening = segmentation_pb2.InteractRequest.Open(
-            ref=types.ImageRef(image_id=hashed.image_id),
-            model=self._model,
-            output=write_output(low_res_logits=low_res_logits),
-        )
+        opening = self._opening(hashed, write_output(low_res_logits=low_res_logits))
         return _by_hash_then_bytes(self._open_interaction, opening, hashed)
 
     def embed(self, image: ImageInput) -> EmbedAnswer:

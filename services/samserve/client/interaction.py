@@ -11,13 +11,13 @@ from typing import Any
 
 import grpc
 
-from samserve.client.answer import Answer, EmbedAnswer, read_answer, read_embed_answer
-from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompt
+from samserve.client.answer import Answer, EmbedAnswer, read_embed_answer
+from samserve.client.base import DECODER
+from samserve.client.prompt import BoxInput, Logits, Points, Prompt
+from samserve.client.steps import read_step, write_step
 from samserve.core.errors import DeadlinePassed, SamserveError, Unavailable
 from samserve.v1 import segmentation_pb2 as pb
-from samserve.wire.status import error_in, error_of
-
-SERVICE = "the decoder"
+from samserve.wire.status import error_of
 
 
 class Interaction(AbstractContextManager["Interaction"]):
@@ -93,22 +93,10 @@ class Interaction(AbstractContextManager["Interaction"]):
             clamp: cut the box off at the image's edges instead of refusing one that is partly
                 outside.
         """
+        prompt = Prompt(points, box, mask_input, multimask)
         size = self.image.size if clamp else None
-        prompt = write_prompt(Prompt(points, box, mask_input, multimask), size=size)
-        step = pb.InteractRequest.Step(id=next(self._ids), prompt=prompt, reset=reset)
-
-        answer = self._ask(pb.InteractRequest(step=step)).answer
-        if answer.HasField("error"):
-            raise error_in(answer.error, SERVICE)
-
-        return read_answer(
-            pb.PredictResponse(
-                image=self._opened.image,
-                cache=self._opened.cache,
-                results=[pb.PromptResult(masks=answer.masks)],
-                timings=answer.timings,
-            )
-        )
+        request = write_step(next(self._ids), prompt, reset=reset, size=size)
+        return read_step(self._opened, self._ask(request).answer)
 
     def _ask(self, request: pb.InteractRequest) -> pb.InteractResponse:
         self._requests.put(request)
@@ -129,8 +117,8 @@ class Interaction(AbstractContextManager["Interaction"]):
             response: pb.InteractResponse | None = next(self._call, None)
         except grpc.RpcError as problem:
             if self._timed_out:
-                raise DeadlinePassed(SERVICE) from problem
-            raise error_of(problem, SERVICE) from problem
+                raise DeadlinePassed(DECODER) from problem
+            raise error_of(problem, DECODER) from problem
         finally:
             timer.cancel()
 

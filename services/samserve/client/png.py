@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 
 import numpy as np
 
 from samserve.core.arrays import Bytes
+from samserve.core.png import RGB, chunk, header
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-RGB_8 = (8, 2, 0, 0, 0)  # bits, colour type, compression, filter, interlacing
 UP = 2  # the filter: each byte less the one above it
 LEVEL = 1  # of zlib; higher ones cost several times the time
 
@@ -26,13 +24,8 @@ def encode_png(pixels: Bytes) -> bytes:
 
     return b"".join(
         (
-            SIGNATURE,
-            _chunk(b"IHDR", struct.pack(">2I5B", width, height, *RGB_8)),
-            _chunk(b"IDAT", zlib.compress(rows.data, LEVEL)),
-            _chunk(b"IEND", b""),
+            header(width, height, 8, RGB),
+            chunk(b"IDAT", zlib.compress(rows.data, LEVEL)),
+            chunk(b"IEND", b""),
         )
     )
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

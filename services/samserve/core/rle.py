@@ -29,14 +29,29 @@ def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
     Raises:
         ValueError: The counts are damaged, or belong to another size.
     """
+    lengths = _checked_lengths(compressed, height, width)
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def decode_runs(compressed: bytes, height: int, width: int) -> Runs:
+    """Return the runs of compressed counts, without the mask's pixels. Raises as `decode_rle`."""
+    lengths = _checked_lengths(compressed, height, width)
+
+    # Two changes at one pixel, around a run of no pixels, are none.
+    changes, times = np.unique(np.cumsum(lengths[:-1]), return_counts=True)
+    is_change = (times % 2 == 1) & (changes < height * width)
+    return Runs(height, width, changes[is_change])
+
+
+def _checked_lengths(compressed: bytes, height: int, width: int) -> Ints:
     lengths = decompress(compressed)
     pixels = height * width
     if ((lengths < 0) | (lengths > pixels)).any():  # so the sum below does not overflow
         raise ValueError(f"a run length is negative or over {pixels:,} pixels")
     if lengths.sum() != pixels:
         raise ValueError(f"the run lengths cover {lengths.sum()} pixels, not {height} x {width}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return lengths
 
 
 def compress(lengths: Ints) -> bytes:

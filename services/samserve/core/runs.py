@@ -105,6 +105,54 @@ def box(runs: Runs) -> Box:
     )
 
 
+def crop(runs: Runs, part: Box) -> Runs:
+    """Return the part of the mask inside a box of at least one pixel."""
+    cut = spans(runs)
+    height, width = part.y1 - part.y0, part.x1 - part.x0
+    tops = np.clip(cut.tops - part.y0, 0, height)
+    bottoms = np.clip(cut.bottoms - part.y0, 0, height)
+    columns = cut.columns - part.x0
+    inside = (tops < bottoms) & (columns >= 0) & (columns < width)
+
+    # A run that continues from a column's bottom to the top of the next has no change there.
+    starts = columns[inside] * height
+    ends = np.stack([starts + tops[inside], starts + bottoms[inside]], 1).ravel()
+    changes = _unpaired(ends)
+    return Runs(height, width, changes[changes < height * width])
+
+
+def row_changes(runs: Runs) -> Ints:
+    """Return the changes of the mask read row by row.
+
+    Returns:
+        Rising pixel numbers, row * width + column, at which the value changes, first to foreground.
+    """
+    # Span ends, in order along each column. Both sides of a line between two columns are listed.
+    cut = spans(runs)
+    rows = runs.height + 1
+    ends = np.concatenate([cut.columns * rows + cut.tops, cut.columns * rows + cut.bottoms])
+    lines = np.sort(np.concatenate([ends, ends + rows]))
+
+    # Ends that occur twice cancel. Between the first and the second of a line's remaining ends, and
+    # so on, the two columns differ: the value changes there.
+    first, last = _unpaired(lines).reshape(-1, 2).T
+    lengths = last - first
+    starts = np.cumsum(lengths) - lengths
+    column, row = np.divmod(np.arange(lengths.sum()) + np.repeat(first - starts, lengths), rows)
+
+    # The end of a row is the beginning of the next one: a run that continues there does not change.
+    changes = _unpaired(np.sort(row * runs.width + column))
+    within: Ints = changes[changes < runs.height * runs.width]
+    return within
+
+
+def _unpaired(ordered: Ints) -> Ints:
+    """Return ordered numbers without pairs of equal ones; none occurs more than twice."""
+    differs = np.diff(ordered, prepend=-1, append=-1) != 0
+    unpaired: Ints = ordered[differs[1:] & differs[:-1]]
+    return unpaired
+
+
 def bits(runs: Runs) -> Bytes:
     """Return the mask with one bit a pixel, uint8 [H, ceil(W / 8)].
 

@@ -15,9 +15,9 @@ from samserve.core.errors import InvalidInput, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import MAX_FORMATS, RequestLimits, check_count, check_string
+from samserve.core.rings import Ring
 from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
-from samserve.decoder.masks.polygons import Ring
 from samserve.decoder.masks.write import MaskAnswer, Output, check_output
 from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, PromptInput

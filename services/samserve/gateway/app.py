@@ -10,11 +10,15 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from samserve.core.errors import SamserveError
+from samserve.gateway import cvat
+from samserve.gateway.label_studio import routes as label_studio
 from samserve.gateway.middleware import Observed
 from samserve.gateway.problem import problem_of
 from samserve.gateway.rest import routes as rest
 from samserve.gateway.rest.answers import json_response, problem_response
+from samserve.gateway.roboflow import routes as roboflow
 from samserve.gateway.service import Service
+from samserve.gateway.xanylabeling import routes as xanylabeling
 
 DESCRIPTION = """\
 Masks of objects in images. An image is embedded once and named by its SHA-256 from then on.
@@ -43,8 +47,8 @@ def build(service: Service) -> FastAPI:
     )
     app.add_exception_handler(HTTPException, _answer_unrouted)
 
-    for routes in (rest.routes,):
-        app.include_router(routes(service))
+    for surface in (rest, roboflow, label_studio, cvat, xanylabeling):
+        app.include_router(surface.routes(service))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:

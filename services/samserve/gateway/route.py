@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -16,29 +17,28 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 MAX_JSON_PARTS = 20_000  # unless a surface says otherwise
 
 
-class _BoundedRequest(Request):
-    """A request whose JSON has at most `parts` values."""
-
-    parts = MAX_JSON_PARTS
-
-    async def json(self) -> Any:
-        if not hasattr(self, "_json"):
-            self._json = parse_json(await self.body(), self.parts)
-        return self._json
-
-
 def surface(
-    write: Callable[[Problem], Response], *, json_parts: int = MAX_JSON_PARTS
+    write: Callable[[Problem], Response],
+    *,
+    json_parts: int = MAX_JSON_PARTS,
+    prepare: Callable[[bytes], bytes] | None = None,
 ) -> type[APIRoute]:
     """Return the class of a surface's routes, for `APIRouter(route_class=...)`.
 
     Args:
         write: Writes a failure in the surface's form.
         json_parts: Limit of the values in a JSON body.
+        prepare: Shortens a JSON body before it is parsed; called in a thread.
     """
 
-    class SurfaceRequest(_BoundedRequest):
-        parts = json_parts
+    class SurfaceRequest(Request):
+        async def json(self) -> Any:
+            if not hasattr(self, "_json"):
+                body = await self.body()
+                if prepare is not None:
+                    body = await asyncio.to_thread(prepare, body)
+                self._json = parse_json(body, json_parts)
+            return self._json
 
     class SurfaceRoute(APIRoute):
         def get_route_handler(self) -> Handler:

@@ -7,6 +7,7 @@ import time
 from samserve.client import AsyncClient
 from samserve.client.answer import Model
 from samserve.gateway.bodies import Bodies, BodyLimits
+from samserve.gateway.fetch import Fetcher, image_limits
 from samserve.infra.settings import GatewaySettings
 from samserve.wire.request_id import request_id_here
 
@@ -27,6 +28,9 @@ class Service:
         self.settings = settings
         self.bodies = Bodies(
             BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.upload_s)
+        )
+        self.fetcher = Fetcher(
+            (*settings.image_hosts, *settings.private_image_hosts), image_limits(settings)
         )
         self._client = client
         self._models: list[Model] = []
@@ -59,4 +63,5 @@ class Service:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self.fetcher.close()
         await self._client.close()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -39,11 +39,13 @@ from samserve.infra.addresses import (
     HTTP_PORT,
 )
 from samserve.infra.cache_options import CacheOptions
+from samserve.infra.hosts import AllowedHost, parse_hosts
 
 PREFIX = "SAMSERVE_"
 OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
 
 MIB = 2**20
+SECRET_NAMES = {"SECRET", "TOKEN"}  # in the names of variables whose values are not shown
 SHORTEST_SECRET = 16  # characters
 
 
@@ -73,6 +75,14 @@ def _parse_model_names(value: Any) -> Any:
     return {name.strip(): model.strip() for name, _, model in pairs}
 
 
+def _parse_public_hosts(value: Any) -> Any:
+    return parse_hosts(value) if isinstance(value, str) else value
+
+
+def _parse_private_hosts(value: Any) -> Any:
+    return parse_hosts(value, private=True) if isinstance(value, str) else value
+
+
 def _check_secret(secret: SecretStr) -> SecretStr:
     if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
         raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
@@ -84,6 +94,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Endpoint = Annotated[str, Field(pattern="^(https?://.+)?$"), AfterValidator(require_otlp_extra)]
 Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
 ModelNames = Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_model_names)]
+Hosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_public_hosts)]
+PrivateHosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_private_hosts)]
 Folder = Annotated[Path, BeforeValidator(_as_folder)]
 
 
@@ -463,6 +475,13 @@ class GatewaySettings(ProcessSettings):
             "`*` stands for every other name. Empty: always the default model."
         ),
     )
+    cvat_answer: Literal["shapes", "mask"] = Field(
+        default="shapes",
+        description=(
+            "What CVAT gets from its functions: `shapes`, or `mask` for older versions, rows of "
+            "0 and 1 of the whole frame."
+        ),
+    )
     max_body_bytes: int = Field(
         default=48 * MIB,
         gt=0,
@@ -476,7 +495,7 @@ class GatewaySettings(ProcessSettings):
     max_json_parts: int = Field(
         default=20_000,
         gt=0,
-        description="Limit of the values in a JSON body; Label Studio's may have 100 times more.",
+        description="Limit of the values in a JSON body; Label Studio's may have 20 times more.",
     )
     upload_s: float = Field(
         default=30, gt=0, description="Time limit to receive a request, in seconds."
@@ -490,6 +509,43 @@ class GatewaySettings(ProcessSettings):
         default=10,
         ge=0,
         description="Time for requests in flight to finish at shutdown, in seconds.",
+    )
+    image_hosts: Hosts = Field(
+        default=(),
+        validate_default=False,
+        description=(
+            "Public hosts from which images named by a URL are fetched, as `HOST` or `HOST:PORT`, "
+            "separated by commas. Empty: images by URL are refused."
+        ),
+    )
+    private_image_hosts: PrivateHosts = Field(
+        default=(),
+        validate_default=False,
+        description="Such hosts that have private or loopback addresses, likewise.",
+    )
+    fetch_s: float = Field(
+        default=20, gt=0, description="Time limit to fetch an image by its URL, in seconds."
+    )
+    label_studio_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*)?)?$",
+        description=(
+            "URL of Label Studio, from which the images of its tasks are fetched, such as "
+            "`https://studio.example.com`. It may be on a private network."
+        ),
+    )
+    label_studio_token: SecretStr = Field(
+        default=SecretStr(""),
+        description=(
+            "Personal access token or legacy token of a user of Label Studio. "
+            "It is sent to `SAMSERVE_LABEL_STUDIO_URL` only."
+        ),
+    )
+    label_studio_prewarm: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Images of the next tasks that are embedded ahead of the annotator.",
     )
 
 
@@ -511,7 +567,7 @@ def load_settings(kind: type[Settings]) -> Settings:
         for problem in error.errors():
             name = str(problem["loc"][0])
             variable = name if name.isupper() else PREFIX + name.upper()
-            value = "***" if "SECRET" in variable else repr(problem["input"])
+            value = "***" if SECRET_NAMES & set(variable.split("_")) else repr(problem["input"])
             sys.stderr.write(f"{variable}={value}: {problem['msg']}\n")
         raise SystemExit(2) from None
 

@@ -1,4 +1,4 @@
-"""The whole stack on this machine: Redis, Triton, embedding service on Ray, decoder, gateway."""
+"""The whole stack on this machine: Redis, Triton, embedding service, decoder, gateway."""
 
 from __future__ import annotations
 

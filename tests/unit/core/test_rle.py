@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
-from samserve.core.rle import decode_rle, encode_rle
-from samserve.core.runs import runs_of
+from samserve.core.rle import compress, decode_rle, decode_runs, encode_rle
+from samserve.core.runs import dense, runs_of
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
@@ -16,6 +16,7 @@ def test_any_mask_is_encoded_as_by_pycocotools_and_decoded_again(mask: np.ndarra
     written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *mask.shape), mask)
+    assert np.array_equal(decode_runs(written, *mask.shape).changes, runs_of(mask).changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 4096), (4096, 37), (1500, 2000)])
@@ -36,3 +37,8 @@ def test_a_mask_of_one_value_is_one_run(value: bool) -> None:
 def test_run_lengths_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="not 4 x 4"):
         decode_rle(encode_rle(runs_of(np.ones((3, 3), bool))), 4, 4)
+
+
+def test_runs_of_no_pixels_change_nothing() -> None:
+    written = compress(np.array([0, 3, 0, 2, 0, 0, 0, 4, 0, 0]))
+    assert np.array_equal(dense(decode_runs(written, 3, 3)), np.ones((3, 3), bool))

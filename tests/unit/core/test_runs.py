@@ -3,7 +3,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from samserve.core.runs import Box, Runs, area, bits, box, counts, dense, runs_of, spans
+from samserve.core.runs import (
+    Box,
+    Runs,
+    area,
+    bits,
+    box,
+    counts,
+    dense,
+    row_changes,
+    runs_of,
+    spans,
+)
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
@@ -14,6 +25,7 @@ def test_runs_and_pixels_agree(mask: np.ndarray) -> None:
     runs = runs_of(mask)
     assert np.array_equal(dense(runs), mask)
     assert np.array_equal(bits(runs), np.packbits(mask, axis=1))
+    assert np.array_equal(row_changes(runs), np.flatnonzero(np.diff(mask.ravel(), prepend=False)))
     assert area(runs) == mask.sum()
     rows, columns = np.nonzero(mask)
     tight = (

@@ -2,11 +2,14 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from samserve.bundles.names import model_name
+from samserve.infra.hosts import AllowedHost
 from samserve.infra.settings import (
     BundleSettings,
     DecoderSettings,
     EmbeddingSettings,
+    GatewaySettings,
     load_settings,
     unknown_variable_warnings,
     variable_of,
@@ -138,3 +141,33 @@ def test_a_short_secret_is_refused_and_none_is_printed(
     assert "SAMSERVE_CACHE_SECRET" in printed
     assert "16 characters" in printed
     assert "tooshort" not in printed
+
+
+def test_hosts_of_images_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMSERVE_IMAGE_HOSTS", "images.example, cdn.example:8443")
+    monkeypatch.setenv("SAMSERVE_PRIVATE_IMAGE_HOSTS", "minio:9000")
+    settings = load_settings(GatewaySettings)
+    assert settings.image_hosts == (AllowedHost("images.example"), AllowedHost("cdn.example", 8443))
+    assert settings.private_image_hosts == (AllowedHost("minio", 9000, private=True),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("IMAGE_HOSTS", "https://images.example"),
+        ("LABEL_STUDIO_URL", "studio.example"),
+        ("LABEL_STUDIO_URL", "http://user:password@studio.example"),
+    ],
+)
+def test_an_invalid_host_or_url_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"SAMSERVE_{name}", value)
+    with pytest.raises(SystemExit):
+        load_settings(GatewaySettings)
+    assert f"SAMSERVE_{name}=" in capsys.readouterr().err
+
+
+def test_a_token_is_not_shown() -> None:
+    settings = GatewaySettings(label_studio_token=SecretStr("0123456789abcdef"))
+    assert "0123456789abcdef" not in repr(settings)

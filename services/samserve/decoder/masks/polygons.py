@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samserve.core.arrays import Doubles, Floats, Ints
-from samserve.core.runs import ColumnSpans, Runs, spans
+from samserve.core.arrays import Doubles, Ints
+from samserve.core.rings import Ring, trace
+from samserve.core.runs import Runs
 from samserve.decoder.masks.kernel import simplify
-
-Ring = Floats  # [N, 2], (x, y) of corners in pixels; pixel (0, 0) is from 0 to 1
 
 CHANGED = 0.01  # share of its pixels that a polygon may gain and lose, at a tolerance up to 1 pixel
 TOUCH = 1e-6  # pixels: an edge this near to a pixel's centre goes through it
@@ -30,23 +29,6 @@ class Polygon:
     holes: list[Ring]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Corners:
-    """The corners of all outlines, sorted by x and then by y, [N]. Each is one end of a span.
-
-    Attributes:
-        x: In pixels.
-        y: In pixels.
-        left_side: 1 if the corner is on the left side of the span's column, else 0.
-        is_top: 1 if it is the upper end of the span, else 0.
-    """
-
-    x: Ints
-    y: Ints
-    left_side: Ints
-    is_top: Ints
-
-
 def polygons(runs: Runs, tolerance: float) -> list[Polygon]:
     """Return a mask's outlines, simplified.
 
@@ -56,7 +38,12 @@ def polygons(runs: Runs, tolerance: float) -> list[Polygon]:
             and where a polygon's pixels change by no more than 1%, or as many percent as the
             tolerance has pixels. 0 leaves out none.
     """
-    rings, parents = _trace(runs)
+    traced = trace(runs)
+    rings = traced.rings
+    parents = [
+        ring if hole else index
+        for index, (hole, ring) in enumerate(zip(traced.is_hole, traced.around, strict=True))
+    ]
     if rings and tolerance > 0:
         rings = _simplify(rings, parents, min(tolerance, float(runs.height + runs.width)))
 
@@ -68,102 +55,6 @@ def polygons(runs: Runs, tolerance: float) -> list[Polygon]:
             by_exterior[parent].holes.append(ring[::-1])
 
     return list(by_exterior.values())
-
-
-def _trace(runs: Runs) -> tuple[list[Ring], list[int]]:
-    """Return all rings, and for each the index of its exterior; an exterior's is its own.
-
-    The left side of each ring runs downwards.
-
-    On the line between two columns the outline runs where only one of the columns has a span. Its
-    corners are the ends of spans that the other column has not. So along each vertical line the
-    corners pair up into edges, and along each horizontal line too. Where four pixels alternate, two
-    corners meet; they are paired so that each belongs to one pixel of the mask.
-    """
-    columns = spans(runs)
-    corners = _corners(columns, runs.height)
-
-    # Sort the corners by rows too, and pair neighbours: `across` is each corner's partner.
-    width = runs.width + 1
-    by_rows = (corners.y * width + corners.x) * 2 + corners.left_side
-    order = np.argsort(by_rows)
-    across = np.empty_like(order)
-    across[order] = order.reshape(-1, 2)[:, ::-1].ravel()
-    paths = _cycles(across.tolist())
-    ring_of = np.empty_like(order)  # of each corner
-    for index, path in enumerate(paths):
-        ring_of[path] = index
-
-    # At the first corner of a hole, its upper left, the mask ends below: a span's lower end.
-    starts = np.array([path[0] for path in paths], np.int64)
-    is_hole = corners.is_top[starts] == 0
-
-    # A hole lies in the part that has the span to the left of its first corner. The edge on top of
-    # that span belongs to a ring that begins before the hole, whose exterior is known by then.
-    x, y = corners.x[starts], corners.y[starts]
-    height = runs.height + 1
-    span_starts = columns.columns * height + columns.tops
-    span = np.searchsorted(span_starts, (x - 1) * height + y, "right") - 1
-    span_tops = (columns.tops[span] * width + x - 1) * 2 + 1
-    top = np.searchsorted(by_rows[order], span_tops, "right") - 1
-    ring_above = ring_of[order[top]]
-
-    parents: list[int] = []
-    for index, (hole, above) in enumerate(zip(is_hole.tolist(), ring_above.tolist(), strict=True)):
-        parents.append(parents[above] if hole else index)
-
-    points = np.stack([corners.x, corners.y], 1).astype(np.float32)
-    return [points[path] for path in paths], parents
-
-
-def _corners(columns: ColumnSpans, height: int) -> _Corners:
-    """Return the corners: span ends that the neighbouring column does not have.
-
-    Corners are coded as ((x * (height + 1) + y) * 2 + is_top) * 2 + left_side, to be sorted as one
-    number.
-    """
-    rows = height + 1
-    bottoms = (columns.columns * rows + columns.bottoms) * 2
-    tops = (columns.columns * rows + columns.tops) * 2 + 1
-    ends = np.concatenate([bottoms, tops])
-
-    # Each end touches two vertical lines: its column's right side, at x + 1, and the left one.
-    on_right_side = (ends + 2 * rows) * 2
-    on_left_side = ends * 2 + 1
-    coded = np.sort(np.concatenate([on_right_side, on_left_side]))
-
-    # Two neighbouring columns with the same end: the outline runs straight on, without a corner.
-    differs = np.diff(coded >> 1, prepend=-1, append=-1) != 0
-    coded = coded[differs[1:] & differs[:-1]]
-    x, y = np.divmod(coded >> 2, rows)
-    return _Corners(x, y, left_side=coded & 1, is_top=coded >> 1 & 1)
-
-
-def _cycles(across: list[int]) -> list[list[int]]:
-    """Follow the rings.
-
-    Args:
-        across: Each corner's partner on its horizontal line. On its vertical line, the partner of
-            corner 2k is 2k + 1.
-
-    Returns:
-        For each ring the indices of its corners, from the first one on.
-    """
-    seen = bytearray(len(across))
-    paths: list[list[int]] = []
-    for start in range(0, len(across), 2):
-        path: list[int] = []
-        at = start
-        while not seen[at]:
-            # Along the vertical line, then along the horizontal one.
-            below = at ^ 1
-            path += (at, below)
-            seen[at] = seen[below] = 1
-            at = across[below]
-        if path:
-            paths.append(path)
-
-    return paths
 
 
 def _simplify(rings: list[Ring], parents: list[int], tolerance: float) -> list[Ring]:

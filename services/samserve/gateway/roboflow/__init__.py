@@ -1,0 +1,1 @@
+"""The SAM routes of Roboflow's inference server, as its clients call them."""

@@ -1,0 +1,1 @@
+"""samserve inside other tools: modules that a tool loads."""
