@@ -481,6 +481,13 @@ class GatewaySettings(ProcessSettings):
             "These tools cannot take a refusal that asks them to retry."
         ),
     )
+    sweep_timeout_s: float = Field(
+        default=90,
+        gt=0,
+        description=(
+            "Time limit to segment everything in an image, in seconds. Label Studio waits for 100."
+        ),
+    )
     gateway_models: ModelNames = Field(
         default={},
         validate_default=False,
