@@ -156,11 +156,9 @@ def _given(options: GridOptions | Sureness, prefix: str, *without: str) -> dict[
             raise InvalidInput(
                 prefix + name, f"{prefix}{name}: {value!r:.40} is a {type(value).__name__}"
             )
-        if (
-            name in COUNTS
-            and value is not None
-            and not (value == int(value) and 0 <= value < 2**31)
-        ):
+        if value is None or name not in COUNTS:
+            continue
+        if not (0 <= value < 2**31 and value == int(value)):
             raise InvalidInput(
                 prefix + name, f"invalid {prefix}{name} {value}: expected a whole number, 0 or more"
             )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from samserve.client import CachedImage, Client
+from samserve.client.everything import GridOptions
 from samserve.client.image import read_bytes
 from samserve.integrations.cvat_masks import encode_runs, write_confidence
 from samserve.integrations.cvat_prompt import Pair, read_prompt
@@ -21,7 +22,22 @@ from samserve.integrations.cvat_prompt import Pair, read_prompt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LABEL = 0  # the id of a detector's only label
 KEPT_IMAGES = 4  # encoded frames that are kept, in case their embedding is evicted
+
+
+class DetectionContext(Protocol):
+    """What cvat-sdk tells a detector.
+
+    Attributes:
+        conf_threshold: Regions with a predicted IoU up to this are dropped; None for SAM's default.
+        conv_mask_to_poly: Whether polygons are wanted instead of masks.
+    """
+
+    @property
+    def conf_threshold(self) -> float | None: ...
+    @property
+    def conv_mask_to_poly(self) -> bool: ...
 
 
 class Prompts(Protocol):
@@ -41,7 +57,9 @@ def create(
     embedding: str | None = None,
     model: str = "",
     timeout: float = 60.0,
-) -> Interaction:
+    everything: bool = False,
+    label: str = "object",
+) -> Interaction | Detection:
     """Return the function; cvat-cli passes `-p NAME=TYPE:VALUE` as arguments.
 
     Args:
@@ -49,8 +67,11 @@ def create(
         embedding: Address of the embedding service, likewise; by default EMBEDDING_URL.
         model: Empty for the default model.
         timeout: Seconds for one call.
+        everything: True for a detector that segments everything, False for an interactor.
+        label: Of all that a detector finds.
     """
-    return Interaction(Client(address, embedding, model=model, timeout=timeout))
+    client = Client(address, embedding, model=model, timeout=timeout)
+    return Detection(client, label) if everything else Interaction(client)
 
 
 class Interaction:
@@ -100,3 +121,33 @@ class Interaction:
                 type="mask", points=encode_runs(mask.runs()), attributes=[confidence]
             )
         ]
+
+
+class Detection:
+    """Segments everything in a frame. A `DetectionFunction` of cvat-sdk."""
+
+    def __init__(self, client: Client, label: str) -> None:
+        self._client = client
+        self._label = label
+
+    @property
+    def spec(self) -> Any:
+        """What cvat-sdk must know: the only label."""
+        from cvat_sdk.auto_annotation import DetectionFunctionSpec, label_spec
+
+        return DetectionFunctionSpec(labels=[label_spec(self._label, LABEL)])
+
+    def detect(self, context: DetectionContext, image: Image) -> list[Any]:
+        """Return a mask for each region, or polygons of its parts if CVAT asks for them."""
+        from cvat_sdk.auto_annotation import mask, polygon
+
+        found = self._client.generate_masks(
+            read_bytes(image.convert("RGB")),
+            GridOptions(pred_iou_thresh=context.conf_threshold),
+            formats=("rle", "polygons") if context.conv_mask_to_poly else ("rle",),
+        )
+        masks = [record.mask for record in found.records]
+        if context.conv_mask_to_poly:
+            rings = [part.exterior for each in masks for part in each.polygons]
+            return [polygon(LABEL, ring.ravel().tolist()) for ring in rings]
+        return [mask(LABEL, encode_runs(each.runs())) for each in masks]

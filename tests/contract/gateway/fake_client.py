@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from PIL import Image
 from samserve.client import Answer, AsyncClient, Box, CachedImage, Click, EmbedAnswer, Mask, Prompt
 from samserve.client.answer import Model
+from samserve.client.everything import Everything, Record
 from samserve.client.prompt import write_prompts
 from samserve.core import runs
 from samserve.core.arrays import Floats
@@ -79,6 +80,21 @@ class FakeClient:
         drawn = [_cut(prompt, size) for prompt in prompts]
         results = [_masks(prompt, size, self.candidates)[: max_masks or None] for prompt in drawn]
         return Answer(name, VERSION, size, CacheStatus.HIT, {}, results)
+
+    async def generate_masks(self, image: bytes | CachedImage) -> Everything:
+        """Find a ring around each of two points."""
+        size = self.images[self._find(image)]
+        width, height = size.width, size.height
+        points = [(width // 4, height // 2), (3 * width // 4, height // 2)]
+        answer = await self.predict(
+            image, [Prompt([Click(*point)]) for point in points], max_masks=1
+        )
+        records = [
+            Record(masks[0], point, (0, 0, width, height))
+            for masks, point in zip(answer.results, points, strict=True)
+        ]
+        facts = (answer.image_id, answer.model_version, answer.size, answer.cache, {})
+        return Everything(*facts, records, len(records))
 
     def _find(self, image: bytes | CachedImage) -> str:
         if self.model not in ("", "nano", "sam-b"):

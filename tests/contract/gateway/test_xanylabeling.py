@@ -103,11 +103,16 @@ async def test_the_server_is_described(http: httpx.AsyncClient) -> None:
         assert all(widget.keys() == {"name", "value"} for widget in described["widgets"])
 
 
+async def test_everything_is_outlined_without_marks(http: httpx.AsyncClient) -> None:
+    found = await shapes(http, "everything")
+    assert len(found) == 2
+    assert {shape["shape_type"] for shape in found} == {"polygon"}
+
+
 @pytest.mark.parametrize(
     ("name", "changed", "status", "code"),
     [
         ("no-marks", {}, 400, "INVALID_INPUT"),
-        ("everything", {}, 501, "NOT_IMPLEMENTED"),
         ("points", {"model": "yolo"}, 404, "MODEL_NOT_FOUND"),
         ("points", {"image": "data:image/png;base64,aGVsbG8="}, 400, "INVALID_INPUT"),
         ("points", {"params": {"marks": [{"type": "circle", "data": [1, 2]}]}}, 422, None),

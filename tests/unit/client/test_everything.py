@@ -34,6 +34,7 @@ def test_only_given_options_are_sent() -> None:
         ({"points_per_side": "many"}, "options.points_per_side: 'many' is a str"),
         ({"points_per_side": -1}, "invalid options.points_per_side -1: expected a whole number"),
         ({"crop_n_layers": 2**40}, "invalid options.crop_n_layers 1099511627776"),
+        ({"points_per_side": float("inf")}, "invalid options.points_per_side inf"),
         ({"points_per_side": 1.5}, "invalid options.points_per_side 1.5: expected a whole"),
         ({"point_grids": [np.zeros(4)]}, r"point_grids\[0\]: an array \[4\]; expected \[N, 2\]"),
     ],
@@ -65,9 +66,8 @@ def test_an_answer_without_its_end_is_not_taken_for_one() -> None:
     reader = EverythingReader(lambda points, total: done.append((points, total)))
     response = pb.GenerateMasksResponse
     image = types.ImageRef(image_id="ab", width=6, height=4)
-    reader.read(
-        response(started=response.Started(image=image, points=9, cache=types.CACHE_STATUS_HIT))
-    )
+    started = response.Started(image=image, points=9, cache=types.CACHE_STATUS_HIT)
+    reader.read(response(started=started))
     reader.read(response(progress=response.Progress(points=4)))
     assert done == [(0, 9), (4, 9)]
     with pytest.raises(Unavailable, match="ended early"):

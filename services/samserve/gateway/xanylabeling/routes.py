@@ -13,7 +13,7 @@ from samserve.core.errors import ModelNotFound
 from samserve.gateway.base64_image import decode_image
 from samserve.gateway.clamped import predict_clamped
 from samserve.gateway.message import STATUSES
-from samserve.gateway.problem import NotImplementedHere, Problem
+from samserve.gateway.problem import Problem
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
@@ -84,11 +84,14 @@ def routes(service: Service) -> APIRouter:
     async def predict(asked: PredictRequest) -> Response:
         """Answer the marks of one or several objects with one mask each."""
         model = _known(asked.model)
-        if model == EVERYTHING:
-            raise NotImplementedHere(f"{EVERYTHING} is not available yet; choose {POLYGONS}")
-        prompts = read_marks(asked.params.marks or [])
-
         image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
+        if model == EVERYTHING:
+            sweeping = service.sweeping().using(model=service.model_for(model))
+            found = (await sweeping.generate_masks(image)).records
+            masks = [record.mask for record in found]
+            return await asyncio.to_thread(_write, masks, model, asked.params.epsilon_factor)
+
+        prompts = read_marks(asked.params.marks or [])
         client = service.patient().using(model=service.model_for(model))
         answer = await predict_clamped(client, image, prompts, max_masks=1)
         masks = [mask for result in answer.results for mask in result]
