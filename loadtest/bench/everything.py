@@ -221,8 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megapixels", type=float, default=1)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--iou", type=float, default=0.5)
-    parser.add_argument("--stability", type=float, default=0.8)
+    parser.add_argument("--iou", type=float, default=0.7)
+    parser.add_argument("--stability", type=float, default=0.9)
     chosen = parser.parse_args()
 
     threadpool_limits(1, "blas")
