@@ -27,6 +27,7 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     )
     version: str = "1"
     asked: int = 0
+    inferred: int = 0
     told: dict[str, str] = field(default_factory=dict)
     in_queue: int = 0
     seconds: float = 0
@@ -69,6 +70,7 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelInferResponse:
+        self.inferred += 1
         self.told = {key: str(value) for key, value in context.invocation_metadata()}
         self.in_queue = request.parameters["timeout"].int64_param
         await asyncio.sleep(self.seconds)

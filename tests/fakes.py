@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
 from samserve.core.geometry import Frame
@@ -98,8 +100,8 @@ class InProcessDecoder:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    async def frame(self, data: bytes, frame: Frame) -> FramedImage:
-        return frame_image(data, frame, self._limits)
+    async def frame(self, data: bytes, frame: Frame, crop: Crop | None = None) -> FramedImage:
+        return frame_image(data, frame, self._limits, crop=crop)
 
 
 class HeldDecoder:
@@ -110,6 +112,15 @@ class HeldDecoder:
         self.decoded: list[Prompt] = []
         self.busy, self.go = threading.Event(), threading.Event()
         self.go.set()
+
+    def decode_patiently(
+        self, image: ReadyImage, prompt: Prompt, pause: Callable[[], None], least_iou: float
+    ) -> Candidates:
+        pause()
+        self.decoded.append(prompt)
+        self.busy.set()
+        assert self.go.wait(60)
+        return self._decoder.decode_patiently(image, prompt, pause, least_iou)
 
     def decode(self, image: ReadyImage, prompts: list[Prompt]) -> list[Candidates]:
         self.decoded += prompts
@@ -130,7 +141,13 @@ class FakeEmbeddings:
     def version_served(self, model: ServedModel) -> str:
         return model.model_version
 
-    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage:
+    async def find(
+        self,
+        key: CacheKey,
+        model: ServedModel,
+        data: bytes | None,
+        crop: Crop | None = None,
+    ) -> SourcedImage:
         self.looked_for += 1
         if self.failure is not None:
             raise self.failure

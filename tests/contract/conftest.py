@@ -28,6 +28,8 @@ from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
+from samserve.decoder.sweep.pool import SweepPool
+from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.registration import add_embedding_service
@@ -94,8 +96,12 @@ async def service(
     )
     with ThreadPoolExecutor(2) as pool:
         held = HeldDecoder(decoder)
-        segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, DecodeQueue(2, QUEUE))
-        servicer = SegmentationServicer(segmenter, draining, patience, limits, transfers, streams)
+        queue = DecodeQueue(2, QUEUE)
+        segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, queue)
+        sweeper = Sweeper(segmenter, SweepPool(2, queue.quiet, sweeps=1))
+        servicer = SegmentationServicer(
+            segmenter, draining, patience, limits, transfers, streams, sweeper=sweeper
+        )
         rpc.add_SegmentationServiceServicer_to_server(servicer, PartLimit(server))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
@@ -158,8 +164,9 @@ async def path(
         embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
         times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
+        sweeper = Sweeper(segmenter, SweepPool(2, admission.quiet))
         servicer = SegmentationServicer(
-            segmenter, asyncio.Event(), times, limits, Transfers(60, 2**30)
+            segmenter, asyncio.Event(), times, limits, Transfers(60, 2**30), sweeper=sweeper
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:

@@ -11,6 +11,7 @@ from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygo
 from samserve.client.async_client import AsyncClient
 from samserve.client.async_interaction import AsyncInteraction
 from samserve.client.client import Client
+from samserve.client.everything import Everything, GridOptions, Record, Sureness
 from samserve.client.image import CachedImage, ImageInput
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat
@@ -28,10 +29,14 @@ __all__ = [
     "Click",
     "Client",
     "EmbedAnswer",
+    "Everything",
+    "GridOptions",
     "ImageInput",
     "Interaction",
     "Mask",
     "MaskFormat",
     "Polygon",
     "Prompt",
+    "Record",
+    "Sureness",
 ]

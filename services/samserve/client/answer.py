@@ -13,7 +13,7 @@ from samserve.core.arrays import Bools, Floats, Halves
 from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import SamserveError
 from samserve.core.geometry import Size
-from samserve.core.rle import decode_rle, decode_runs
+from samserve.core.rle import decode_rle, read_rle
 from samserve.core.runs import Runs
 from samserve.v1 import embedding_pb2
 from samserve.v1 import segmentation_pb2 as pb
@@ -73,7 +73,7 @@ class Mask:
 
     def runs(self) -> Runs:
         """The places where the mask changes, decoded from its RLE: much less than its pixels."""
-        return decode_runs(self.rle, self.size.height, self.size.width)
+        return read_rle(self.rle, self.size.height, self.size.width)
 
     def low_res_array(self) -> Halves:
         """The low-res logits as float16 [256, 256].
@@ -220,11 +220,12 @@ def read_answer(answer: pb.PredictResponse) -> Answer:
         size=size,
         cache=cache_status_from_proto(answer.cache),
         timings_ms={timing.stage: timing.milliseconds for timing in answer.timings},
-        results=[[_read_mask(mask, size) for mask in result.masks] for result in answer.results],
+        results=[[read_mask(mask, size) for mask in result.masks] for result in answer.results],
     )
 
 
-def _read_mask(mask: pb.Mask, size: Size) -> Mask:
+def read_mask(mask: pb.Mask, size: Size) -> Mask:
+    """Convert from the proto; `size` is the image's."""
     box = mask.bbox
 
     return Mask(

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -29,6 +30,17 @@ from samserve.client.base import (
 )
 from samserve.client.channel import open_async_channel
 from samserve.client.embedding_reader import TensorReader
+from samserve.client.everything import (
+    DEFAULT_GRID,
+    DEFAULT_SURENESS,
+    Everything,
+    EverythingReader,
+    GridOptions,
+    OnProgress,
+    Region,
+    Sureness,
+    write_proposals,
+)
 from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_image
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
@@ -46,6 +58,7 @@ Request = TypeVar(
     "Request",
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
+    segmentation_pb2.GenerateMasksRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
@@ -76,6 +89,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
+        self._generate_masks = segmentation_stub.GenerateMasks
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -152,6 +166,47 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         async with await _by_hash_then_bytes(self._open_interaction, opening, hashed) as stream:
             yield stream
 
+    async def generate_masks(
+        self,
+        image: ImageInput,
+        options: GridOptions = DEFAULT_GRID,
+        *,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Everything:
+        """Segment everything in an image, as `Client.generate_masks`."""
+        hashed = await self._hash(image)
+        output = write_output(
+            formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
+        )
+        request = self._everything_request(hashed, options, output)
+        call = partial(self._request_everything, on_progress)
+        return await _by_hash_then_bytes(call, request, hashed)
+
+    async def propose(
+        self,
+        image: ImageInput,
+        accepted: Sequence[Region] = (),
+        options: GridOptions = DEFAULT_GRID,
+        *,
+        sureness: Sureness = DEFAULT_SURENESS,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Everything:
+        """Find the regions that are left, as `Client.propose`."""
+        hashed = await self._hash(image)
+        output = write_output(
+            formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
+        )
+        propose = write_proposals(accepted, sureness)
+        request = self._everything_request(hashed, options, output, propose)
+        call = partial(self._request_everything, on_progress)
+        return await _by_hash_then_bytes(call, request, hashed)
+
     async def embed(self, image: ImageInput) -> EmbedAnswer:
         """Embed an image before its first click, as `Client.embed`."""
         hashed = await self._hash(image)
@@ -227,6 +282,23 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
             request = segmentation_pb2.InteractRequest(open=opening)
             response = await exchange(call, request, self._timeout)
             return AsyncInteraction(call, response.opened, self._timeout)
+
+    async def _request_everything(
+        self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
+    ) -> Everything:
+        async def read(
+            request: segmentation_pb2.GenerateMasksRequest, **options: Any
+        ) -> Everything:
+            reader = EverythingReader(on_progress)
+            async for message in self._generate_masks(request, **options):
+                reader.read(message)
+            return reader.everything()
+
+        with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
+            everything: Everything = await self._decoder_calls.call(
+                read, request, timeout=self._timeout, metadata=self._metadata
+            )
+            return everything
 
     async def _request_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
+from samserve.client.everything import GridOptions, write_options
 from samserve.client.image import HashedImage
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.geometry import Size
@@ -27,6 +28,7 @@ EMBEDDING = "the embedding service"
 ImageMessage = (
     segmentation_pb2.PredictRequest
     | segmentation_pb2.InteractRequest.Open
+    | segmentation_pb2.GenerateMasksRequest
     | embedding_pb2.EmbedRequest
 )
 
@@ -93,6 +95,21 @@ class ClientBase:
     ) -> segmentation_pb2.InteractRequest.Open:
         return segmentation_pb2.InteractRequest.Open(
             ref=types.ImageRef(image_id=image.image_id), model=self._model, output=output
+        )
+
+    def _everything_request(
+        self,
+        image: HashedImage,
+        options: GridOptions,
+        output: segmentation_pb2.OutputOptions,
+        propose: segmentation_pb2.ProposalOptions | None = None,
+    ) -> segmentation_pb2.GenerateMasksRequest:
+        return segmentation_pb2.GenerateMasksRequest(
+            ref=types.ImageRef(image_id=image.image_id),
+            model=self._model,
+            options=write_options(options),
+            output=output,
+            propose=propose,
         )
 
     def _embed_request(self, image: HashedImage) -> embedding_pb2.EmbedRequest:

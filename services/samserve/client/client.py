@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -31,6 +31,17 @@ from samserve.client.bulk import BulkEmbedding
 from samserve.client.bulk_scheduler import BulkOptions
 from samserve.client.channel import open_channel
 from samserve.client.embedding_reader import TensorReader
+from samserve.client.everything import (
+    DEFAULT_GRID,
+    DEFAULT_SURENESS,
+    Everything,
+    EverythingReader,
+    GridOptions,
+    OnProgress,
+    Region,
+    Sureness,
+    write_proposals,
+)
 from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_image
 from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
@@ -49,6 +60,7 @@ Request = TypeVar(
     "Request",
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
+    segmentation_pb2.GenerateMasksRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
@@ -96,6 +108,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
+        self._generate_masks = segmentation_stub.GenerateMasks
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -196,6 +209,80 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         answer = ask_in_parts(written, ask)
         self._last_size = (hashed.image_id, answer.size)
         return answer
+
+    def generate_masks(
+        self,
+        image: ImageInput,
+        options: GridOptions = DEFAULT_GRID,
+        *,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Everything:
+        """Segment everything in an image: ask at a grid of points, keep each region once.
+
+        Takes seconds to minutes: give the client a `timeout` that allows it, as in
+        `client.using(timeout=300)`.
+
+        Args:
+            image: as in `segment`.
+            options: SAM's parameters.
+            formats: any of "rle", "png", "polygons" and "bits".
+            polygon_tolerance: pixels that a polygon may differ from the mask to save corners.
+            max_masks: the masks to return, best first; 0 for all, at most 4,096.
+            on_progress: called with the points that are done and those in all.
+
+        Raises:
+            InvalidInput: the image or an option is invalid.
+            OSError: the file cannot be read.
+        """
+        hashed = self._hash(image)
+        output = write_output(
+            formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
+        )
+        request = self._everything_request(hashed, options, output)
+        call = partial(self._request_everything, on_progress)
+        return _by_hash_then_bytes(call, request, hashed)
+
+    def propose(
+        self,
+        image: ImageInput,
+        accepted: Sequence[Region] = (),
+        options: GridOptions = DEFAULT_GRID,
+        *,
+        sureness: Sureness = DEFAULT_SURENESS,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> Everything:
+        """Find the regions that are left beside those that a person has accepted.
+
+        Args:
+            image: as in `segment`.
+            accepted: masks of earlier answers with their RLE, polygons, or arrays
+                bool [height, width]; at most 1,000.
+            options: SAM's parameters; the two thresholds say what is proposed at all, and are 0.5
+                and 0.6 by default.
+            sureness: when a region may be accepted unseen.
+            formats: as in `generate_masks`, likewise the others.
+            polygon_tolerance: as in `generate_masks`.
+            max_masks: as in `generate_masks`.
+            on_progress: as in `generate_masks`.
+
+        Raises:
+            InvalidInput: the image, a region or an option is invalid.
+            OSError: the file cannot be read.
+        """
+        hashed = self._hash(image)
+        output = write_output(
+            formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
+        )
+        propose = write_proposals(accepted, sureness)
+        request = self._everything_request(hashed, options, output, propose)
+        call = partial(self._request_everything, on_progress)
+        return _by_hash_then_bytes(call, request, hashed)
 
     def interact(self, image: ImageInput, *, low_res_logits: bool = False) -> Interaction:
         """Open a stream for one image: `with client.interact("photo.jpg") as photo: ...`.
@@ -314,6 +401,21 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             )
 
             return read_answer(response)
+
+    def _request_everything(
+        self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
+    ) -> Everything:
+        def read(request: segmentation_pb2.GenerateMasksRequest, **options: Any) -> Everything:
+            reader = EverythingReader(on_progress)
+            for message in self._generate_masks(request, **options):
+                reader.read(message)
+            return reader.everything()
+
+        with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
+            everything: Everything = self._decoder_calls.call(
+                read, request, timeout=self._timeout, metadata=self._metadata
+            )
+            return everything
 
     def _open_interaction(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):

@@ -7,6 +7,8 @@ colours show, and numbers count as sRGB. Of several frames or pages the first is
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -16,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from samserve.core.arrays import Array, Bytes
+from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image_file import FORMATS, BoundedFile, check_codec, check_scans
@@ -77,7 +80,11 @@ class FramedImage:
 
 
 def frame_image(
-    data: bytes, frame: Frame, limits: Limits, image_range: ImageRange = "full"
+    data: bytes,
+    frame: Frame,
+    limits: Limits,
+    image_range: ImageRange = "full",
+    crop: Crop | None = None,
 ) -> FramedImage:
     """Decode an image, resize it as SAM does, orient it by EXIF, and pad it.
 
@@ -85,14 +92,25 @@ def frame_image(
     is decoded at 1/2, 1/4 or 1/8, within one level of 255 in the mean (docs/decisions/0008). After
     a quarter turn a pixel may differ by one level. SAM 2 itself does not round to 8 bits.
 
+    Args:
+        data: The encoded image.
+        frame: The model's.
+        limits: On the whole image.
+        image_range: What is white in grey images of 16 bits.
+        crop: Part of the oriented image to take instead; its pixels are decoded at full scale.
+
     Raises:
-        InvalidInput: The image is damaged, unsupported or over a limit; field `data`.
+        InvalidInput: The image is damaged, unsupported or over a limit; field `data`. The crop is
+            not inside; field `crop`.
     """
     image = _open(data, limits)
+    if crop is not None:
+        with _decoding(image):
+            return _frame_crop(image, frame, limits, image_range, crop)
     size = Size(*image.size)
     inner = fit(size, frame)
 
-    try:
+    with _decoding(image):
         # A draft's last row and column may cover less than a whole pixel: `box` leaves that out.
         draft = image.draft(None, (ceil(DRAFT * inner.width), ceil(DRAFT * inner.height)))
         image.load()
@@ -101,6 +119,54 @@ def frame_image(
             (inner.width, inner.height), Image.Resampling.BILINEAR, box
         )
         scaled = resized.convert("RGB")
+
+    orientation = _orientation(image)
+    if orientation in TRANSPOSITIONS:
+        scaled = scaled.transpose(TRANSPOSITIONS[orientation])
+    upright = Size(size.height, size.width) if orientation in SIDEWAYS else size
+    return _pad(scaled, frame, upright)
+
+
+def _frame_crop(
+    image: ImageFile.ImageFile, frame: Frame, limits: Limits, image_range: ImageRange, crop: Crop
+) -> FramedImage:
+    """Frame a part of the image as if it were an image."""
+    image.load()
+    upright = _eight_bit(image, image_range)
+    orientation = _orientation(image)
+    if orientation in TRANSPOSITIONS:
+        upright = upright.transpose(TRANSPOSITIONS[orientation])
+    _check_crop(crop, Size(*upright.size), limits)
+
+    inner = fit(crop.size, frame)
+    part = upright.crop((crop.x0, crop.y0, crop.x1, crop.y1))
+    scaled = part.resize((inner.width, inner.height), Image.Resampling.BILINEAR)
+    return _pad(scaled.convert("RGB"), frame, crop.size)
+
+
+def _check_crop(crop: Crop, size: Size, limits: Limits) -> None:
+    sides = crop.size.width, crop.size.height
+    if not crop.is_inside(size) or max(sides) > limits.max_aspect * min(sides):
+        raise InvalidInput(
+            "crop",
+            f"crop {crop.x0}, {crop.y0}, {crop.x1}, {crop.y1} is not inside the image, which is "
+            f"{size.width} x {size.height} pixels, or over the side ratio of "
+            f"{limits.max_aspect:g}:1",
+        )
+
+
+def _pad(scaled: Image.Image, frame: Frame, size: Size) -> FramedImage:
+    """Put the scaled image into the frame's corner."""
+    pixels = np.zeros((frame.side, frame.side, 3), np.uint8)
+    pixels[: scaled.height, : scaled.width] = np.asarray(scaled)
+    return FramedImage(pixels, Size(*scaled.size), size)
+
+
+@contextmanager
+def _decoding(image: ImageFile.ImageFile) -> Iterator[None]:
+    """Raise what decoding raises as InvalidInput."""
+    try:
+        yield
     except InvalidInput:
         raise
     except MemoryError as problem:
@@ -111,15 +177,6 @@ def frame_image(
         raise InvalidInput(
             "data", f"the {image.format} is damaged or truncated; send the whole file"
         ) from problem
-
-    orientation = _orientation(image)
-    if orientation in TRANSPOSITIONS:
-        scaled = scaled.transpose(TRANSPOSITIONS[orientation])
-    upright = Size(size.height, size.width) if orientation in SIDEWAYS else size
-
-    pixels = np.zeros((frame.side, frame.side, 3), np.uint8)
-    pixels[: scaled.height, : scaled.width] = np.asarray(scaled)
-    return FramedImage(pixels, Size(*scaled.size), upright)
 
 
 def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from samserve.core.crop import Crop, crop_id
 from samserve.core.errors import InvalidInput
 from samserve.core.image_id import check_expected, check_image_id
 
@@ -20,6 +21,7 @@ class ImageRequest:
         image_id: The image's id; read only if there is no `data`.
         expected_image_id: The id that the caller computed itself; empty if it did not.
         model_version: Version that must have made the embedding; empty means the one served.
+        crop: Part of the image that the call is about instead.
     """
 
     tenant: str
@@ -28,6 +30,7 @@ class ImageRequest:
     image_id: str = ""
     expected_image_id: str = ""
     model_version: str = ""
+    crop: Crop | None = None
 
     def check_size(self, max_bytes: int) -> None:
         """Check the length of the encoded image.
@@ -43,6 +46,8 @@ class ImageRequest:
     async def identify(self, hash_bytes: Callable[[bytes], Awaitable[str]]) -> str:
         """Return the image's id: the hash of the bytes, or the checked id if there are none.
 
+        A part of an image has another id.
+
         Args:
             hash_bytes: Computes `image_id` outside the event loop, as it takes time.
 
@@ -53,6 +58,8 @@ class ImageRequest:
             image_id = check_image_id(self.image_id)
         else:
             image_id = await hash_bytes(self.data)
+        if self.crop is not None:
+            image_id = crop_id(image_id, self.crop)
 
         check_expected(image_id, self.expected_image_id)
         return image_id

@@ -19,6 +19,18 @@ MAX_METADATA_BYTES = 8 * 2**10
 MAX_PARTS = 20_000  # fields and list entries of a request
 MAX_FORMATS = 5  # each one once, and "unspecified"
 
+# Of GenerateMasks.
+MAX_POINTS_PER_SIDE = 64
+MAX_GRID_POINTS = MAX_POINTS_PER_SIDE**2  # of one grid of the caller's
+MAX_POINTS_PER_BATCH = 256
+MAX_CROP_LAYERS = 2
+MAX_SWEEP_POINTS = 16_384  # of all crops together
+MAX_SWEEP_MASKS = 4096  # of an answer; the best are sent
+MAX_SHORTLIST_BYTES = 64 * 2**20  # of the masks that passed the thresholds, while a sweep runs
+DEFAULT_SWEEPS = 2  # in progress
+MAX_ACCEPTED = 1000  # masks that a person has accepted already
+MAX_ACCEPTED_NUMBERS = 2**22  # bytes of their run lengths and coordinates of their polygons
+
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:

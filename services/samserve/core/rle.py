@@ -29,23 +29,28 @@ def decode_rle(compressed: bytes, height: int, width: int) -> Mask:
     Raises:
         ValueError: The counts are damaged, or belong to another size.
     """
-    lengths = _checked_lengths(compressed, height, width)
+    lengths = check_lengths(decompress(compressed), height, width)
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
 
 
-def decode_runs(compressed: bytes, height: int, width: int) -> Runs:
-    """Return the runs of compressed counts, without the mask's pixels. Raises as `decode_rle`."""
-    lengths = _checked_lengths(compressed, height, width)
-
-    # Two changes at one pixel, around a run of no pixels, are none.
-    changes, times = np.unique(np.cumsum(lengths[:-1]), return_counts=True)
-    is_change = (times % 2 == 1) & (changes < height * width)
-    return Runs(height, width, changes[is_change])
+def read_rle(compressed: bytes, height: int, width: int) -> Runs:
+    """Return the runs of compressed counts. Raises as `decode_rle`."""
+    return runs_of_lengths(decompress(compressed), height, width)
 
 
-def _checked_lengths(compressed: bytes, height: int, width: int) -> Ints:
-    lengths = decompress(compressed)
+def runs_of_lengths(lengths: Ints, height: int, width: int) -> Runs:
+    """Return the runs of COCO's uncompressed counts. Raises as `decode_rle`."""
+    places = np.cumsum(check_lengths(lengths, height, width))
+
+    # A run of no pixels begins and ends at one place, where nothing changes.
+    changes, times = np.unique(places, return_counts=True)
+    changes = changes[times % 2 == 1]
+    return Runs(height, width, changes[changes < height * width])
+
+
+def check_lengths(lengths: Ints, height: int, width: int) -> Ints:
+    """Return run lengths that make a mask of this size. Raises as `decode_rle`."""
     pixels = height * width
     if ((lengths < 0) | (lengths > pixels)).any():  # so the sum below does not overflow
         raise ValueError(f"a run length is negative or over {pixels:,} pixels")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samserve.core.arrays import Bools, Bytes, Ints
+from samserve.core.arrays import Array, Bools, Bytes, Ints
 
 Mask = Bools  # [height, width]
 
@@ -90,6 +90,20 @@ def spans(runs: Runs) -> ColumnSpans:
     tops[last_of - number + 1] = starts - first * runs.height
     bottoms[last_of] = ends - last * runs.height
     return ColumnSpans(columns, tops, bottoms)
+
+
+def contains(runs: Runs, points: Array) -> Bools:
+    """Return which points lie on the mask, [N].
+
+    Args:
+        runs: The mask.
+        points: [N, 2], (x, y) in pixels; those at the right or bottom edge count as inside it.
+    """
+    most = (runs.width - 1, runs.height - 1)
+    columns, rows = np.clip(np.floor(points), 0, most).astype(np.int64).T
+    before = np.searchsorted(runs.changes, columns * runs.height + rows, "right")
+    on_mask: Bools = before % 2 == 1
+    return on_mask
 
 
 def box(runs: Runs) -> Box:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -29,6 +30,9 @@ class DecodeQueue:
     pool piece by piece: all batches together have at most as many pieces there as there are
     threads, and take turns. So a click waits for the pieces that threads work on at most, however
     large the batches are, and an accepted batch always finishes.
+
+    Attributes:
+        quiet: Set while no work is in the pool or about to enter it, for threads that give way.
     """
 
     def __init__(self, threads: int, queue: int, batches: int = DEFAULT_BATCHES) -> None:
@@ -47,6 +51,9 @@ class DecodeQueue:
         self._turns = asyncio.Semaphore(threads)  # first come, first served
         self._turns_taken = 0
         self._batches: dict[object, int] = {}  # prompts that are not answered yet, of each batch
+
+        self.quiet = threading.Event()
+        self.quiet.set()
 
         self._seconds_per_piece = 0.01  # a moving average, while all threads are busy
         self._last_done = 0.0
@@ -171,4 +178,8 @@ class DecodeQueue:
 
     def _add(self, places: int) -> None:
         self._taken += places
+        if self._taken:
+            self.quiet.clear()
+        else:
+            self.quiet.set()
         DECODE_WAITING.set(max(self._taken - self._threads, 0))

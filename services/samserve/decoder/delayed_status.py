@@ -25,7 +25,7 @@ MOMENT = 0.25  # seconds; enough for a megabyte on an idle TCP connection with 2
 
 
 class DelayedStatus(grpc.aio.ServerInterceptor):
-    """Receives the message of a unary call and sends its status in separate steps.
+    """Receives the message of a call with one request and sends its status in separate steps.
 
     The message is received by `Transfers`, which bounds it. While `draining` is set, the status is
     sent after a pause. The caller sees the same call. It costs 0.15 ms a call.
@@ -43,18 +43,19 @@ class DelayedStatus(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
-        if not handler or not handler.unary_unary:
+        if not handler or handler.request_streaming:
             return handler
 
         # Typed as the threaded server's, which shares the class; it is a coroutine function.
-        method: Any = handler.unary_unary
+        method: Any = handler.unary_unary or handler.unary_stream
         name = handler_call_details.method.rpartition("/")[2]
 
         async def respond(_: Any, context: Any) -> None:
             request = await self._receive(name, context)
             answer = await method(request, context)
             del request  # its bytes are not needed while the answer is sent
-            await self._transfers.send(context, answer)
+            if handler.unary_unary:  # a stream's method has sent its messages
+                await self._transfers.send(context, answer)
             await delay_if_draining(self._draining)
 
         return grpc.stream_stream_rpc_method_handler(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop
 from samserve.core.embedding import (
     DEFAULT_LIMITS,
     Embedding,
@@ -41,10 +42,11 @@ class SourcedImage:
 
 @dataclass(slots=True)
 class Preparation:
-    """The work of preparing an image, and how many calls wait for it."""
+    """The work of preparing an image, how many calls wait for it, and whether to keep it."""
 
     work: Future[ReadyImage]
     callers: int = 0
+    keep: bool = False
 
 
 class Cache(Protocol):
@@ -98,7 +100,13 @@ class ImageSource:
         """
         return self._served.get(model.name, model.model_version)
 
-    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage:
+    async def find(
+        self,
+        key: CacheKey,
+        model: ServedModel,
+        data: bytes | None,
+        crop: Crop | None = None,
+    ) -> SourcedImage:
         """Find the image, or have it embedded by any version of the model.
 
         A call that waits for the embedding service holds no place in the queue.
@@ -107,6 +115,7 @@ class ImageSource:
             key: Of the embedding that is looked for.
             model: That the embedding is for.
             data: The image's bytes, or None if they were not sent.
+            crop: Part of the image that the key is of. It is used once, so it is not kept.
 
         Raises:
             EmbeddingNotCached: The image is unknown, and its bytes were not sent.
@@ -121,22 +130,24 @@ class ImageSource:
         with self._queue.place():
             cached = await self._cache.get(key, model.contract(self._limits))
         if cached is not None:
-            image = await self._prepare(key, model, cached)
+            image = await self._prepare(key, model, cached, keep=crop is None)
             return SourcedImage(image, CacheStatus.HIT, remote_ms={})
 
         if data is None:
             raise EmbeddingNotCached(key.image_id)
         remote = await self._embedder.embed(
-            ImageRequest(key.tenant, model.name, data, expected_image_id=key.image_id)
+            ImageRequest(key.tenant, model.name, data, expected_image_id=key.image_id, crop=crop)
         )
         version = remote.embedding.model_version
         if version in model.versions:
             self._served[model.name] = version
 
-        image = await self._prepare(key, model, remote.embedding)
+        image = await self._prepare(key, model, remote.embedding, keep=crop is None)
         return SourcedImage(image, remote.status, remote.remote_ms)
 
-    async def _prepare(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> ReadyImage:
+    async def _prepare(
+        self, key: CacheKey, model: ServedModel, embedding: Embedding, *, keep: bool
+    ) -> ReadyImage:
         """Prepare the image, once for concurrent calls.
 
         The work is dropped if all its callers leave before it has begun.
@@ -155,6 +166,7 @@ class ImageSource:
         preparation = self._preparing.get(key) or self._begin(key, model, embedding)
 
         preparation.callers += 1
+        preparation.keep |= keep
         try:
             return await asyncio.shield(asyncio.wrap_future(preparation.work))
         finally:
@@ -174,5 +186,6 @@ class ImageSource:
         """Keep the image, although all its callers may have left."""
         if self._preparing.get(key) is preparation:
             self._preparing.pop(key)
-        if not preparation.work.cancelled() and preparation.work.exception() is None:
-            self._images.put(key, preparation.work.result())
+        work = preparation.work
+        if preparation.keep and not work.cancelled() and work.exception() is None:
+            self._images.put(key, work.result())

@@ -9,12 +9,14 @@ import grpc.aio
 
 from samserve.codec.packed import DamagedEmbedding, unpack
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop
 from samserve.core.embedding import Embedding
 from samserve.core.errors import Unavailable
 from samserve.core.image_request import ImageRequest
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
+from samserve.v1 import types_pb2 as types
 from samserve.wire.channel import EVERY_SERVER, message_limits, proxy_options
 from samserve.wire.convert import cache_status_from_proto
 from samserve.wire.metadata import TENANT_KEY, call_options
@@ -62,6 +64,7 @@ class RemoteEmbedder:
             model=request.model,
             include_embedding=True,
             expected_image_id=request.expected_image_id,
+            crop=None if request.crop is None else _box(request.crop),
         )
         metadata = ((TENANT_KEY, request.tenant), *request_id_here())
         try:
@@ -84,3 +87,7 @@ class RemoteEmbedder:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def _box(crop: Crop) -> types.Box:
+    return types.Box(x0=crop.x0, y0=crop.y0, x1=crop.x1, y1=crop.y1)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
-from samserve.core.errors import ModelVersionMismatch
+from samserve.core.crop import Crop, crop_id
+from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch
 from samserve.core.image_id import image_id as hash_image
 from samserve.core.image_request import ImageRequest
 from samserve.decoder.admission import DecodeQueue
@@ -81,7 +82,13 @@ class Source(Protocol):
     """Finds images."""
 
     def version_served(self, model: ServedModel) -> str: ...
-    async def find(self, key: CacheKey, model: ServedModel, data: bytes | None) -> SourcedImage: ...
+    async def find(
+        self,
+        key: CacheKey,
+        model: ServedModel,
+        data: bytes | None,
+        crop: Crop | None = None,
+    ) -> SourcedImage: ...
 
 
 class Segmenter:
@@ -194,6 +201,27 @@ class Segmenter:
             Overloaded: The queue is full.
         """
         return (await self._source.find(key, model, None)).image
+
+    async def find_crop(
+        self, image: FoundImage, model: ServedModel, data: bytes | None, crop: Crop
+    ) -> ReadyImage:
+        """Return a part of an image as an image of its own size; it is embedded if necessary.
+
+        Args:
+            image: The whole image.
+            model: That the image was found for.
+            data: The whole image's bytes, or None if they were not sent.
+            crop: The part.
+
+        Raises:
+            EmbeddingNotCached: The part must be embedded, and the bytes were not sent.
+            Overloaded: The queue is full.
+        """
+        key = replace(image.key, image_id=crop_id(image.image_id, crop))
+        try:
+            return (await self._source.find(key, model, data, crop)).image
+        except EmbeddingNotCached as problem:
+            raise EmbeddingNotCached(image.image_id) from problem
 
     async def answer(
         self,

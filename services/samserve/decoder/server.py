@@ -32,6 +32,8 @@ from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, StreamLimits, TimeLimits
+from samserve.decoder.sweep.pool import SweepPool
+from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host, join_address
@@ -76,6 +78,7 @@ async def serve(settings: DecoderSettings) -> None:
     resident = ImageLru(settings.resident_bytes)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
+    sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
 
     # Build the server.
     draining = asyncio.Event()
@@ -89,7 +92,13 @@ async def serve(settings: DecoderSettings) -> None:
     )
     segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(
         SegmentationServicer(
-            segmenter, draining, limits, settings.request_limits, transfers, streams
+            segmenter,
+            draining,
+            limits,
+            settings.request_limits,
+            transfers,
+            streams,
+            sweeper=Sweeper(segmenter, sweeps),
         ),
         PartLimit(server),
     )
@@ -119,6 +128,7 @@ async def serve(settings: DecoderSettings) -> None:
     memory_bound.cancel()
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()
+    sweeps.close()
     log.info("drained")
 
 

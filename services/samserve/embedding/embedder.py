@@ -15,6 +15,7 @@ from samserve.codec.packed import pack
 from samserve.codec.tensors import Coding
 from samserve.core.arrays import Halves
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop
 from samserve.core.embedding import (
     Embedding,
     EmbeddingContract,
@@ -52,7 +53,7 @@ class Encoder(Protocol):
 class ImageDecoder(Protocol):
     """Decodes images into a model's frame."""
 
-    async def frame(self, data: bytes, frame: Frame) -> FramedImage: ...
+    async def frame(self, data: bytes, frame: Frame, crop: Crop | None) -> FramedImage: ...
 
 
 class Cache(Protocol):
@@ -89,6 +90,7 @@ class _Job:
     key: CacheKey
     spec: EncoderSpec
     data: bytes | None
+    crop: Crop | None
     priority: Priority
     deadline: float
     clock: StageClock
@@ -207,7 +209,7 @@ class Embedder:
         bind_image_id(image_id)
 
         key = CacheKey(request.tenant, spec.model_version, image_id)
-        return _Job(key, spec, request.data, priority, deadline, clock)
+        return _Job(key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:
         return await run_in_pool(self._pool, hash_image, data)
@@ -269,7 +271,7 @@ class Embedder:
             with slot:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
-                    image = await self._decoder.frame(data, job.spec.frame)
+                    image = await self._decoder.frame(data, job.spec.frame, job.crop)
 
                 # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()

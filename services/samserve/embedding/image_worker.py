@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame
 from samserve.core.image import ImageRange, Limits, frame_image
@@ -63,10 +64,12 @@ def _answer(
     """Decode the image in the shared memory, and put the pixels there instead."""
     try:
         data = os.pread(memory, request["bytes"], 0)
-        image = frame_image(data, Frame(request["side"], request["stretch"]), limits, image_range)
+        frame = Frame(request["side"], request["stretch"])
+        crop = Crop(*request["crop"]) if request["crop"] else None
+        image = frame_image(data, frame, limits, image_range, crop)
         os.pwrite(memory, image.pixels[: image.valid.height].data, 0)
     except InvalidInput as problem:
-        return {"invalid": str(problem)}
+        return {"invalid": str(problem), "field": problem.field}
     except Exception:
         return {"failure": traceback.format_exc()[-MESSAGE_BYTES // 4 :]}
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 import samserve
+from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, ImageRange, Limits
@@ -103,7 +104,7 @@ class ImageWorkers:
         """The process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
-    async def frame(self, data: bytes, frame: Frame) -> FramedImage:
+    async def frame(self, data: bytes, frame: Frame, crop: Crop | None = None) -> FramedImage:
         """Decode and resize as `frame_image` does, when a worker is idle.
 
         When the caller is cancelled, a worker that has begun goes on for `GRACE` seconds.
@@ -113,7 +114,7 @@ class ImageWorkers:
             Unavailable: The worker was killed by something else.
         """
         worker = await self._idle.get()
-        job = asyncio.ensure_future(self._decode(worker, data, frame))
+        job = asyncio.ensure_future(self._decode(worker, data, frame, crop))
         try:
             return await asyncio.shield(job)
         except asyncio.CancelledError:
@@ -121,9 +122,11 @@ class ImageWorkers:
             asyncio.get_running_loop().call_later(GRACE, worker.abandon, job)
             raise
 
-    async def _decode(self, worker: _Worker, data: bytes, frame: Frame) -> FramedImage:
+    async def _decode(
+        self, worker: _Worker, data: bytes, frame: Frame, crop: Crop | None
+    ) -> FramedImage:
         try:
-            return await worker.decode(data, frame)
+            return await worker.decode(data, frame, crop)
         finally:
             self._idle.put_nowait(worker)
 
@@ -170,7 +173,7 @@ class _Worker:
                 pass_fds=(theirs.fileno(), self._memory),
             )
 
-    async def decode(self, data: bytes, frame: Frame) -> FramedImage:
+    async def decode(self, data: bytes, frame: Frame, crop: Crop | None) -> FramedImage:
         """Send an image and wait for its pixels. Errors as of `ImageWorkers.frame`."""
         if self._process.returncode is not None:  # the last attempt to start it failed
             self._start()
@@ -179,13 +182,18 @@ class _Worker:
             await run_in_pool(self._pool, os.pwrite, self._memory, data, 0)
         else:
             os.pwrite(self._memory, data, 0)
-        request = {"bytes": len(data), "side": frame.side, "stretch": frame.stretch}
+        request = {
+            "bytes": len(data),
+            "side": frame.side,
+            "stretch": frame.stretch,
+            "crop": None if crop is None else astuple(crop),
+        }
         answer = await self._exchange(request)
 
         if len(data) > KEPT_MEMORY:
             os.ftruncate(self._memory, KEPT_MEMORY)
         if "invalid" in answer:
-            raise InvalidInput("data", answer["invalid"])
+            raise InvalidInput(answer["field"], answer["invalid"])
         if "failure" in answer:
             raise RuntimeError(f"the image worker failed:\n{answer['failure']}")
 

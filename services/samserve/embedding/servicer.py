@@ -8,6 +8,7 @@ from contextlib import aclosing, contextmanager
 
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
+from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput, Overloaded, SamserveError
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
@@ -17,6 +18,7 @@ from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
 from samserve.infra.stages import StageClock
 from samserve.v1 import embedding_pb2 as pb
+from samserve.v1 import types_pb2 as types
 from samserve.wire.call import Call, call_scope, observe_call
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import seconds_left, tenant_of
@@ -183,7 +185,18 @@ def _image_request(
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.image_id,
         expected_image_id=check_string(expected_image_id, "expected_image_id"),
+        crop=_crop(request.crop)
+        if isinstance(request, pb.EmbedRequest) and request.HasField("crop")
+        else None,
     )
+
+
+def _crop(box: types.Box) -> Crop:
+    """Return the part to embed. Raises InvalidInput."""
+    edges = box.x0, box.y0, box.x1, box.y1
+    if not all(edge >= 0 and edge.is_integer() for edge in edges):
+        raise InvalidInput("crop", f"crop {edges} is invalid: expected whole pixels, 0 or more")
+    return Crop(*map(int, edges))
 
 
 def _cached_image(

@@ -29,7 +29,13 @@ from samserve.bundles.names import DEFAULT_MODEL, parse_models, user_folder
 from samserve.codec.tensors import Coding
 from samserve.core.embedding import DEFAULT_LIMITS, SizeLimits
 from samserve.core.image import ImageRange, Limits
-from samserve.core.limits import DEFAULT_BATCHES, DEFAULT_PROMPTS, BulkLimits, RequestLimits
+from samserve.core.limits import (
+    DEFAULT_BATCHES,
+    DEFAULT_PROMPTS,
+    DEFAULT_SWEEPS,
+    BulkLimits,
+    RequestLimits,
+)
 from samserve.infra.addresses import (
     DECODER_ADDRESS,
     DECODER_PORT,
@@ -357,6 +363,14 @@ class DecoderSettings(CommonSettings, BundleSettings):
         gt=0,
         description=(
             "Calls of several prompts in progress; they take turns. More are refused as overload."
+        ),
+    )
+    max_sweeps: int = Field(
+        default=DEFAULT_SWEEPS,
+        gt=0,
+        description=(
+            "Calls of `GenerateMasks` in progress; they take turns, and give way to clicks. "
+            "More are refused as overload."
         ),
     )
     max_prompts: int = Field(

@@ -22,6 +22,8 @@ from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
+from samserve.decoder.sweep.pool import SweepPool
+from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers
 from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
@@ -143,7 +145,12 @@ class Services:
         settings = DecoderSettings()
         transfers = Transfers(settings.transfer_timeout_s, settings.transient_bytes)
         self.decoder = SegmentationServicer(
-            segmenter, asyncio.Event(), limits, settings.request_limits, transfers
+            segmenter,
+            asyncio.Event(),
+            limits,
+            settings.request_limits,
+            transfers,
+            sweeper=Sweeper(segmenter, SweepPool(1, queue.quiet)),
         )
 
         self.cache = FakeCache()
@@ -165,6 +172,7 @@ services = Services()
 METHODS = [
     (services.decoder.Predict, segmentation_pb2.PredictRequest, "one"),
     (services.decoder.Interact, segmentation_pb2.InteractRequest, "stream"),
+    (services.decoder.GenerateMasks, segmentation_pb2.GenerateMasksRequest, "written"),
     (services.embedding.Embed, embedding_pb2.EmbedRequest, "one"),
     (services.embedding.EmbedMany, embedding_pb2.EmbedManyRequest, "items"),
     (services.embedding.GetEmbedding, embedding_pb2.GetEmbeddingRequest, "answers"),
@@ -198,6 +206,8 @@ async def call(
         match way:
             case "one":
                 context.written.append(await method(requests[0], context))
+            case "written":
+                await method(requests[0], context)
             case "stream":
                 await method(stream(), context)
             case _:

@@ -25,6 +25,7 @@ from hostile_images import (
     webp_one_colour,
 )
 from PIL import Image, ImageFile, ImageOps
+from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size, fit
 from samserve.core.image import Limits, frame_image
@@ -411,3 +412,29 @@ def test_hostile_images_are_decoded_or_refused_as_invalid() -> None:
             assert refusal.field == "data"
             assert not re.search(r"<|0x|object|Error|\n", str(refusal))
     assert 60 < framed < 540  # some of either, or the images are not what they are for
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_crop_is_framed_as_an_image_of_its_own(orientation: int) -> None:
+    image = Image.fromarray(skimage.data.chelsea())
+    out = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(out, "PNG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(out))
+    part = io.BytesIO()
+    upright.crop((30, 50, 230, 180)).save(part, "PNG")
+
+    cropped = frame_image(out.getvalue(), Frame(256), LIMITS, crop=Crop(30, 50, 230, 180))
+    alone = frame_image(part.getvalue(), Frame(256), LIMITS)
+    assert np.array_equal(cropped.pixels, alone.pixels)
+    assert (cropped.size, cropped.valid) == (alone.size, alone.valid)
+
+
+@pytest.mark.parametrize("crop", [Crop(0, 0, 452, 300), Crop(5, 5, 5, 9), Crop(0, 0, 400, 2)])
+def test_a_crop_that_is_not_inside_is_refused(crop: Crop) -> None:
+    out = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).save(out, "PNG")
+    with pytest.raises(InvalidInput, match="is not inside the image") as caught:
+        frame_image(out.getvalue(), Frame(256), LIMITS, crop=crop)
+    assert caught.value.field == "crop"

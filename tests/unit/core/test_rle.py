@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
-from samserve.core.rle import compress, decode_rle, decode_runs, encode_rle
-from samserve.core.runs import dense, runs_of
+from samserve.core.rle import decode_rle, encode_rle, read_rle, runs_of_lengths
+from samserve.core.runs import runs_of
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 60))
 
@@ -16,7 +16,7 @@ def test_any_mask_is_encoded_as_by_pycocotools_and_decoded_again(mask: np.ndarra
     written = encode_rle(runs_of(mask))
     assert written == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(decode_rle(written, *mask.shape), mask)
-    assert np.array_equal(decode_runs(written, *mask.shape).changes, runs_of(mask).changes)
+    assert np.array_equal(read_rle(written, *mask.shape).changes, runs_of(mask).changes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 4096), (4096, 37), (1500, 2000)])
@@ -39,6 +39,14 @@ def test_run_lengths_of_another_size_are_refused() -> None:
         decode_rle(encode_rle(runs_of(np.ones((3, 3), bool))), 4, 4)
 
 
+@given(shapes.flatmap(lambda shape: arrays(np.bool_, shape)))
+def test_run_lengths_are_read_as_runs(mask: np.ndarray) -> None:
+    runs = runs_of(mask)
+    assert np.array_equal(read_rle(encode_rle(runs), *mask.shape).changes, runs.changes)
+
+
 def test_runs_of_no_pixels_change_nothing() -> None:
-    written = compress(np.array([0, 3, 0, 2, 0, 0, 0, 4, 0, 0]))
-    assert np.array_equal(dense(decode_runs(written, 3, 3)), np.ones((3, 3), bool))
+    runs = runs_of_lengths(np.array([0, 2, 0, 1, 3, 0]), 2, 3)
+    assert runs.changes.tolist() == [0, 3]
+    with pytest.raises(ValueError, match="negative"):
+        runs_of_lengths(np.array([-1, 7]), 2, 3)

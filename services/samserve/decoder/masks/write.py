@@ -170,7 +170,14 @@ def write_mask(
         frame: That the logits cover.
         output: The forms to write.
     """
-    mask = outline(logits, size, frame)
+    mask = write_runs(outline(logits, size, frame), scores, output)
+    if not output.low_res_logits:
+        return mask
+    return replace(mask, low_res_logits=logits.astype("<f2").tobytes())
+
+
+def write_runs(mask: runs.Runs, scores: tuple[float, float], output: Output) -> MaskAnswer:
+    """Write one mask as `write_mask` does, without logits."""
     return MaskAnswer(
         predicted_iou=scores[0],
         stability_score=scores[1],
@@ -180,5 +187,5 @@ def write_mask(
         png=encode_png(mask) if output.png else None,
         polygons=polygons(mask, output.polygon_tolerance) if output.polygons else None,
         bits=runs.bits(mask).tobytes() if output.bits else None,
-        low_res_logits=logits.astype("<f2").tobytes() if output.low_res_logits else None,
+        low_res_logits=None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,12 +21,14 @@ class DecodeRequest:
         labels: [K], 1 and 0 for points, 2 and 3 for a box's corners, -1 for padding.
         mask_input: [4G, 4G], low-res logits, or None; G is the embedding's side in cells.
         wanted: Numbers of the masks: 0 is the single mask, 1 to 3 are the candidates.
+        least_iou: The masks' logits may be left out if no wanted mask has a higher predicted IoU.
     """
 
     points: Floats
     labels: Floats
     mask_input: Floats | None
     wanted: list[int]
+    least_iou: float = -math.inf
 
 
 class DecoderBackend(Protocol):
@@ -44,5 +47,6 @@ class DecoderBackend(Protocol):
         """Decode one prompt.
 
         Returns:
-            Low-res logits of the wanted masks, [M, 4G, 4G], and all four predicted IoUs, [4].
+            Low-res logits of the wanted masks, [M, 4G, 4G], and all four predicted IoUs, [4]. M is
+            0 if the masks were left out.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.sam.single_mask import single_mask_rule
 from samserve.decoder.sam.stability import stability_score
 from samserve.decoder.sam.support import supports
-from samserve.decoder.sam.threads import Threads, ThreadShare
+from samserve.decoder.sam.threads import PausingShare, Threads, ThreadShare
 
 SINGLE_MASK = [0]
 CANDIDATES = [1, 2, 3]
@@ -74,7 +76,26 @@ class MaskDecoder:
             one_thread = ThreadShare(self._cells)
             return threads.map(lambda prompt: self._decode(image, prompt, one_thread), prompts)
 
-    def _decode(self, image: ReadyImage, prompt: Prompt, threads: ThreadShare) -> Candidates:
+    def decode_patiently(
+        self, image: ReadyImage, prompt: Prompt, pause: Callable[[], None], least_iou: float
+    ) -> Candidates:
+        """Answer a prompt with the calling thread alone, which others may hold up.
+
+        Args:
+            image: Prepared.
+            prompt: On it.
+            pause: Called between small pieces of the work; returns when it may go on.
+            least_iou: There are no masks if none has a higher predicted IoU.
+        """
+        return self._decode(image, prompt, PausingShare(self._cells, pause), least_iou)
+
+    def _decode(
+        self,
+        image: ReadyImage,
+        prompt: Prompt,
+        threads: ThreadShare,
+        least_iou: float = -math.inf,
+    ) -> Candidates:
         dynamic = self._family.dynamic_single_mask and not prompt.multimask
         if dynamic:
             wanted = SINGLE_MASK + CANDIDATES
@@ -84,10 +105,12 @@ class MaskDecoder:
         # The fastest backend that takes so many points.
         points, labels = tokens(prompt, image.size, self.bundle.frame, self._family.always_padded)
         backend = next(each for each in self._backends if len(labels) <= each.most_points)
-        request = DecodeRequest(points, labels, prompt.mask_input, wanted)
+        request = DecodeRequest(points, labels, prompt.mask_input, wanted, least_iou)
         logits, all_ious = backend.decode(image, request, threads)
 
-        if dynamic:
+        if not len(logits):
+            wanted = []
+        elif dynamic:
             wanted = [self._single_mask.choose(logits, all_ious)]
             logits = logits[wanted]
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from samserve.decoder.sam.kernel import TILE
 
+PAUSED_SPANS = 8  # of a pass that others may hold up; each takes a millisecond or two
+
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
@@ -81,6 +83,22 @@ class ThreadShare:
         futures = [self._workers.executor.submit(work, *span) for span in self.spans[1:]]
         own_result = work(*self.spans[0])
         return [own_result, *(future.result() for future in futures)]
+
+
+class PausingShare(ThreadShare):
+    """The calling thread alone, which pauses between short spans of cells."""
+
+    def __init__(self, cells: int, pause: Callable[[], None]) -> None:
+        super().__init__(cells, PAUSED_SPANS)
+        self._pause = pause
+
+    def map_spans(self, work: Callable[[int, int], Result]) -> list[Result]:
+        """Return work(first, last) for every span of cells, one after the other."""
+        results = []
+        for first, last in self.spans:
+            self._pause()
+            results.append(work(first, last))
+        return results
 
 
 class Threads:

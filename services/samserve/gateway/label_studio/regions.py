@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from samserve.client import Mask, MaskFormat
-from samserve.core.rle import decode_runs
+from samserve.core.rle import read_rle
 from samserve.gateway.label_studio.bitmask import bitmask_url
 from samserve.gateway.label_studio.brush import encode_brush
 from samserve.gateway.label_studio.config import Kind, OutputTag
@@ -64,7 +64,7 @@ def _labels(output: OutputTag, label: str) -> list[str]:
 
 
 def _brush_values(mask: Mask) -> list[Value]:
-    runs = decode_runs(mask.rle, mask.size.height, mask.size.width)
+    runs = read_rle(mask.rle, mask.size.height, mask.size.width)
     return [{"format": "rle", "rle": encode_brush(runs)}]
 
 

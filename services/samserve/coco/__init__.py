@@ -1,0 +1,1 @@
+"""Instance annotations in COCO's format."""

@@ -1,0 +1,97 @@
+"""Threads for sweeps, which give way to people's clicks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from samserve.core.errors import Overloaded
+from samserve.core.limits import DEFAULT_SWEEPS
+from samserve.infra.pool import run_in_pool
+
+Result = TypeVar("Result")
+
+PATIENCE = 0.25  # seconds that a piece of work gives way at most, so that it ends some time
+RETRY_AFTER = 5.0  # seconds
+
+
+class SweepPool:
+    """Runs the pieces of sweeps. For one event loop.
+
+    A piece is one point of a grid, or one mask to write. While clicks are in the decoder's queue,
+    no piece begins, and those that have begun pause at their next opportunity. A piece that has
+    waited for PATIENCE goes on all the same. Sweeps take turns, piece by piece.
+    """
+
+    def __init__(self, threads: int, quiet: threading.Event, sweeps: int = DEFAULT_SWEEPS) -> None:
+        """Create the threads.
+
+        Args:
+            threads: As many as decode clicks.
+            quiet: Set while no click is in the decoder's queue.
+            sweeps: That may be in progress.
+        """
+        self._executor = ThreadPoolExecutor(threads, "sweep")
+        self._ahead = 2 * threads  # pieces of a sweep in the pool
+        self._quiet = quiet
+        self._most_sweeps = sweeps
+        self._sweeps = 0
+
+    @contextmanager
+    def sweep(self) -> Iterator[None]:
+        """Count a sweep that is in progress. Raises Overloaded if there are too many."""
+        if self._sweeps >= self._most_sweeps:
+            raise Overloaded(f"the decoder's set of {self._most_sweeps} sweeps", RETRY_AFTER)
+
+        self._sweeps += 1
+        try:
+            yield
+        finally:
+            self._sweeps -= 1
+
+    async def run(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Run a piece of work; it is dropped if the caller leaves before it began."""
+        return await run_in_pool(self._executor, work, *args)
+
+    async def results(self, pieces: Iterable[Callable[[], Result]]) -> AsyncIterator[Result]:
+        """Yield the results of the pieces in order.
+
+        Each piece is taken when it enters the pool. Those that have not begun are dropped if the
+        caller leaves, or once one has failed.
+        """
+        running: deque[asyncio.Future[Result]] = deque()
+        try:
+            for piece in pieces:
+                running.append(run_in_pool(self._executor, piece))
+                if len(running) >= self._ahead:
+                    yield await running.popleft()
+            while running:
+                yield await running.popleft()
+        finally:
+            for future in running:
+                future.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def pause(self) -> Callable[[], None]:
+        """Return a function for one piece of work, which waits while there are clicks."""
+        left = PATIENCE
+
+        def wait() -> None:
+            nonlocal left
+            if left <= 0 or self._quiet.is_set():
+                return
+            begin = time.monotonic()
+            self._quiet.wait(left)
+            left -= time.monotonic() - begin
+
+        return wait
+
+    def close(self) -> None:
+        """Drop what has not begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
