@@ -1,7 +1,10 @@
-"""A function for CVAT's agents: clicks and boxes are answered with masks.
+"""Functions for CVAT's agents: clicks and boxes are answered with masks, or everything is.
 
     cvat-cli function run-agent ID --function-module samserve.integrations.cvat \
         -p address=str:127.0.0.1:8501 -p model=str:nano
+
+    cvat-cli task auto-annotate ID --function-module samserve.integrations.cvat \
+        -p everything=bool:true
 
 cvat-cli calls `create` in the process that works, and `spec`, `preprocess_image` and `detect` of
 what it returns.
@@ -15,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samserve.client import CachedImage, Client
 from samserve.client.image import read_bytes
+from samserve.integrations.cvat_detection import Detection
 from samserve.integrations.cvat_masks import encode_runs, write_confidence
 from samserve.integrations.cvat_prompt import Pair, read_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CLICK_S, EVERYTHING_S = 60.0, 600.0  # time limits of a call
 KEPT_IMAGES = 4  # encoded frames that are kept, in case their embedding is evicted
 
 
@@ -40,17 +45,23 @@ def create(
     *,
     embedding: str | None = None,
     model: str = "",
-    timeout: float = 60.0,
-) -> Interaction:
+    everything: bool = False,
+    timeout: float | None = None,
+) -> Interaction | Detection:
     """Return the function; cvat-cli passes `-p NAME=TYPE:VALUE` as arguments.
 
     Args:
         address: Of the decoder, host:port; by default DECODER_URL of the environment.
         embedding: Address of the embedding service, likewise; by default EMBEDDING_URL.
         model: Empty for the default model.
-        timeout: Seconds for one call.
+        everything: Whether to segment everything in a frame instead of answering clicks.
+        timeout: Seconds for one call; by default a minute, or ten minutes for everything.
     """
-    return Interaction(Client(address, embedding, model=model, timeout=timeout))
+    if everything:
+        seconds = EVERYTHING_S if timeout is None else timeout
+        return Detection(Client(address, embedding, model=model, timeout=seconds))
+    seconds = CLICK_S if timeout is None else timeout
+    return Interaction(Client(address, embedding, model=model, timeout=seconds))
 
 
 class Interaction:

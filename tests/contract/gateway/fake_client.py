@@ -10,8 +10,21 @@ from typing import Any, cast
 import numpy as np
 from fastapi import APIRouter, FastAPI
 from PIL import Image
-from samserve.client import Answer, AsyncClient, Box, CachedImage, Click, EmbedAnswer, Mask, Prompt
+from samserve.client import (
+    Answer,
+    AsyncClient,
+    Box,
+    CachedImage,
+    Click,
+    EmbedAnswer,
+    Everything,
+    GridOptions,
+    Mask,
+    Prompt,
+    Record,
+)
 from samserve.client.answer import Model
+from samserve.client.everything import DEFAULT_GRID
 from samserve.client.prompt import write_prompts
 from samserve.core import runs
 from samserve.core.arrays import Floats
@@ -79,6 +92,22 @@ class FakeClient:
         drawn = [_cut(prompt, size) for prompt in prompts]
         results = [_masks(prompt, size, self.candidates)[: max_masks or None] for prompt in drawn]
         return Answer(name, VERSION, size, CacheStatus.HIT, {}, results)
+
+    async def generate_masks(
+        self, image: bytes | CachedImage, options: GridOptions = DEFAULT_GRID
+    ) -> Everything:
+        """Find a ring in the middle, and another at the right."""
+        name = self._find(image)
+        size = self.images[name]
+        least = options.pred_iou_thresh or 0.0
+        points = [(size.width / 2, size.height / 2), (size.width * 0.9, size.height / 2)]
+        records = [
+            Record(mask, point, (0, 0, size.width, size.height))
+            for point in points
+            for mask in _masks(Prompt([Click(*point)]), size, self.candidates)[:1]
+            if mask.predicted_iou > least
+        ]
+        return Everything(name, VERSION, size, CacheStatus.HIT, {}, records, len(records))
 
     def _find(self, image: bytes | CachedImage) -> str:
         if self.model not in ("", "nano", "sam-b"):

@@ -91,6 +91,12 @@ async def test_points_beside_several_rectangles_are_another_object(
     assert len(await shapes(http, "rectangles", marks=[*marks, inside, beside])) == 2
 
 
+async def test_everything_gets_a_polygon_for_each_object(http: httpx.AsyncClient) -> None:
+    found = await shapes(http, "everything")
+    assert [shape["shape_type"] for shape in found] == ["polygon", "polygon"]
+    assert await shapes(http, "everything", conf_threshold=0.99) == []
+
+
 async def test_the_server_is_described(http: httpx.AsyncClient) -> None:
     health = (await replay(http, "xanylabeling/health")).json()
     assert health["status"] == "healthy"
@@ -107,7 +113,6 @@ async def test_the_server_is_described(http: httpx.AsyncClient) -> None:
     ("name", "changed", "status", "code"),
     [
         ("no-marks", {}, 400, "INVALID_INPUT"),
-        ("everything", {}, 501, "NOT_IMPLEMENTED"),
         ("points", {"model": "yolo"}, 404, "MODEL_NOT_FOUND"),
         ("points", {"image": "data:image/png;base64,aGVsbG8="}, 400, "INVALID_INPUT"),
         ("points", {"params": {"marks": [{"type": "circle", "data": [1, 2]}]}}, 422, None),

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 
-from samserve.client import Mask
+from samserve.client import GridOptions, Mask
 from samserve.core.errors import ModelNotFound
 from samserve.gateway.base64_image import decode_image
 from samserve.gateway.clamped import predict_clamped
 from samserve.gateway.message import STATUSES
-from samserve.gateway.problem import NotImplementedHere, Problem
+from samserve.gateway.problem import Problem
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
@@ -33,6 +33,7 @@ from samserve.gateway.xanylabeling.messages import (
 from samserve.gateway.xanylabeling.shapes import polygons, rectangle
 
 POLYGONS, BOXES, EVERYTHING = "sam", "sam-box", "sam-everything"
+EVERYTHING_S = 170.0  # the window waits 180 s for an answer
 
 MARKS = [
     "button_add_point",
@@ -82,16 +83,18 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/predict", response_model=PredictAnswer)
     async def predict(asked: PredictRequest) -> Response:
-        """Answer the marks of one or several objects with one mask each."""
+        """Answer the marks of one or several objects with one mask each, or segment everything."""
         model = _known(asked.model)
-        if model == EVERYTHING:
-            raise NotImplementedHere(f"{EVERYTHING} is not available yet; choose {POLYGONS}")
-        prompts = read_marks(asked.params.marks or [])
-
+        prompts = [] if model == EVERYTHING else read_marks(asked.params.marks or [])
         image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
         client = service.patient().using(model=service.model_for(model))
-        answer = await predict_clamped(client, image, prompts, max_masks=1)
-        masks = [mask for result in answer.results for mask in result]
+        if model == EVERYTHING:
+            options = GridOptions(pred_iou_thresh=asked.params.conf_threshold or None)
+            found = await client.using(timeout=EVERYTHING_S).generate_masks(image, options)
+            masks = [record.mask for record in found.records]
+        else:
+            answer = await predict_clamped(client, image, prompts, max_masks=1)
+            masks = [mask for result in answer.results for mask in result]
         return await asyncio.to_thread(_write, masks, model, asked.params.epsilon_factor)
 
     return router
