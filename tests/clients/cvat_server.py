@@ -35,6 +35,7 @@ class CvatServer(ThreadingHTTPServer):
             for index, request in enumerate(requests)
         ]
         self.results: dict[str, Json] = {}
+        self.annotations: list[Json] = []
         self.frames_fetched = 0
         self.failures: list[str] = []
 
@@ -60,7 +61,7 @@ class CvatServer(ThreadingHTTPServer):
         if path == f"/api/tasks/{TASK}":
             return self._task()
         if path == "/api/labels":
-            label = {"id": LABEL, "name": "object", "type": "mask", "attributes": []}
+            label = {"id": LABEL, "name": "object", "type": "any", "attributes": []}
             return {"count": 1, "next": None, "previous": None, "results": [label]}
         if path == f"/api/tasks/{TASK}/data/meta":
             return self._data_meta()
@@ -68,6 +69,13 @@ class CvatServer(ThreadingHTTPServer):
             self.frames_fetched += 1
             return self.photo
         raise LookupError(path)
+
+    def patch(self, path: str, body: Json) -> Json:
+        """Answer a PATCH: annotations are added to the task."""
+        if path != f"/api/tasks/{TASK}/annotations/":
+            raise LookupError(path)
+        self.annotations += body["shapes"]
+        return {"version": 0, "tags": [], "shapes": [], "tracks": []}
 
     def post(self, path: str, body: Json) -> Json:
         """Answer a POST."""
@@ -129,8 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(lambda path: self.server.get(path))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+        body = self._body()
         self._answer(lambda path: self.server.post(path, body))
+
+    def do_PATCH(self) -> None:
+        body = self._body()
+        self._answer(lambda path: self.server.patch(path, body))
+
+    def _body(self) -> Json:
+        body: Json = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+        return body
 
     def _answer(self, find: Any) -> None:
         path = self.path.partition("?")[0].replace("%3A", ":")
