@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,8 +45,8 @@ class CvatServer(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def get(self, path: str) -> Json | bytes:
-        """Answer a GET; `path` without the query."""
+    def get(self, path: str, query: str) -> Json | bytes:
+        """Answer a GET."""
         if path == "/api/server/about":
             names = ("name", "description", "logo_url", "subtitle")
             return {**dict.fromkeys(names, "CVAT"), "version": "2.80.0"}
@@ -61,13 +63,19 @@ class CvatServer(ThreadingHTTPServer):
         if path == f"/api/tasks/{TASK}":
             return self._task()
         if path == "/api/labels":
-            label = {"id": LABEL, "name": "object", "type": "any", "attributes": []}
+            label = {
+                "id": LABEL,
+                "name": "object",
+                "type": "any",
+                "attributes": [],
+                "sublabels": [],
+            }
             return {"count": 1, "next": None, "previous": None, "results": [label]}
         if path == f"/api/tasks/{TASK}/data/meta":
             return self._data_meta()
         if path == f"/api/tasks/{TASK}/data/":
             self.frames_fetched += 1
-            return self.photo
+            return self._chunk() if "type=chunk" in query else self.photo
         raise LookupError(path)
 
     def patch(self, path: str, body: Json) -> Json:
@@ -91,6 +99,13 @@ class CvatServer(ThreadingHTTPServer):
         if action == "fail":
             self.failures.append(json.dumps(body))
         return {}
+
+    def _chunk(self) -> bytes:
+        """Return all frames, which is one."""
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("000000.png", self.photo)
+        return file.getvalue()
 
     def _task(self) -> Json:
         return {
@@ -134,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer(lambda path: self.server.get(path))
+        query = self.path.partition("?")[2]
+        self._answer(lambda path: self.server.get(path, query))
 
     def do_POST(self) -> None:
         body = self._body()
