@@ -1,4 +1,4 @@
-"""Writes the chart's two Grafana dashboards: `python helm/boards [FOLDER]`."""
+"""Writes the chart's three Grafana dashboards: `python helm/boards [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 
 from decoder import decoder
 from embedding import embedding
+from gateway import gateway
 from grafana import board
 
 FOLDER = Path(__file__).parents[1] / "samserve" / "dashboards"
 
 
 def write(folder: Path) -> None:
-    for half, rows in {"decoder": decoder(), "embedding": embedding()}.items():
-        (folder / f"{half}.json").write_text(json.dumps(board(half, rows), indent=1) + "\n")
+    boards = {"decoder": decoder(), "embedding": embedding(), "gateway": gateway()}
+    for part, rows in boards.items():
+        (folder / f"{part}.json").write_text(json.dumps(board(part, rows), indent=1) + "\n")
 
 
 if __name__ == "__main__":

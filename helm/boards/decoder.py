@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Panel, Rows
-from panels import cache, calls, heatmap, models, quantiles, rate, share, total
+from panels import cache, calls, heatmap, models, processes, quantiles, rate, share, total
 
 DECODER = 'namespace="$namespace",job="$release-decoder"'
 
@@ -70,24 +70,5 @@ def decoder() -> Rows:
                 "Accepted versions of embeddings, and the number of decoders that accept them.",
             ),
         ],
-        "Processes": [
-            Panel(
-                "Processor",
-                "CPU cores used by each pod.",
-                "short",
-                {"{{pod}}": rate("process_cpu_seconds_total", DECODER)},
-            ),
-            Panel(
-                "Memory",
-                "Resident memory of each pod.",
-                "bytes",
-                {"{{pod}}": f"process_resident_memory_bytes{{{DECODER}}}"},
-            ),
-            Panel(
-                "Pods with metrics",
-                "Number of decoders that Prometheus reaches.",
-                "short",
-                {"pods": f"sum(up{{{DECODER}}})"},
-            ),
-        ],
+        "Processes": processes(DECODER, "decoders"),
     }

@@ -84,12 +84,12 @@ def variable(name: str, query: str, regex: str = "") -> dict[str, Any]:
     }
 
 
-def board(half: str, rows: Rows) -> dict[str, Any]:
+def board(part: str, rows: Rows) -> dict[str, Any]:
     """Return a dashboard. The release is the prefix of the job names in Prometheus."""
     known = 'label_values(samserve_model_info{namespace="$namespace"}, job)'
     return {
-        "uid": f"samserve-{half}",
-        "title": f"samserve: {half}",
+        "uid": f"samserve-{part}",
+        "title": f"samserve: {part}",
         "tags": ["samserve"],
         "schemaVersion": 39,
         "editable": False,

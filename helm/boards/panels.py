@@ -1,4 +1,4 @@
-"""Building blocks of panels, and the panels that both dashboards share.
+"""Building blocks of panels, and the panels that dashboards share.
 
 They use the labels that the Prometheus operator sets for the chart's monitors: namespace, job, pod.
 """
@@ -20,9 +20,9 @@ def share(part: str, whole: str) -> str:
     return f"{part} / {whole}"
 
 
-def share_of_calls(some: str, every: str) -> str:
-    """Return one share per RPC; 0 for RPCs of which `some` has no sample."""
-    part, whole = total("method", some), total("method", every)
+def share_of_calls(some: str, every: str, by: str = "method") -> str:
+    """Return one share per RPC or route; 0 for those of which `some` has no sample."""
+    part, whole = total(by, some), total(by, every)
     return share(f"({part} or 0 * {whole})", whole)
 
 
@@ -34,8 +34,10 @@ def quantiles(metric: str, labels: str, by: str, *levels: float) -> dict[str, st
     }
 
 
-def heatmap(title: str, description: str, labels: str) -> Panel:
-    buckets = total("le", rate("samserve_stage_seconds_bucket", labels))
+def heatmap(
+    title: str, description: str, labels: str, metric: str = "samserve_stage_seconds"
+) -> Panel:
+    buckets = total("le", rate(f"{metric}_bucket", labels))
     return Panel(title, description, "s", {"{{le}}": buckets}, "heatmap")
 
 
@@ -98,3 +100,27 @@ def cache(labels: str) -> list[Panel]:
 def models(labels: str, description: str) -> Panel:
     told = f"count by (model, version, variant, backend) (samserve_model_info{{{labels}}} == 1)"
     return Panel("Model versions", description, "short", {"processes": told}, "table")
+
+
+def processes(labels: str, kind: str) -> list[Panel]:
+    """Cores, memory and number of the pods of a part."""
+    return [
+        Panel(
+            "Processor",
+            "CPU cores used by each pod.",
+            "short",
+            {"{{pod}}": rate("process_cpu_seconds_total", labels)},
+        ),
+        Panel(
+            "Memory",
+            "Resident memory of each pod.",
+            "bytes",
+            {"{{pod}}": f"process_resident_memory_bytes{{{labels}}}"},
+        ),
+        Panel(
+            "Pods with metrics",
+            f"Number of {kind} that Prometheus reaches.",
+            "short",
+            {"pods": f"sum(up{{{labels}}})"},
+        ),
+    ]

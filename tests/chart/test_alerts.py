@@ -29,6 +29,7 @@ DECODER, EMBEDDING = (
     'namespace="v",job="v/s-embedding",pod="e"',
 )
 TRITON = 'namespace="v",job="s-triton",pod="t",model="nano"'
+GATEWAY = 'namespace="v",job="v/s-gateway",pod="g"'
 KUBE = 'namespace="v",deployment="s-triton"'
 RAY = f'{EMBEDDING},deployment="EmbeddingService"'
 
@@ -53,10 +54,20 @@ def queued_within(seconds: str) -> str:
     return f'samserve_stage_seconds_bucket{{{EMBEDDING},stage="queue",le="{seconds}"}}'
 
 
+def http_requests(route: str, status: str) -> str:
+    return f'samserve_http_requests_total{{{GATEWAY},route="{route}",status="{status}"}}'
+
+
+def http_within(route: str, seconds: str) -> str:
+    return f'samserve_http_request_seconds_bucket{{{GATEWAY},route="{route}",le="{seconds}"}}'
+
+
 def lookups(outcome: str) -> str:
     return f'samserve_resident_lookups_total{{{DECODER},outcome="{outcome}"}}'
 
 
+MASKS, IMAGES = "/v1/images/{image_id}/masks", "/v1/images"
+HTTP_IN_PROGRESS = f"samserve_http_requests_in_progress{{{GATEWAY}}}"
 EVICTIONS = f"samserve_resident_evictions_total{{{DECODER}}}"
 WAITING = f"samserve_decode_waiting{{{DECODER}}}"
 QUEUED = f"nv_inference_queue_duration_us{{{TRITON}}}"
@@ -68,6 +79,7 @@ HEALTHY: dict[str, tuple[float, float]] = {
     f"up{{{DECODER}}}": (1, 0),
     f"up{{{EMBEDDING}}}": (1, 0),
     f"up{{{TRITON}}}": (1, 0),
+    f"up{{{GATEWAY}}}": (1, 0),
     info(DECODER): (1, 0),
     info(EMBEDDING): (1, 0),
     info(EMBEDDING, "nano-0"): (0, 0),  # the version before
@@ -88,6 +100,18 @@ HEALTHY: dict[str, tuple[float, float]] = {
     queued_within("1"): (0, 58),
     queued_within("10"): (0, 60),
     queued_within("+Inf"): (0, 60),
+    http_requests(MASKS, "200"): (0, 6000),
+    http_requests(MASKS, "503"): (0, 1),
+    http_requests(IMAGES, "404"): (0, 60),  # the caller then sends the bytes
+    http_requests("/readyz", "503"): (0, 12),
+    http_requests("unknown", "500"): (0, 1),  # every one fails, but there are few
+    http_within(MASKS, "2"): (0, 5990),
+    http_within(MASKS, "10"): (0, 6000),
+    http_within(MASKS, "+Inf"): (0, 6000),
+    http_within(IMAGES, "2"): (0, 30),  # slow uploads
+    http_within(IMAGES, "30"): (0, 60),
+    http_within(IMAGES, "+Inf"): (0, 60),
+    HTTP_IN_PROGRESS: (20, 0),
     WAITING: (1, 0),
     QUEUED: (0, 60 * 50_000),
     f"nv_inference_request_success{{{TRITON}}}": (0, 60),
@@ -108,6 +132,9 @@ TROUBLE: dict[str, Trouble] = {
     "SamserveErrors": {requests(DECODER, "Predict", "INTERNAL"): (0, 300)},
     "SamserveClickSlow": {clicks_within("0.5"): (0, 5900)},
     "SamserveRefuses": {requests(EMBEDDING, "Embed", "RESOURCE_EXHAUSTED"): (0, 6)},
+    "SamserveHttpErrors": {http_requests(MASKS, "503"): (0, 300)},
+    "SamserveHttpSlow": {http_within(MASKS, "2"): (0, 5600)},
+    "SamserveGatewaySaturated": {HTTP_IN_PROGRESS: (200, 0)},
     "SamserveDecoderSaturated": {WAITING: (20, 0)},
     "SamserveEmbeddingQueueOld": {queued_within("1"): (0, 20)},
     "SamserveEncoderQueueOld": {QUEUED: (0, 60 * 3_000_000)},

@@ -18,7 +18,7 @@ import yaml
 from manifests import CHART, METRICS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings, GatewaySettings
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -164,12 +164,14 @@ def test_packages_are_installed_with_constraints(file: Path) -> None:
 
     assert ("torch" in packages) == (file.stem == "triton")
     assert ("ray" in packages) == (file.stem == "embedding")
+    assert ("onnxruntime" in packages) == (file.stem in ("decoder", "triton"))
 
 
 # The modules that an image's programs import, at start or later.
 PROGRAMS = {
     "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
     "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
+    "gateway": ["samserve.gateway.main", "samserve.infra.otel"],
     "triton": [
         "samserve.cli.main",
         "samserve.cli.variants",
@@ -234,9 +236,11 @@ def test_copied_files_exist_and_are_sent_to_docker(file: Path) -> None:
 
 def test_images_expose_the_ports_of_the_settings() -> None:
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
+    gateway = GatewaySettings.model_fields
     expected = {
         "decoder": {decoder["decoder_port"].default, METRICS},
         "embedding": {embedding["embedding_port"].default, embedding["http_port"].default, METRICS},
+        "gateway": {gateway["gateway_port"].default, METRICS},
         "triton": {8000, 8001, 8002},
     }
     exposed = {
@@ -301,7 +305,7 @@ def test_compose_connects_only_what_calls_each_other() -> None:
     assert members == {
         "cache": {"redis", "decoder", "embedding"},
         "encoder": {"triton", "triton-gpu", "embedding"},
-        "services": {"decoder", "embedding"},
+        "services": {"decoder", "embedding", "gateway"},
         "downloads": {"models-gpu"},
     }
     assert content["services"]["models"]["network_mode"] == "none"
@@ -353,7 +357,9 @@ def test_either_profile_of_compose_has_one_triton() -> None:
 def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:
     services = compose()["services"]
     decoder, embedding = DecoderSettings.model_fields, EmbeddingSettings.model_fields
+    gateway = GatewaySettings.model_fields
     ports = {
+        "gateway": gateway["gateway_port"].default,
         "decoder": decoder["decoder_port"].default,
         "embedding": embedding["embedding_port"].default,
     }
@@ -362,4 +368,14 @@ def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:
         assert services[name]["environment"]["SAMSERVE_METRICS_PORT"] == str(METRICS)
 
     assert services["decoder"]["environment"]["EMBEDDING_URL"] == f"embedding:{ports['embedding']}"
+    calls = services["gateway"]["environment"]
+    assert calls["DECODER_URL"] == f"decoder:{ports['decoder']}"
+    assert calls["EMBEDDING_URL"] == f"embedding:{ports['embedding']}"
     assert services["embedding"]["environment"]["TRITON_URL"] == "triton:8001"
+
+
+def test_a_container_of_the_gateway_has_room_for_uploaded_files() -> None:
+    """Files of forms are written to /tmp; all bodies together have a limit."""
+    (folder,) = compose()["services"]["gateway"]["tmpfs"]
+    megabytes = int(folder.partition("size=")[2].removesuffix("m"))
+    assert megabytes * 2**20 > GatewaySettings.model_fields["max_bodies_bytes"].default

@@ -221,6 +221,7 @@ def test_the_notes_say_where_to_call() -> None:
         notes = chart.render({}, name="demo", namespace=NAMESPACE)["samserve/templates/NOTES.txt"]
     assert "dns:///demo-samserve-decoder.vision:8501" in notes
     assert "demo-samserve-embedding-serve-svc.vision:8500" in notes
+    assert "http://demo-samserve-gateway.vision:8503" in notes
 
 
 def test_the_longest_release_name_stays_within_kuberays_limits() -> None:

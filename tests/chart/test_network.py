@@ -58,10 +58,13 @@ def test_parts_reach_the_parts_they_call_and_no_others(values: Path) -> None:
         assert values.stem == "smallest"
         return
 
-    by_name = {name: part(manifests, name) for name in ("decoder", "embedding", "triton", "redis")}
+    names = ("gateway", "decoder", "embedding", "triton", "redis")
+    by_name = {name: part(manifests, name) for name in names}
     calls = {("decoder", "embedding"), ("embedding", "triton"), ("embedding", "embedding")}
+    calls |= {("gateway", "decoder"), ("gateway", "embedding")}
     calls |= {("decoder", "redis"), ("embedding", "redis")} if by_name["redis"] else set()
     port = {"embedding": "serve-grpc", "triton": "grpc", "redis": "redis", "decoder": "grpc"}
+    port["gateway"] = "http"
     for caller, callers in by_name.items():
         for called, targets in by_name.items():
             for source in callers:
@@ -93,13 +96,14 @@ def test_only_the_monitoring_can_read_metrics(values: Path) -> None:
         ("decoder", "metrics"),
         ("triton", "metrics"),
         ("embedding", "app-metrics"),
+        ("gateway", "metrics"),
     ):
-        pod = part(manifests, component)[-1]
-        readers = [
-            peers for peers, ports in allowed(manifests, pod, "from") if pod.port(name) in ports
-        ]
-        assert [list(peer) for peer in readers[0]] == [["namespaceSelector"]]
-        assert len(readers) == 1
+        for pod in part(manifests, component)[-1:]:
+            readers = [
+                peers for peers, ports in allowed(manifests, pod, "from") if pod.port(name) in ports
+            ]
+            assert [list(peer) for peer in readers[0]] == [["namespaceSelector"]]
+            assert len(readers) == 1
 
 
 def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
@@ -107,11 +111,11 @@ def test_traces_can_leave_if_an_endpoint_is_set(values: Path) -> None:
     if not of_kind(manifests, "NetworkPolicy"):
         return
 
-    for component in ("decoder", "embedding"):
-        pod = part(manifests, component)[-1]
-        endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")
-        ports = set().union(*(numbers for _, numbers in allowed(manifests, pod, "to")))
-        assert (4317 in ports) == bool(endpoint) == (values.stem == "everything")
+    for component in ("gateway", "decoder", "embedding"):
+        for pod in part(manifests, component)[-1:]:
+            endpoint = environment(pod.containers[0]).get("SAMSERVE_OTLP_ENDPOINT")
+            ports = set().union(*(numbers for _, numbers in allowed(manifests, pod, "to")))
+            assert (4317 in ports) == bool(endpoint) == (values.stem == "everything")
 
 
 def test_only_the_operator_of_one_namespace_reaches_rays_dashboard(values: Path) -> None:
@@ -131,9 +135,10 @@ def test_only_the_operator_of_one_namespace_reaches_rays_dashboard(values: Path)
     assert all(dashboard not in ports for _, ports in allowed(manifests, worker, "from"))
 
 
-def test_clients_reach_the_grpc_ports_only(values: Path) -> None:
+def test_clients_reach_the_ports_of_calls_only(values: Path) -> None:
     manifests = rendered(values)
-    for component, name in (("decoder", "grpc"), ("embedding", "serve-grpc")):
+    calls = (("gateway", "http"), ("decoder", "grpc"), ("embedding", "serve-grpc"))
+    for component, name in calls:
         for pod in part(manifests, component):
             for peers, ports in allowed(manifests, pod, "from"):
                 labels = [
@@ -147,7 +152,10 @@ def test_clients_reach_the_grpc_ports_only(values: Path) -> None:
 
 
 def test_traffic_leaves_only_where_it_is_used(values: Path) -> None:
-    """Name lookups go to name servers; the API server is for the head, downloads for Triton."""
+    """Name lookups go to name servers; the API server is for the head, downloads for Triton.
+
+    The gateway fetches images from the peers that the values name, and from nowhere else.
+    """
     manifests = rendered(values)
     if not of_kind(manifests, "NetworkPolicy"):
         return
@@ -160,12 +168,17 @@ def test_traffic_leaves_only_where_it_is_used(values: Path) -> None:
 
         elsewhere: set[int] = set()
         for peers, ports in rules:
-            elsewhere |= ports if not peers or "ipBlock" in peers[0] else set()
+            elsewhere |= ports if not peers or any("ipBlock" in each for each in peers) else set()
         component = pod.labels["app.kubernetes.io/component"]
         if pod.labels.get("samserve-ray") == "head":
             assert elsewhere >= {443, 6443}
         elif component == "triton":
             download = set(given.get("networkPolicy", {}).get("downloadPorts", [443]))
             assert elsewhere == (download if any(model["pull"] for model in models) else set())
+        elif component == "gateway":
+            network = given.get("networkPolicy", {})
+            images = network.get("imageHostPorts", [443]) if network.get("imageHosts") else []
+            collector = {4317} if values.stem == "everything" else set()
+            assert elsewhere == {*images, *collector}
         else:
             assert not elsewhere & {443, 6443}, pod.owner

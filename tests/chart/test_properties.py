@@ -201,19 +201,30 @@ def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
     assert longest < drain
     assert seconds_before_the_end(container) + drain < decoder.spec["terminationGracePeriodSeconds"]
 
+    for gateway in part(rendered(values), "gateway"):
+        container = gateway.containers[0]
+        variables = environment(container)
+        drain = float(variables["SAMSERVE_DRAIN_S"])
+        assert float(variables["SAMSERVE_CALL_TIMEOUT_S"]) < drain
+        before = seconds_before_the_end(container)
+        assert before + drain < gateway.spec["terminationGracePeriodSeconds"]
+
     for pod in pods(rendered(values)):
         before = max(seconds_before_the_end(container) for container in pod.containers)
         assert before < pod.spec.get("terminationGracePeriodSeconds", 30), pod.owner
 
 
-def test_decoders_scale_down_one_at_a_time_and_slower_than_they_drain(values: Path) -> None:
-    (decoder,) = part(rendered(values), "decoder")
-    drain = float(environment(decoder.containers[0])["SAMSERVE_DRAIN_S"])
-    for scaler in of_kind(rendered(values), "HorizontalPodAutoscaler"):
-        if scaler["spec"]["scaleTargetRef"]["name"].endswith("-decoder"):
-            (policy,) = scaler["spec"]["behavior"]["scaleDown"]["policies"]
-            assert (policy["type"], policy["value"]) == ("Pods", 1)
-            assert policy["periodSeconds"] > drain
+@pytest.mark.parametrize("component", ["decoder", "gateway"])
+def test_pods_are_removed_one_at_a_time_and_slower_than_they_drain(
+    values: Path, component: str
+) -> None:
+    for pod in part(rendered(values), component):
+        drain = float(environment(pod.containers[0])["SAMSERVE_DRAIN_S"])
+        for scaler in of_kind(rendered(values), "HorizontalPodAutoscaler"):
+            if scaler["spec"]["scaleTargetRef"]["name"].endswith(f"-{component}"):
+                (policy,) = scaler["spec"]["behavior"]["scaleDown"]["policies"]
+                assert (policy["type"], policy["value"]) == ("Pods", 1)
+                assert policy["periodSeconds"] > drain
 
 
 def test_a_deployment_with_an_autoscaler_sets_no_replicas(values: Path) -> None:
@@ -269,8 +280,10 @@ def test_every_other_selector_matches_pods(values: Path) -> None:
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= named
 
     for monitor in of_kind(manifests, "PodMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        selected = [pod for pod in pods(manifests) if selects(wanted, pod.labels)]
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
-            assert any(pod.port(endpoint["port"]) for pod in part(manifests, "embedding")), endpoint
+            assert any(pod.port(endpoint["port"]) for pod in selected), endpoint
 
 
 def test_selectors_are_stable_across_upgrades(values: Path) -> None:
@@ -335,7 +348,7 @@ def test_every_reference_exists(values: Path) -> None:
 
 def test_values_of_a_part_reach_its_pods(values: Path) -> None:
     given = yaml.safe_load(values.read_text()) or {}
-    for component in ("triton", "embedding", "decoder", "redis"):
+    for component in ("triton", "embedding", "decoder", "gateway", "redis"):
         own = given.get(component, {})
         for owner, template in templates(rendered(values)):
             labels = template["metadata"]["labels"]
@@ -377,8 +390,9 @@ def test_a_download_uses_its_mirror_and_proxy(values: Path) -> None:
 def test_a_service_with_one_address_has_no_metrics(values: Path) -> None:
     for service in of_kind(rendered(values), "Service"):
         if service["spec"].get("clusterIP") != "None":
-            assert service["metadata"]["name"].endswith("-decoder-public")
-            assert [port["name"] for port in service["spec"]["ports"]] == ["grpc"]
+            component = service["metadata"]["labels"]["app.kubernetes.io/component"]
+            expected = {"decoder-public": ["grpc"], "gateway": ["http"]}[component]
+            assert [port["name"] for port in service["spec"]["ports"]] == expected
 
 
 def test_evictions_leave_all_ray_workers_but_one(values: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import METRICS, VALUE_FILES, containers, environment, found, of_kind, part, rendered
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings
+from samserve.infra.settings import DecoderSettings, EmbeddingSettings, GatewaySettings
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 SETTINGS = {
     str(field.validation_alias.choices[0]) if field.validation_alias else f"SAMSERVE_{name.upper()}"
-    for settings in (DecoderSettings, EmbeddingSettings)
+    for settings in (DecoderSettings, EmbeddingSettings, GatewaySettings)
     for name, field in settings.model_fields.items()
 }
 OTHERS = {  # variables of other programs
@@ -53,6 +53,12 @@ def test_pods_listen_on_the_ports_that_callers_use(values: Path) -> None:
     assert pod.port("grpc") == decoder["decoder_port"].default
     assert pod.port("metrics") == int(variables["SAMSERVE_METRICS_PORT"]) == METRICS
 
+    for gateway in part(manifests, "gateway"):
+        variables = environment(gateway.containers[0])
+        assert variables["SAMSERVE_HOST"] == everywhere
+        assert gateway.port("http") == GatewaySettings.model_fields["gateway_port"].default
+        assert gateway.port("metrics") == int(variables["SAMSERVE_METRICS_PORT"]) == METRICS
+
     for ray in part(manifests, "embedding"):
         assert ray.port("serve-grpc") == embedding["embedding_port"].default
         assert ray.port("serve") == embedding["http_port"].default
@@ -88,10 +94,12 @@ def test_addresses_match_services(values: Path) -> None:
         each["metadata"]["name"]: each["spec"]["ports"] for each in of_kind(manifests, "Service")
     }
     ray = part(manifests, "embedding")[1]
+    addresses = ("REDIS_URL", "TRITON_URL", "EMBEDDING_URL", "DECODER_URL")
     for _, _, container in containers(values):
         for variable, value in environment(container).items():
-            if variable in ("REDIS_URL", "TRITON_URL", "EMBEDDING_URL") and value:
-                host, port = value.split("://")[-1].split("@")[-1].split("/")[0].split(":")
+            if variable in addresses and value:
+                address = value.removeprefix("dns:///").split("://")[-1]
+                host, port = address.split("@")[-1].split("/")[0].split(":")
                 if host in KUBERAY_SERVICES:
                     assert ray.port("serve-grpc") == int(port)
                 else:

@@ -88,6 +88,9 @@ class LabelStudio:
     def delete_annotation(self, annotation: int) -> None:
         self.call("DELETE", f"/api/annotations/{annotation}")
 
+    def create_personal_token(self) -> str:
+        return str(self.call("POST", "/api/token/", json={}).json()["token"])
+
     def export(self, project: int, kind: str) -> bytes:
         path = f"/api/projects/{project}/export"
         return self.call("GET", path, params={"exportType": kind}).content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,9 +19,14 @@ from clients.label_studio import TOKEN, LabelStudio
 from clients.recorder import Recorder, recording
 from clients.venvs import client_venv
 from PIL import Image
+from pydantic import SecretStr
 from samserve.client import Box, CachedImage, Click, Client
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, InvalidInput
 from samserve.core.image_id import image_id
+from samserve.gateway.label_studio import check
+from samserve.gateway.label_studio.studio import ImageSource
+from samserve.gateway.label_studio.studio import LabelStudio as GatewayClient
+from samserve.infra.settings import GatewaySettings
 from samserve.local.process import free_port
 from samserve.local.stack import Stack, StackOptions
 from skimage import data
@@ -268,6 +274,44 @@ def test_a_hundred_stored_masks_do_not_reach_the_parser(work: Work, recorder: Re
     work.studio.delete_annotation(annotation)
     assert len(call.json["tasks"][0]["annotations"][0]["result"]) == 100
     assert call.status == 200
+
+
+def test_an_image_is_fetched_with_either_kind_of_token(
+    work: Work, studio: LabelStudio, coins: bytes
+) -> None:
+    task = next(task for task in studio.tasks(work.project) if task["id"] == work.task)
+    source = ImageSource(task["data"]["image"], work.task, "image")
+
+    async def fetch(token: str) -> bytes:
+        settings = GatewaySettings(
+            label_studio_url=studio.url, label_studio_token=SecretStr(token), fetch_s=CAP
+        )
+        client = GatewayClient(settings)
+        try:
+            return await client.image(source)
+        finally:
+            await client.close()
+
+    for token in (TOKEN, studio.create_personal_token()):
+        assert asyncio.run(fetch(token)) == coins
+    for token in ("", "head.body.signature", "0" * 40):
+        with pytest.raises(InvalidInput, match="HTTP 401"):
+            asyncio.run(fetch(token))
+
+
+def test_the_check_finds_a_task_and_predicts_it(
+    work: Work, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("HEALTH_S", "SETUP_S", "PREDICT_S"):
+        monkeypatch.setattr(check, limit, CAP)
+
+    async def steps() -> list[check.Step]:
+        url = f"{recorder.url}/label-studio"
+        return [step async for step in check.steps(url, work.studio.url, TOKEN)]
+
+    states = {step.name: step.state for step in asyncio.run(steps())}
+    assert states.pop("address") == check.NOTE
+    assert states == dict.fromkeys(("health", "setup", "tasks", "image", "predict"), check.OK)
 
 
 def test_events_are_accepted(recorder: Recorder) -> None:

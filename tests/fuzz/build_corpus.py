@@ -16,6 +16,7 @@ from samserve.core.geometry import Size
 from samserve.core.rle import encode_rle
 
 CORPUS = Path(__file__).with_name("corpus")
+PAYLOADS = Path(__file__).parents[1] / "contract" / "gateway" / "payloads" / "label_studio"
 SIDE = 6  # half the side of a mask
 rng = np.random.default_rng(0)
 
@@ -82,6 +83,11 @@ def polygons() -> Iterator[tuple[str, bytes]]:
             yield f"{name}-{tolerance:g}", data
 
 
+def label_studio() -> Iterator[tuple[str, bytes]]:
+    for payload in sorted(PAYLOADS.glob("predict_*.json")):
+        yield payload.stem, payload.read_bytes()
+
+
 def random(count: int, length: int) -> Iterator[tuple[str, bytes]]:
     for number in range(count):
         yield f"random-{number}", rng.bytes(length)
@@ -93,6 +99,7 @@ def main() -> None:
         "entries": entries(),
         "rle": rle(),
         "polygons": polygons(),
+        "label_studio": label_studio(),
         "prompts": random(6, 300),
         "calls": random(10, 400),
     }

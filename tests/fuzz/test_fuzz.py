@@ -12,6 +12,7 @@ RUNS = {
     "calls": 1500,
     "entries": 6000,
     "images": 3000,
+    "label_studio": 3000,
     "polygons": 500,
     "prompts": 2000,
     "rle": 5000,

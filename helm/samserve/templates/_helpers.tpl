@@ -10,6 +10,7 @@
 embedding: 8500
 embeddingHttp: 8502
 decoder: 8501
+gateway: 8503
 metrics: 9464
 tritonHttp: 8000
 tritonGrpc: 8001
@@ -86,6 +87,19 @@ imagePullSecrets:
 {{- end }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Spreads the pods of a part over zones and nodes. Arguments: the root and the part. */}}
+{{- define "samserve.spread" -}}
+{{- range $index, $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+{{- if $index }}
+{{ end -}}
+- topologyKey: {{ $key }}
+  maxSkew: 1
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{ include "samserve.selector" $ | nindent 6 }}
 {{- end }}
 {{- end }}
 
@@ -186,21 +200,28 @@ securityContext:
 {{- end }}
 
 {{/* Refuses a setting that repeats a variable of the chart, since server-side apply rejects two of one name. Arguments: the
-     part, its settings and the chart's variables as YAML. */}}
+     settings' value, the settings and the chart's variables as YAML. */}}
 {{- define "samserve.checkSettings" -}}
-{{- $part := index . 0 -}}
+{{- $value := index . 0 -}}
 {{- $settings := index . 1 -}}
 {{- range index . 2 | fromYamlArray }}
 {{- if hasKey $settings .name }}
-{{- fail (printf "%s.settings.%s: the chart sets this variable itself; use the chart's value for it" $part .name) }}
+{{- fail (printf "%s.%s: the chart sets this variable itself; use the chart's value for it" $value .name) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/* Refuses combinations of values that cannot work, each with its own message. */}}
 {{- define "samserve.check" -}}
-{{- include "samserve.checkSettings" (list "decoder" .Values.decoder.settings (include "samserve.decoderEnv" .)) }}
-{{- include "samserve.checkSettings" (list "embedding" .Values.embedding.settings (include "samserve.embeddingEnv" .)) }}
+{{- include "samserve.checkSettings" (list "decoder.settings" .Values.decoder.settings (include "samserve.decoderEnv" .)) }}
+{{- include "samserve.checkSettings" (list "embedding.settings" .Values.embedding.settings (include "samserve.embeddingEnv" .)) }}
+{{- include "samserve.checkSettings" (list "gateway.settings" .Values.gateway.settings (include "samserve.gatewayEnv" .)) }}
+{{- include "samserve.checkSettings" (list "gateway.secretSettings" .Values.gateway.secretSettings (include "samserve.gatewayEnv" .)) }}
+{{- range $variable, $_ := .Values.gateway.secretSettings }}
+{{- if hasKey $.Values.gateway.settings $variable }}
+{{- fail (printf "gateway.secretSettings.%s: gateway.settings has this variable too; name it once" $variable) }}
+{{- end }}
+{{- end }}
 {{- $store := .Values.store.enabled -}}
 {{- $names := list -}}
 {{- range $index, $model := .Values.models }}
@@ -235,6 +256,17 @@ securityContext:
 {{- end }}
 {{- with .Values.decoder.autoscaling }}
 {{- if gt (int .min) (int .max) }}{{ fail "decoder.autoscaling.min: must not exceed decoder.autoscaling.max" }}{{ end }}
+{{- end }}
+{{- with .Values.gateway }}
+{{- if gt (int .autoscaling.min) (int .autoscaling.max) }}{{ fail "gateway.autoscaling.min: must not exceed gateway.autoscaling.max" }}{{ end }}
+{{- if le (int .drainSeconds) (int .callTimeoutSeconds) }}
+{{- fail "gateway.drainSeconds: must exceed gateway.callTimeoutSeconds, or shutdown would cut off the longest request" }}
+{{- end }}
+{{- range $way := list "ingress" "httpRoute" }}
+{{- if and (get $.Values.gateway $way).enabled (not $.Values.gateway.enabled) }}
+{{- fail (printf "gateway.%s.enabled: there is no gateway to reach; set gateway.enabled" $way) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- with .Values.embedding }}
 {{- if gt (int .workers.min) (int .workers.max) }}{{ fail "embedding.workers.min: must not exceed embedding.workers.max" }}{{ end }}

@@ -14,13 +14,14 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.errors import InvalidInput, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.rle import encode_rle
-from samserve.core.runs import runs_of
+from samserve.core.runs import Runs, runs_of
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 from samserve.wire.convert import cache_status_from_proto
 
-# A region that a person has accepted: a mask of an answer, its polygons, or pixels bool [H, W].
-Region: TypeAlias = Mask | Sequence[Polygon] | Bools
+# A region that a person has accepted: a mask of an answer, its polygons, pixels bool [H, W], or
+# the runs of a mask.
+Region: TypeAlias = Mask | Sequence[Polygon] | Bools | Runs
 OnProgress: TypeAlias = Callable[[int, int], None]  # points done, points in all
 
 
@@ -167,6 +168,8 @@ def _write_grid(grid: Array, index: int) -> pb.SweepOptions.Grid:
 def _write_region(region: Any, index: int) -> pb.Region:
     if isinstance(region, Mask):
         size, counts = region.size, region.rle
+    elif isinstance(region, Runs):
+        size, counts = Size(region.width, region.height), encode_rle(region)
     elif isinstance(region, np.ndarray) and region.dtype == np.bool_ and region.ndim == 2:
         size, counts = Size(region.shape[1], region.shape[0]), encode_rle(runs_of(region))
     elif isinstance(region, Sequence) and all(isinstance(each, Polygon) for each in region):

@@ -175,7 +175,10 @@ class Fetcher:
                     request.field,
                     f"{target.authority} gave no valid answer: {type(failure).__name__}",
                 ) from failure
-        raise FetchFailed(request.field, f"{target.authority} cannot be connected to") from problem
+        raise FetchFailed(
+            request.field,
+            f"{target.authority} cannot be connected to: {type(problem).__name__}",
+        ) from problem
 
     async def _addresses(self, target: Target, field: str) -> Sequence[str]:
         """Resolve the host. One address that is not allowed refuses the name."""

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 32 * 1024
 HEAD_SECONDS = 10.0  # for a new connection's first request
+LIVENESS = b"/healthz"  # answered whatever the number of connections, or a busy pod is restarted
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -38,6 +39,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._stop_timer()
+        self.limit_concurrency = None if self.url == LIVENESS else self.config.limit_concurrency
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

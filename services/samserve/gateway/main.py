@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import uvicorn
 import uvloop
 from prometheus_client import start_http_server
@@ -29,8 +31,6 @@ async def serve(settings: GatewaySettings) -> None:
 
     config = uvicorn.Config(
         app,
-        host=bare_host(settings.host),
-        port=settings.gateway_port,
         loop="uvloop",
         http=BoundedHttp,
         ws="none",
@@ -41,7 +41,22 @@ async def serve(settings: GatewaySettings) -> None:
         timeout_graceful_shutdown=round(settings.drain_s),
         server_header=False,
     )
-    await uvicorn.Server(config).serve()
+    with listening(bare_host(settings.host), settings.gateway_port) as listener:
+        await uvicorn.Server(config).serve([listener])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; `::` is all of IPv4 too, which asyncio would leave out.
+
+    Raises:
+        SystemExit: The address is in use, or not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise SystemExit(f"SAMSERVE_HOST={host}: cannot listen on port {port}: {error}") from error
 
 
 def main() -> None:

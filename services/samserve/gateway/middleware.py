@@ -18,6 +18,7 @@ from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 
 UNKNOWN_ROUTE = "unknown"
+PROBES = frozenset({"/healthz", "/readyz"})  # answered by a full gateway too: it is alive and ready
 LEFT = 499  # the caller left before the answer, as nginx counts it
 
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class Observed:
                 span("HTTP", Kind.SERVER),
                 HTTP_REQUESTS_NOW.track_inprogress(),
             ):
-                if self._running > self._most:
+                if self._running > self._most and scope["path"] not in PROBES:
                     refusal = problem_response(problem_of(Overloaded("the gateway")))
                     await refusal(scope, receive, send_noted)
                 else:

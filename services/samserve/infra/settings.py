@@ -509,7 +509,7 @@ class GatewaySettings(ProcessSettings):
     max_json_parts: int = Field(
         default=20_000,
         gt=0,
-        description="Limit of the values in a JSON body; Label Studio's may have 100 times more.",
+        description="Limit of the values in a JSON body; Label Studio's may have 20 times more.",
     )
     upload_s: float = Field(
         default=30, gt=0, description="Time limit to receive a request, in seconds."

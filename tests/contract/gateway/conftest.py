@@ -55,10 +55,16 @@ async def http(gateway_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(app: FastAPI, max_connections: int | None = None) -> AsyncIterator[str]:
     """Serve an application as main does; yields its URL."""
     config = uvicorn.Config(
-        app, port=0, http=BoundedHttp, ws="none", log_config=None, timeout_graceful_shutdown=1
+        app,
+        port=0,
+        http=BoundedHttp,
+        ws="none",
+        log_config=None,
+        limit_concurrency=max_connections,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())

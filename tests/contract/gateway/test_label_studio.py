@@ -92,6 +92,11 @@ async def predict(http: httpx.AsyncClient, request: dict[str, Any]) -> list[dict
     return results
 
 
+async def generate_masks(self: AsyncClient, image: CachedImage, *, formats: Any) -> list[Any]:
+    """Segment everything, as a service that does would."""
+    return (await self.predict(image, [Prompt([Click(9, 9)])], formats=formats)).masks
+
+
 async def until(holds: Callable[[], object]) -> None:
     while not holds():  # noqa: ASYNC110  # servers have no events for it
         await asyncio.sleep(0.01)
@@ -158,16 +163,31 @@ async def test_each_control_gets_its_own_form(http: httpx.AsyncClient, tag: str,
 async def test_a_batch_is_segmented_if_the_service_generates_masks(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def generate(self: AsyncClient, image: CachedImage, *, formats: Any) -> list[Any]:
-        answer = await self.predict(image, [Prompt([Click(9, 9)])], formats=formats)
-        return answer.masks
-
-    monkeypatch.setattr(AsyncClient, "generate_masks", generate, raising=False)
+    monkeypatch.setattr(AsyncClient, "generate_masks", generate_masks, raising=False)
     request = click()
     request["params"]["context"] = None
     (result,) = await predict(http, request)
     assert result["result"]
     assert {region["value"]["brushlabels"][0] for region in result["result"]} == {"Coin"}
+
+
+async def test_a_task_of_a_batch_without_an_image_does_not_fail_the_others(
+    http: httpx.AsyncClient, studio: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AsyncClient, "generate_masks", generate_masks, raising=False)
+    studio.pages["/gone.png"] = page(status="404 Not Found")
+    request = click()
+    request["params"]["context"] = None
+    request["tasks"] += [
+        {"id": 2, "data": {}},
+        {"id": 3, "data": {"image": "/gone.png"}},
+        {"id": 4, "data": {"image": UPLOAD}},
+    ]
+    with capture_logs() as logs:
+        results = await predict(http, request)
+    assert [bool(result["result"]) for result in results] == [True, False, False, True]
+    (event,) = [each for each in logs if each["event"] == "label_studio_tasks_skipped"]
+    assert event["tasks"] == 2
 
 
 async def test_a_second_click_does_not_download_the_image_again(
@@ -249,14 +269,14 @@ class TestPersonalToken:
     async def test_it_is_exchanged_once_and_again_when_refused(
         self, http: httpx.AsyncClient, studio: Web, picture: bytes
     ) -> None:
-        studio.pages["/api/token/refresh"] = page(b'{"access": "first"}')
+        studio.pages["/api/token/refresh/"] = page(b'{"access": "first"}')
         await predict(http, click())
-        (exchange,) = studio.of("/api/token/refresh")
+        (exchange,) = studio.of("/api/token/refresh/")
         assert "Authorization" not in exchange
         assert "Authorization: Bearer first" in studio.of(UPLOAD)[0]
 
         other = "/data/upload/1/other.png"
-        studio.pages["/api/token/refresh"] = page(b'{"access": "second"}')
+        studio.pages["/api/token/refresh/"] = page(b'{"access": "second"}')
 
         async def only_second(writer: asyncio.StreamWriter) -> None:
             is_second = "Bearer second" in studio.requests[-1]
@@ -268,7 +288,7 @@ class TestPersonalToken:
         assert len(studio.of(other)) == 2
 
     async def test_one_that_is_refused_is_named(self, http: httpx.AsyncClient, studio: Web) -> None:
-        studio.pages["/api/token/refresh"] = page(status="401 Unauthorized")
+        studio.pages["/api/token/refresh/"] = page(status="401 Unauthorized")
         answer = await http.post("/label-studio/predict", json=click())
         assert answer.status_code == 400
         assert answer.json()["field"] == "SAMSERVE_LABEL_STUDIO_TOKEN"

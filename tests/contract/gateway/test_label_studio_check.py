@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from raw_web import Web, page
 from samserve.cli.main import app as command_line
 from samserve.gateway.app import build
+from samserve.gateway.label_studio import check as steps
 from samserve.gateway.service import Service
 from samserve.infra.settings import GatewaySettings
 from typer.testing import CliRunner
@@ -25,6 +26,13 @@ CONFIG = (
     '<View><Image name="i" value="$photo"/>'
     '<BrushLabels name="b" toName="i"><Label value="Coin"/></BrushLabels></View>'
 )
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take any time for an answer."""
+    for limit in ("HEALTH_S", "SETUP_S", "PREDICT_S"):
+        monkeypatch.setattr(steps, limit, 300.0)
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ async def test_a_refused_token_is_told(backend: str, studio: Web) -> None:
     code, printed = await check(backend, "--studio", studio.url(""), "--token", TOKEN)
     assert code == 1
     assert states(printed)["tasks"] == "failed"
-    assert "HTTP 401 (with legacy token)" in printed["steps"][-1]["detail"]
+    assert "HTTP 401 to the request with legacy token" in printed["steps"][-1]["detail"]
 
 
 async def test_an_image_that_is_missing_is_told(backend: str, studio: Web) -> None:

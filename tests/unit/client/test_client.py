@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from samserve.client import Click, Client
-from samserve.client import client as client_module
+from samserve.client import image as image_module
 from samserve.core.errors import EmbeddingNotCached, InvalidInput
 from samserve.core.image_id import image_id
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -112,7 +112,7 @@ def test_bytes_follow_the_hash_and_are_hashed_once(
 ) -> None:
     hashed: list[bytes] = []
     monkeypatch.setattr(
-        client_module, "image_id", lambda data: hashed.append(data) or image_id(data)
+        image_module, "image_id", lambda data: hashed.append(data) or image_id(data)
     )
     CALLS[name](client, IMAGE)
     CALLS[name](client, IMAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -128,6 +129,22 @@ async def test_the_connection_goes_to_the_checked_address(
         with pytest.raises(FetchFailed, match="private or reserved"):
             await fetched(server.url("/", "images.example"), host, resolve=names)
     assert server.requests == []
+
+
+async def test_the_certificate_must_name_the_host_and_not_its_address() -> None:
+    named: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate: the handshake fails
+    context.sni_callback = lambda _, name, __: named.append(name)
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise AssertionError("the handshake succeeded")
+
+    async with await asyncio.start_server(never, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        host = AllowedHost("studio.lan", port, private=True)
+        with pytest.raises(FetchFailed, match=r"studio\.lan"):
+            await fetched(f"https://studio.lan:{port}/", host, resolve=Names(["127.0.0.1"]))
+    assert named == ["studio.lan"]
 
 
 async def test_the_next_address_is_tried_if_one_accepts_no_connection(server: Web) -> None:

@@ -93,7 +93,7 @@ async def _studio_steps(url: str, client: LabelStudio) -> AsyncIterator[Step]:
     try:
         sample = await _sample(client)
     except InvalidInput as problem:
-        yield Step("tasks", FAILED, f"{problem} (with {client.credentials})", _since(started))
+        yield Step("tasks", FAILED, str(problem), _since(started))
         return
     if sample is None:
         yield Step(

@@ -61,7 +61,7 @@ class Credentials:
 
     async def _exchange(self) -> str:
         body = await self._fetcher.fetch(
-            f"{self._base}/api/token/refresh",
+            f"{self._base}/api/token/refresh/",
             FIELD,
             body=orjson.dumps({"refresh": self._token}),
         )

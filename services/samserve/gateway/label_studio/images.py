@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -81,14 +82,14 @@ class KnownImages:
 
     def embed_ahead(self, sources: Iterable[ImageSource]) -> None:
         """Embed images in the background. Failures are logged; the click will meet them again."""
-        for source in sources:
-            if len(self._waiting) >= MOST_WAITING:
-                return
-            self.run_behind(self._embed_in_turn(source))
+        for source in islice(sources, MOST_WAITING):
+            self.run_behind(partial(self._embed_in_turn, source))
 
-    def run_behind(self, work: Awaitable[None]) -> None:
-        """Run something in the background."""
-        task = asyncio.ensure_future(_logged(work))
+    def run_behind(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the background, unless too much waits there already."""
+        if len(self._waiting) >= MOST_WAITING:
+            return
+        task = asyncio.create_task(_logged(work))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
@@ -120,8 +121,8 @@ class KnownImages:
         return known
 
 
-async def _logged(work: Awaitable[None]) -> None:
+async def _logged(work: Callable[[], Awaitable[None]]) -> None:
     try:
-        await work
+        await work()
     except SamserveError as problem:
         log.info("label_studio_prewarm_failed", problem=str(problem))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_TASKS = 1000  # of a request
+MOST_TASKS = 10_000  # of a request; a batch has all tasks that were selected
 MOST_REGIONS = 256  # of a context
 LONGEST_LABEL = 1000  # characters
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+import structlog
 
 from samserve.client import AsyncClient, CachedImage, Mask
 from samserve.core.errors import EmbeddingNotCached, InvalidInput
 from samserve.gateway.label_studio.config import LabelConfig, parse_label_config
-from samserve.gateway.label_studio.images import KnownImages
-from samserve.gateway.label_studio.messages import ContextRegion, PredictRequest
+from samserve.gateway.label_studio.images import KnownImage, KnownImages
+from samserve.gateway.label_studio.messages import ContextRegion, PredictRequest, Task
 from samserve.gateway.label_studio.prompts import object_prompts
 from samserve.gateway.label_studio.regions import FORMATS, regions, score_of
 from samserve.gateway.label_studio.studio import ImageSource, LabelStudio, image_source
@@ -17,8 +21,12 @@ from samserve.gateway.service import Service
 
 MODEL_NAME = "label-studio"  # in SAMSERVE_GATEWAY_MODELS
 POLYGON_TOLERANCE = 1.0  # pixels
+MOST_PREPARED = 1000  # tasks that annotators work on at once
 
 Result = dict[str, Any]
+Labeled = tuple[Mask, str]  # a mask, and the label that the annotator chose; empty for none
+
+log = structlog.get_logger()
 
 
 class Predictor:
@@ -35,7 +43,8 @@ class Predictor:
         self._version = version
         self._studio = LabelStudio(service.settings)
         self._images = KnownImages(self._studio.image, self._client)
-        self._prepared = (0, 0)  # project and task whose next images were asked for last
+        # Projects and tasks whose next images were asked for, the latest one last.
+        self._prepared: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     async def close(self) -> None:
         await self._images.close()
@@ -48,20 +57,15 @@ class Predictor:
             SamserveError: The request is invalid, or an image or a service is not available.
         """
         config = parse_label_config(request.label_config)
-        sources = [
-            image_source(
-                task.id, task.data, config.image_key, f"tasks[{index}].data.{config.image_key}"
-            )
-            for index, task in enumerate(request.tasks)
-        ]
-
         context = request.params.context
         if context is None:
-            return await self._predict_batch(sources, config)
-        if len(sources) != 1:
-            raise InvalidInput("tasks", f"tasks: {len(sources)} with a context; send one")
-        self._embed_next(request.project_id, sources[0], config)
-        return [await self._predict_one(context.result, sources[0], config)]
+            return await self._predict_batch(request.tasks, config)
+        if len(request.tasks) != 1:
+            raise InvalidInput("tasks", f"tasks: {len(request.tasks)} with a context; send one")
+
+        source = _source_of(0, request.tasks[0], config)
+        self._embed_next(request.project_id, source, config)
+        return [await self._predict_one(context.result, source, config)]
 
     async def _predict_one(
         self, marked: list[ContextRegion], source: ImageSource, config: LabelConfig
@@ -71,50 +75,76 @@ class Predictor:
             await self._images.get(source)  # a region will follow
             return self._result([], [])
 
-        try:
-            found = await self._segment(marked, source, config)
-        except EmbeddingNotCached:  # it left the cache since the last click
-            self._images.forget(source)
-            found = await self._segment(marked, source, config)
+        async def segment(image: KnownImage) -> list[Labeled]:
+            """Return the best mask of each object."""
+            objects = object_prompts(marked, image.size)
+            answer = await self._client().predict(
+                CachedImage(image.image_id),
+                [each.prompt for each in objects],
+                formats=FORMATS[config.output.kind],
+                polygon_tolerance=POLYGON_TOLERANCE,
+                max_masks=1,
+            )
+            return [
+                (masks[0], each.label) for each, masks in zip(objects, answer.results, strict=True)
+            ]
+
+        found = await self._ask(source, segment)
         return await asyncio.to_thread(self._write, found, config)
 
-    async def _segment(
-        self, marked: list[ContextRegion], source: ImageSource, config: LabelConfig
-    ) -> list[tuple[Mask, str]]:
-        """Return the best mask of each object, with its label."""
-        image = await self._images.get(source)
-        objects = object_prompts(marked, image.size)
-        answer = await self._client().predict(
-            CachedImage(image.image_id),
-            [each.prompt for each in objects],
-            formats=FORMATS[config.output.kind],
-            polygon_tolerance=POLYGON_TOLERANCE,
-            max_masks=1,
-        )
-        return [(masks[0], each.label) for each, masks in zip(objects, answer.results, strict=True)]
+    async def _predict_batch(self, tasks: list[Task], config: LabelConfig) -> list[Result]:
+        """Segment everything in each task's image.
 
-    def _write(self, found: list[tuple[Mask, str]], config: LabelConfig) -> Result:
+        A task whose image is not available gets no regions, so that the others get theirs.
+        """
+        results = []
+        skipped: list[InvalidInput] = []
+        for index, task in enumerate(tasks):
+            found: list[Labeled] = []
+            try:
+                found = await self._everything(_source_of(index, task, config), config)
+            except InvalidInput as problem:
+                skipped.append(problem)
+            results.append(
+                await asyncio.to_thread(self._write, found, config)
+                if found
+                else self._result([], [])
+            )
+
+        if skipped:
+            log.warning("label_studio_tasks_skipped", tasks=len(skipped), first=str(skipped[0]))
+        return results
+
+    async def _everything(self, source: ImageSource, config: LabelConfig) -> list[Labeled]:
+        """Return all objects. Without a service for that, embed the image ahead."""
+        generate = getattr(self._client(), "generate_masks", None)
+        if generate is None:
+            self._images.embed_ahead([source])
+            return []
+
+        async def segment(image: KnownImage) -> list[Labeled]:
+            formats = FORMATS[config.output.kind]
+            masks = await generate(CachedImage(image.image_id), formats=formats)
+            return [(mask, "") for mask in masks]
+
+        return await self._ask(source, segment)
+
+    async def _ask(
+        self, source: ImageSource, segment: Callable[[KnownImage], Awaitable[list[Labeled]]]
+    ) -> list[Labeled]:
+        """Segment an image; if its embedding left the cache since its last use, fetch it again."""
+        try:
+            return await segment(await self._images.get(source))
+        except EmbeddingNotCached:
+            self._images.forget(source)
+            return await segment(await self._images.get(source))
+
+    def _write(self, found: list[Labeled], config: LabelConfig) -> Result:
         """Write masks as regions. Takes milliseconds for each."""
         written: list[Result] = []
         for mask, label in found:
             written += regions(mask, config.output, label)
         return self._result(written, [score_of(mask) for mask, _ in found])
-
-    async def _predict_batch(self, sources: list[ImageSource], config: LabelConfig) -> list[Result]:
-        """Segment everything in each task's image. Without that service, embed the images ahead."""
-        generate = getattr(self._client(), "generate_masks", None)
-        if generate is None:
-            self._images.embed_ahead(sources)
-            return [self._result([], []) for _ in sources]
-
-        results = []
-        for source in sources:
-            image = CachedImage((await self._images.get(source)).image_id)
-            masks = await generate(image, formats=FORMATS[config.output.kind])
-            results.append(
-                await asyncio.to_thread(self._write, [(mask, "") for mask in masks], config)
-            )
-        return results
 
     def _result(self, written: list[Result], scores: list[float]) -> Result:
         score = round(sum(scores) / len(scores), 4) if scores else 0.0
@@ -124,17 +154,24 @@ class Predictor:
         """Embed the images of the next tasks ahead; once for each task, not for each click."""
         count = self._service.settings.label_studio_prewarm
         place = (project, source.task)
-        if not (self._studio.is_configured and count and project) or place == self._prepared:
+        if not (self._studio.is_configured and count and project) or place in self._prepared:
             return
-        self._prepared = place
+        self._prepared[place] = None
+        if len(self._prepared) > MOST_PREPARED:
+            self._prepared.popitem(last=False)
 
         async def embed_next() -> None:
             key = config.image_key
             following = await self._studio.next_images(project, source.task, count, key)
             self._images.embed_ahead(following)
 
-        self._images.run_behind(embed_next())
+        self._images.run_behind(embed_next)
 
     def _client(self) -> AsyncClient:
         """The client that waits: Label Studio shows a refusal as nothing."""
         return self._service.patient().using(model=self._service.model_for(MODEL_NAME))
+
+
+def _source_of(index: int, task: Task, config: LabelConfig) -> ImageSource:
+    field = f"tasks[{index}].data.{config.image_key}"
+    return image_source(task.id, task.data, config.image_key, field)

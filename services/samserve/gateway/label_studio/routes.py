@@ -22,6 +22,7 @@ from samserve.gateway.rest.routes import PROBLEMS
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
 
+BATCH_PARTS = 20  # times the values that other surfaces allow: a batch has all selected tasks
 COMPRESSED_BYTES = 10_000  # answers from this size on are compressed
 GZIP_LEVEL = 1
 
@@ -43,7 +44,9 @@ def routes(service: Service) -> APIRouter:
         prefix="/label-studio",
         tags=["Label Studio"],
         route_class=surface(
-            _write_problem, json_parts=service.settings.max_json_parts, prepare=cut_unused
+            _write_problem,
+            json_parts=BATCH_PARTS * service.settings.max_json_parts,
+            prepare=cut_unused,
         ),
         responses=PROBLEMS,
         lifespan=lifespan,

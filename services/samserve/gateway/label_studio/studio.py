@@ -11,6 +11,7 @@ import orjson
 
 from samserve.core.errors import InvalidInput, shorten
 from samserve.gateway.fetch import Fetcher, FetchFailed, image_limits
+from samserve.gateway.label_studio.credentials import FIELD as TOKEN_FIELD
 from samserve.gateway.label_studio.credentials import Credentials
 from samserve.infra.hosts import check_url, host_of
 from samserve.infra.settings import GatewaySettings
@@ -147,13 +148,19 @@ class LabelStudio:
         """Fetch with the token, if the URL is Label Studio's own. An old token is exchanged."""
         if not self._is_own(url, field):
             return await self._fetcher.fetch(url, field)
-        try:
-            return await self._get_own(url, field)
-        except FetchFailed as problem:
-            if problem.status != UNAUTHORIZED or not self.credentials.is_personal:
-                raise
-        self.credentials.expire()
-        return await self._get_own(url, field)
+        for _ in range(2 if self.credentials.is_personal else 1):
+            try:
+                return await self._get_own(url, field)
+            except FetchFailed as problem:
+                if problem.status != UNAUTHORIZED:
+                    raise
+                self.credentials.expire()
+        raise FetchFailed(
+            TOKEN_FIELD,
+            f"Label Studio answered HTTP 401 to the request with {self.credentials}; "
+            "use a personal access token of a user who sees the project",
+            UNAUTHORIZED,
+        )
 
     async def _get_own(self, url: str, field: str) -> bytes:
         headers = await self.credentials.headers()
