@@ -46,6 +46,7 @@ def create(
     embedding: str | None = None,
     model: str = "",
     everything: bool = False,
+    points_per_side: int | None = None,
     timeout: float | None = None,
 ) -> Interaction | Detection:
     """Return the function; cvat-cli passes `-p NAME=TYPE:VALUE` as arguments.
@@ -55,11 +56,12 @@ def create(
         embedding: Address of the embedding service, likewise; by default EMBEDDING_URL.
         model: Empty for the default model.
         everything: Whether to segment everything in a frame instead of answering clicks.
+        points_per_side: Of the grid to ask at, for everything; 32 by default.
         timeout: Seconds for one call; by default a minute, or ten minutes for everything.
     """
     if everything:
         seconds = EVERYTHING_S if timeout is None else timeout
-        return Detection(Client(address, embedding, model=model, timeout=seconds))
+        return Detection(Client(address, embedding, model=model, timeout=seconds), points_per_side)
     seconds = CLICK_S if timeout is None else timeout
     return Interaction(Client(address, embedding, model=model, timeout=seconds))
 

@@ -28,8 +28,15 @@ class Context(Protocol):
 class Detection:
     """Segments everything in a frame. A `DetectionFunction` of cvat-sdk."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, points_per_side: int | None = None) -> None:
+        """Create a function.
+
+        Args:
+            client: Of the services; its time limit is for one frame.
+            points_per_side: Of the grid of points to ask at; None for SAM's default.
+        """
         self._client = client
+        self._points_per_side = points_per_side
 
     @property
     def spec(self) -> Any:
@@ -42,7 +49,9 @@ class Detection:
         """Return a mask for each object, or the polygons of its outermost parts."""
         from cvat_sdk.auto_annotation import mask, polygon
 
-        options = GridOptions(pred_iou_thresh=context.conf_threshold)
+        options = GridOptions(
+            points_per_side=self._points_per_side, pred_iou_thresh=context.conf_threshold
+        )
         found = self._client.generate_masks(read_bytes(image.convert("RGB")), options)
 
         write = _polygons if context.conv_mask_to_poly else _runs
