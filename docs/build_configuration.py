@@ -33,7 +33,7 @@ PAGE = DOCS / "configuration.md"
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by docs/build_configuration.py from services/samserve/infra/settings.py. -->
+<!-- Written by docs/build_configuration.py from services/samserve/infra/settings. -->
 
 Programs read their settings from environment variables, once, at start.
 
@@ -42,8 +42,8 @@ Programs read their settings from environment variables, once, at start.
   names the closest known one.
 - A service ignores the variables of the others, so all can share one environment.
 
-In Kubernetes, set more variables through the chart's `embedding.settings` and `decoder.settings`
-([kubernetes.md](kubernetes.md)).
+In Kubernetes, set more variables through the chart's `settings` of `embedding`, `decoder` and
+`gateway` ([kubernetes.md](kubernetes.md)).
 """
 
 

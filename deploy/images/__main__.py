@@ -14,12 +14,12 @@ import bases
 import compose
 from bases import ROOT
 from engine import CannotRun, Engine, pip_volumes
-from masks import wait_for_mask
+from masks import http_mask, wait_for_mask
 from pods import Pods, redis_image
 
 FOLDER = ROOT / "build" / "images"
-PARTS = ("decoder", "embedding", "triton")
-DECODER_MEGABYTES = 400  # at most
+PARTS = ("decoder", "embedding", "gateway", "triton")
+MOST_MEGABYTES = {"decoder": 400, "gateway": 400}
 
 
 def build(engine: Engine, part: str, version: str) -> None:
@@ -46,7 +46,7 @@ def build_all(engine: Engine, parts: list[str]) -> None:
     """Build base images and images, and print their sizes.
 
     Raises:
-        CannotRun: A build failed, or the decoder's image is too large.
+        CannotRun: A build failed, or an image is too large.
     """
     bases.make_python(engine)
     bases.make_redis(engine, redis_image())
@@ -57,8 +57,9 @@ def build_all(engine: Engine, parts: list[str]) -> None:
         build(engine, part, version())
         size = megabytes(engine, f"samserve-{part}:{version()}")
         print(f"{part}: {size} MB, of which the base {base_megabytes(engine, part)}", flush=True)
-        if part == "decoder" and size > DECODER_MEGABYTES:
-            raise CannotRun(f"the decoder's image has {size} MB; the limit is {DECODER_MEGABYTES}")
+        if size > MOST_MEGABYTES.get(part, size):
+            limit = MOST_MEGABYTES[part]
+            raise CannotRun(f"the image of {part} has {size} MB; the limit is {limit}")
 
 
 def base_megabytes(engine: Engine, part: str) -> int:
@@ -72,6 +73,7 @@ def run_pods(engine: Engine) -> None:
         pods.play()
         decoder, embedding = pods.address("decoder"), pods.address("embedding")
         print("pods:", wait_for_mask(f"{decoder}:8501", f"{embedding}:8500"), flush=True)
+        print("  HTTP:", http_mask(f"{pods.address('gateway')}:8503"), flush=True)
         for name, how in pods.confinement().items():
             print(f"  {name}: {how}", flush=True)
 
@@ -80,6 +82,7 @@ def run_compose(engine: Engine) -> None:
     """Get a mask through the services of compose.yaml."""
     with compose.running(engine) as addresses:
         print("compose:", wait_for_mask(addresses["decoder"], addresses["embedding"]), flush=True)
+        print("  HTTP:", http_mask(addresses["gateway"]), flush=True)
 
 
 def main() -> None:

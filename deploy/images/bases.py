@@ -71,7 +71,7 @@ def mirror() -> str:
 
 
 def make_python(engine: Engine) -> None:
-    """Make the base of the decoder's and the embedding service's images."""
+    """Make the base of the images of decoder, embedding service and gateway."""
     name = base_of("decoder")
     root = engine.folder / "base" / "root"
     if engine.has(name):

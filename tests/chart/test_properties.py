@@ -27,7 +27,7 @@ from manifests import (
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 EXTERNAL = {  # objects that the value files expect to exist
-    "Secret": {"cache", "ray-state", "registry"},
+    "Secret": {"cache", "label-studio", "ray-state", "registry"},
     "PersistentVolumeClaim": {"models"},
     "ConfigMap": {"kube-root-ca.crt", "own-ca"},
     "ServiceAccount": {"gpu-jobs"},
@@ -206,6 +206,7 @@ def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
         variables = environment(container)
         drain = float(variables["SAMSERVE_DRAIN_S"])
         assert float(variables["SAMSERVE_CALL_TIMEOUT_S"]) < drain
+        assert float(variables["SAMSERVE_SWEEP_TIMEOUT_S"]) < drain
         before = seconds_before_the_end(container)
         assert before + drain < gateway.spec["terminationGracePeriodSeconds"]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+from samserve.coco.read import read_dataset
 from samserve.local.stack import Stack
 
 SAMSERVE = [sys.executable, "-m", "samserve.cli.main"]
@@ -54,6 +55,28 @@ def test_segment_prints_json_and_draws(
     image, drawn = Image.open(coins).convert("RGB"), Image.open(drawing)
     assert drawn.size == (384 * 4, 303 * 4)
     assert not np.array_equal(np.asarray(drawn), np.asarray(image.resize(drawn.size)))
+
+
+def test_everything_in_an_image_is_segmented_with_crops(
+    environment: dict[str, str], coins: Path, tmp_path: Path
+) -> None:
+    words = ["everything", coins, "--points", "4", "--crops", "1", "--iou", "0.4"]
+    options = ["--stability", "0.6", "--min-area", "50", "--out", tmp_path, "--json"]
+    result = run(environment, *words, *options)
+    assert result.returncode == 0, result.stderr
+    first, last = map(json.loads, result.stdout.splitlines())
+    assert first["path"] == "coins.png" and first["masks"] == last["masks"] > 0
+
+    dataset = read_dataset((tmp_path / "annotations.json").read_bytes())
+    assert [image.file_name for image in dataset.images] == ["coins.png"]
+    assert len(dataset.annotations) == first["masks"]
+    boxes = {tuple(each.extra["crop_box"]) for each in dataset.annotations}
+    assert len(boxes) > 1  # whole image and crops
+    with Image.open(tmp_path / "overlays" / "coins.png.png") as drawing:
+        assert drawing.size == (384, 303)
+
+    again = run(environment, *words, *options)
+    assert json.loads(again.stdout.splitlines()[-1])["known"] == 1
 
 
 def test_segment_prints_a_table_for_people(environment: dict[str, str], coins: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from promql import Labels, metrics_asked
 from samserve.client import Click, Client
 from samserve.local.stack import Stack
@@ -59,7 +60,13 @@ def exported(stack: Stack, coins: Path) -> Exposition:
         client.segment(coins.read_bytes(), [Click(100, 80)])
         client.embed(coins.read_bytes())
     addresses = stack.addresses
-    ports = (addresses.decoder_metrics, addresses.embedding_metrics, addresses.triton_metrics)
+    requests.get(f"{addresses.gateway}/v1/models", timeout=CAP).raise_for_status()
+    ports = (
+        addresses.gateway_metrics,
+        addresses.decoder_metrics,
+        addresses.embedding_metrics,
+        addresses.triton_metrics,
+    )
     wanted = {metric for metric in metrics_asked() if metric.startswith("ray_")}
     every: Exposition = {}
     for exposition in (*map(read, ports), rays(stack, wanted)):

@@ -177,13 +177,10 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         on_progress: OnProgress | None = None,
     ) -> Everything:
         """Segment everything in an image, as `Client.generate_masks`."""
-        hashed = await self._hash(image)
         output = write_output(
             formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
         )
-        request = self._everything_request(hashed, options, output)
-        call = partial(self._request_everything, on_progress)
-        return await _by_hash_then_bytes(call, request, hashed)
+        return await self._everything(image, options, output, on_progress)
 
     async def propose(
         self,
@@ -198,14 +195,11 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         on_progress: OnProgress | None = None,
     ) -> Everything:
         """Find the regions that are left, as `Client.propose`."""
-        hashed = await self._hash(image)
         output = write_output(
             formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
         )
-        propose = write_proposals(accepted, sureness)
-        request = self._everything_request(hashed, options, output, propose)
-        call = partial(self._request_everything, on_progress)
-        return await _by_hash_then_bytes(call, request, hashed)
+        proposals = write_proposals(accepted, sureness)
+        return await self._everything(image, options, output, on_progress, proposals)
 
     async def embed(self, image: ImageInput) -> EmbedAnswer:
         """Embed an image before its first click, as `Client.embed`."""
@@ -282,6 +276,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
             request = segmentation_pb2.InteractRequest(open=opening)
             response = await exchange(call, request, self._timeout)
             return AsyncInteraction(call, response.opened, self._timeout)
+
+    async def _everything(
+        self,
+        image: ImageInput,
+        options: GridOptions,
+        output: segmentation_pb2.OutputOptions,
+        on_progress: OnProgress | None,
+        proposals: segmentation_pb2.ProposalOptions | None = None,
+    ) -> Everything:
+        hashed = await self._hash(image)
+        request = self._everything_request(hashed, options, output, proposals)
+        call = partial(self._request_everything, on_progress)
+        return await _by_hash_then_bytes(call, request, hashed)
 
     async def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest

@@ -237,13 +237,10 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             InvalidInput: the image or an option is invalid.
             OSError: the file cannot be read.
         """
-        hashed = self._hash(image)
         output = write_output(
             formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
         )
-        request = self._everything_request(hashed, options, output)
-        call = partial(self._request_everything, on_progress)
-        return _by_hash_then_bytes(call, request, hashed)
+        return self._everything(image, options, output, on_progress)
 
     def propose(
         self,
@@ -275,14 +272,11 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             InvalidInput: the image, a region or an option is invalid.
             OSError: the file cannot be read.
         """
-        hashed = self._hash(image)
         output = write_output(
             formats=formats, polygon_tolerance=polygon_tolerance, max_masks=max_masks
         )
-        propose = write_proposals(accepted, sureness)
-        request = self._everything_request(hashed, options, output, propose)
-        call = partial(self._request_everything, on_progress)
-        return _by_hash_then_bytes(call, request, hashed)
+        proposals = write_proposals(accepted, sureness)
+        return self._everything(image, options, output, on_progress, proposals)
 
     def interact(self, image: ImageInput, *, low_res_logits: bool = False) -> Interaction:
         """Open a stream for one image: `with client.interact("photo.jpg") as photo: ...`.
@@ -401,6 +395,19 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             )
 
             return read_answer(response)
+
+    def _everything(
+        self,
+        image: ImageInput,
+        options: GridOptions,
+        output: segmentation_pb2.OutputOptions,
+        on_progress: OnProgress | None,
+        proposals: segmentation_pb2.ProposalOptions | None = None,
+    ) -> Everything:
+        hashed = self._hash(image)
+        request = self._everything_request(hashed, options, output, proposals)
+        call = partial(self._request_everything, on_progress)
+        return _by_hash_then_bytes(call, request, hashed)
 
     def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest

@@ -53,7 +53,8 @@ class RemoteEmbedder:
     async def embed(self, request: ImageRequest) -> RemoteEmbedding:
         """Send the image's bytes, and return its embedding.
 
-        The service checks the expected id against its own hash.
+        The service checks the expected id against its own hash. A part of an image is embedded
+        after whole images, for which a person may wait.
 
         Raises:
             SamserveError: The service's own error.
@@ -65,6 +66,7 @@ class RemoteEmbedder:
             include_embedding=True,
             expected_image_id=request.expected_image_id,
             crop=None if request.crop is None else _box(request.crop),
+            priority=pb.PRIORITY_INTERACTIVE if request.crop is None else pb.PRIORITY_BULK,
         )
         metadata = ((TENANT_KEY, request.tenant), *request_id_here())
         try:

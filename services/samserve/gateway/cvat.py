@@ -33,7 +33,6 @@ PREFIXES = ("", "/cvat")  # CVAT's settings have no path; a proxy may add one
 
 MAX_POINTS = 64
 MAX_DETECTED_PIXELS = 2**25  # in the boxes of all masks of a detection, two bytes each
-EVERYTHING_S = 110.0  # CVAT waits 120 s for an answer
 CONFIDENCE = 0  # CVAT's number of this attribute
 INTERFACE = "2"  # below it CVAT's page warns
 
@@ -166,7 +165,7 @@ def _prompt(asked: Invocation) -> Prompt:
 async def _detect(service: Service, asked: Invocation) -> Response:
     """Segment everything in a frame. Raises InvalidInput if the answer would be too large."""
     image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
-    client = service.patient().using(model=service.model_for(DETECTOR), timeout=EVERYTHING_S)
+    client = service.sweeping().using(model=service.model_for(DETECTOR))
     found = await client.generate_masks(image, GridOptions(pred_iou_thresh=asked.threshold))
     masks = [record.mask for record in found.records if record.mask.area]
 

@@ -11,7 +11,7 @@ from structlog.contextvars import bound_contextvars
 
 from samserve.core.errors import Overloaded
 from samserve.gateway.bodies import Bodies, Body
-from samserve.gateway.problem import problem_of
+from samserve.gateway.problem import LEFT, problem_of
 from samserve.gateway.rest.answers import problem_response
 from samserve.infra.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS, HTTP_REQUESTS_NOW
 from samserve.infra.tracing import Kind, continue_trace, span
@@ -19,7 +19,6 @@ from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 
 UNKNOWN_ROUTE = "unknown"
 PROBES = frozenset({"/healthz", "/readyz"})  # answered by a full gateway too: it is alive and ready
-LEFT = 499  # the caller left before the answer, as nginx counts it
 
 log = structlog.get_logger()
 

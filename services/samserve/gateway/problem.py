@@ -13,6 +13,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from samserve.core.errors import (
     DeadlinePassed,
@@ -26,6 +27,7 @@ from samserve.core.errors import (
     shorten,
 )
 
+LEFT = 499  # the caller left before the answer, as nginx counts it
 LONGEST_MESSAGE = 500  # characters; pydantic's may hold a caller's values
 
 
@@ -96,8 +98,12 @@ def problem_of(error: BaseException) -> Problem:
     An exception of no known kind is a bug: it is logged here, and the caller learns only the id of
     the incident.
     """
-    if isinstance(error, HTTPException) and isinstance(error.__cause__, SamserveError):
+    if isinstance(error, HTTPException) and isinstance(
+        error.__cause__, SamserveError | ClientDisconnect
+    ):
         error = error.__cause__  # FastAPI wraps what happens while it reads a body
+    if isinstance(error, ClientDisconnect):
+        return Problem(LEFT, "the caller left before the end of its request", "CALLER_LEFT")
 
     row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
     if row is not None:

@@ -45,6 +45,10 @@ class Service:
         """Return the client for tools that cannot take a refusal: it waits for busy services."""
         return self.client.using(timeout=self.settings.patience_s)
 
+    def sweeping(self) -> AsyncClient:
+        """Return the client for calls that segment everything."""
+        return self.client.using(timeout=self.settings.sweep_timeout_s)
+
     def model_for(self, name: str) -> str:
         """Return our name of a model that a tool names; empty for the default model."""
         names = self.settings.gateway_models

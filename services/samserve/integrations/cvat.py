@@ -1,10 +1,7 @@
-"""Functions for CVAT's agents: clicks and boxes are answered with masks, or everything is.
+"""A function for CVAT's agents: clicks and boxes are answered with masks.
 
     cvat-cli function run-agent ID --function-module samserve.integrations.cvat \
         -p address=str:127.0.0.1:8501 -p model=str:nano
-
-    cvat-cli task auto-annotate ID --function-module samserve.integrations.cvat \
-        -p everything=bool:true
 
 cvat-cli calls `create` in the process that works, and `spec`, `preprocess_image` and `detect` of
 what it returns.
@@ -17,16 +14,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from samserve.client import CachedImage, Client
+from samserve.client.everything import GridOptions
 from samserve.client.image import read_bytes
-from samserve.integrations.cvat_detection import Detection
 from samserve.integrations.cvat_masks import encode_runs, write_confidence
 from samserve.integrations.cvat_prompt import Pair, read_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CLICK_S, EVERYTHING_S = 60.0, 600.0  # time limits of a call
+LABEL = 0  # the id of a detector's only label
 KEPT_IMAGES = 4  # encoded frames that are kept, in case their embedding is evicted
+
+
+class DetectionContext(Protocol):
+    """What cvat-sdk tells a detector.
+
+    Attributes:
+        conf_threshold: Regions with a predicted IoU up to this are dropped; None for SAM's default.
+        conv_mask_to_poly: Whether polygons are wanted instead of masks.
+    """
+
+    @property
+    def conf_threshold(self) -> float | None: ...
+    @property
+    def conv_mask_to_poly(self) -> bool: ...
 
 
 class Prompts(Protocol):
@@ -45,9 +56,10 @@ def create(
     *,
     embedding: str | None = None,
     model: str = "",
+    timeout: float = 60.0,
     everything: bool = False,
+    label: str = "object",
     points_per_side: int | None = None,
-    timeout: float | None = None,
 ) -> Interaction | Detection:
     """Return the function; cvat-cli passes `-p NAME=TYPE:VALUE` as arguments.
 
@@ -55,15 +67,13 @@ def create(
         address: Of the decoder, host:port; by default DECODER_URL of the environment.
         embedding: Address of the embedding service, likewise; by default EMBEDDING_URL.
         model: Empty for the default model.
-        everything: Whether to segment everything in a frame instead of answering clicks.
-        points_per_side: Of the grid to ask at, for everything; 32 by default.
-        timeout: Seconds for one call; by default a minute, or ten minutes for everything.
+        timeout: Seconds for one call.
+        everything: True for a detector that segments everything, False for an interactor.
+        label: Of all that a detector finds.
+        points_per_side: Of the grid that a detector asks at; None for SAM's default.
     """
-    if everything:
-        seconds = EVERYTHING_S if timeout is None else timeout
-        return Detection(Client(address, embedding, model=model, timeout=seconds), points_per_side)
-    seconds = CLICK_S if timeout is None else timeout
-    return Interaction(Client(address, embedding, model=model, timeout=seconds))
+    client = Client(address, embedding, model=model, timeout=timeout)
+    return Detection(client, label, points_per_side) if everything else Interaction(client)
 
 
 class Interaction:
@@ -113,3 +123,36 @@ class Interaction:
                 type="mask", points=encode_runs(mask.runs()), attributes=[confidence]
             )
         ]
+
+
+class Detection:
+    """Segments everything in a frame. A `DetectionFunction` of cvat-sdk."""
+
+    def __init__(self, client: Client, label: str, points_per_side: int | None) -> None:
+        self._client = client
+        self._label = label
+        self._points_per_side = points_per_side
+
+    @property
+    def spec(self) -> Any:
+        """What cvat-sdk must know: the only label."""
+        from cvat_sdk.auto_annotation import DetectionFunctionSpec, label_spec
+
+        return DetectionFunctionSpec(labels=[label_spec(self._label, LABEL)])
+
+    def detect(self, context: DetectionContext, image: Image) -> list[Any]:
+        """Return a mask for each region, or polygons of its parts if CVAT asks for them."""
+        from cvat_sdk.auto_annotation import mask, polygon
+
+        found = self._client.generate_masks(
+            read_bytes(image.convert("RGB")),
+            GridOptions(
+                points_per_side=self._points_per_side, pred_iou_thresh=context.conf_threshold
+            ),
+            formats=("rle", "polygons") if context.conv_mask_to_poly else ("rle",),
+        )
+        masks = [record.mask for record in found.records]
+        if context.conv_mask_to_poly:
+            rings = [part.exterior for each in masks for part in each.polygons]
+            return [polygon(LABEL, ring.ravel().tolist()) for ring in rings]
+        return [mask(LABEL, encode_runs(each.runs())) for each in masks]

@@ -10,21 +10,9 @@ from typing import Any, cast
 import numpy as np
 from fastapi import APIRouter, FastAPI
 from PIL import Image
-from samserve.client import (
-    Answer,
-    AsyncClient,
-    Box,
-    CachedImage,
-    Click,
-    EmbedAnswer,
-    Everything,
-    GridOptions,
-    Mask,
-    Prompt,
-    Record,
-)
+from samserve.client import Answer, AsyncClient, Box, CachedImage, Click, EmbedAnswer, Mask, Prompt
 from samserve.client.answer import Model
-from samserve.client.everything import DEFAULT_GRID
+from samserve.client.everything import DEFAULT_GRID, Everything, GridOptions, Record
 from samserve.client.prompt import write_prompts
 from samserve.core import runs
 from samserve.core.arrays import Floats
@@ -96,18 +84,20 @@ class FakeClient:
     async def generate_masks(
         self, image: bytes | CachedImage, options: GridOptions = DEFAULT_GRID
     ) -> Everything:
-        """Find a ring in the middle, and another at the right."""
-        name = self._find(image)
-        size = self.images[name]
-        least = options.pred_iou_thresh or 0.0
-        points = [(size.width / 2, size.height / 2), (size.width * 0.9, size.height / 2)]
+        """Find a ring around each of two points."""
+        size = self.images[self._find(image)]
+        width, height = size.width, size.height
+        points = [(width // 4, height // 2), (3 * width // 4, height // 2)]
+        answer = await self.predict(
+            image, [Prompt([Click(*point)]) for point in points], max_masks=1
+        )
         records = [
-            Record(mask, point, (0, 0, size.width, size.height))
-            for point in points
-            for mask in _masks(Prompt([Click(*point)]), size, self.candidates)[:1]
-            if mask.predicted_iou > least
+            Record(masks[0], point, (0, 0, width, height))
+            for masks, point in zip(answer.results, points, strict=True)
+            if masks[0].predicted_iou > (options.pred_iou_thresh or 0)
         ]
-        return Everything(name, VERSION, size, CacheStatus.HIT, {}, records, len(records))
+        facts = (answer.image_id, answer.model_version, answer.size, answer.cache, {})
+        return Everything(*facts, records, len(records))
 
     def _find(self, image: bytes | CachedImage) -> str:
         if self.model not in ("", "nano", "sam-b"):

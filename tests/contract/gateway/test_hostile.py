@@ -45,9 +45,9 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def answered(status: str) -> float:
-    """Images that were answered with this status so far."""
-    labels = {"route": "/v1/images", "status": status}
+def answered(status: str, route: str = "/v1/images") -> float:
+    """Requests that were answered with this status so far."""
+    labels = {"route": route, "status": status}
     return REGISTRY.get_sample_value("samserve_http_requests_total", labels) or 0
 
 
@@ -121,6 +121,25 @@ async def test_bodies_together_have_a_limit(url: str, service: Service) -> None:
     await end(waiting)
     while service.bodies.held:  # noqa: ASYNC110  # until the gateway notices that they have left
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("target", ["/v1/images", MASKS])
+async def test_a_caller_that_leaves_amid_its_body_is_no_failure(
+    url: str, service: Service, target: str
+) -> None:
+    kind = "content-type: application/json" if target == MASKS else "content-type: image/png"
+    head = f"POST {target} HTTP/1.1\r\nhost: x\r\n{kind}\r\ncontent-length: 4000000"
+    route = "/v1/images/{image_id}/masks" if target == MASKS else target
+    before = answered("499", route), answered("500", route), answered("400", route)
+    leaving = asyncio.create_task(request(url, head, bytes(100_000)))
+    while not service.bodies.held:  # noqa: ASYNC110  # until the gateway waits for the rest
+        await asyncio.sleep(0.01)
+
+    await end([leaving])
+    while service.bodies.held:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    after = answered("499", route), answered("500", route), answered("400", route)
+    assert after == (before[0] + 1, *before[1:])
 
 
 async def test_a_compressed_body_is_not_unpacked(url: str, service: Service) -> None:

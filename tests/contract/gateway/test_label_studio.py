@@ -19,6 +19,7 @@ from contract.conftest import SIZE, Path
 from pydantic import SecretStr
 from raw_web import Web, page
 from samserve.client import Answer, AsyncClient, CachedImage, Click, Prompt
+from samserve.client.everything import Everything, Record
 from samserve.core.errors import EmbeddingNotCached
 from samserve.core.image_id import image_id
 from samserve.gateway.app import build
@@ -92,9 +93,21 @@ async def predict(http: httpx.AsyncClient, request: dict[str, Any]) -> list[dict
     return results
 
 
-async def generate_masks(self: AsyncClient, image: CachedImage, *, formats: Any) -> list[Any]:
-    """Segment everything, as a service that does would."""
-    return (await self.predict(image, [Prompt([Click(9, 9)])], formats=formats)).masks
+async def generate_masks(
+    self: AsyncClient, image: CachedImage, *, formats: Any, **_: Any
+) -> Everything:
+    """Find what a click finds."""
+    answer = await self.predict(image, [Prompt([Click(9, 9)])], formats=formats)
+    records = [Record(mask, (9, 9), (0, 0, 1, 1)) for mask in answer.masks]
+    return Everything(
+        answer.image_id,
+        answer.model_version,
+        answer.size,
+        answer.cache,
+        answer.timings_ms,
+        records,
+        len(records),
+    )
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -135,7 +148,7 @@ async def test_a_recorded_click_is_answered_with_the_mask(
     assert np.array_equal(pixels(region["value"]["rle"], mask.shape), mask)
 
 
-@pytest.mark.parametrize("name", ["predict_negative", "predict_rectangle", "predict_batch"])
+@pytest.mark.parametrize("name", ["predict_negative", "predict_rectangle"])
 async def test_a_recorded_prediction_is_answered(
     http: httpx.AsyncClient, studio: Web, picture: bytes, name: str
 ) -> None:
@@ -144,7 +157,7 @@ async def test_a_recorded_prediction_is_answered(
         studio.pages[task["data"]["image"]] = page(picture)
     setup = await http.post("/label-studio/setup", json=payload("setup"))
     for result in await predict(http, request):
-        assert bool(result["result"]) == (name != "predict_batch")
+        assert result["result"]
         assert result["model_version"] == setup.json()["model_version"]
 
 
@@ -160,10 +173,10 @@ async def test_each_control_gets_its_own_form(http: httpx.AsyncClient, tag: str,
         assert key in region["value"]
 
 
-async def test_a_batch_is_segmented_if_the_service_generates_masks(
+async def test_a_task_without_a_context_gets_everything(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AsyncClient, "generate_masks", generate_masks, raising=False)
+    monkeypatch.setattr(AsyncClient, "generate_masks", generate_masks)
     request = click()
     request["params"]["context"] = None
     (result,) = await predict(http, request)
@@ -171,23 +184,16 @@ async def test_a_batch_is_segmented_if_the_service_generates_masks(
     assert {region["value"]["brushlabels"][0] for region in result["result"]} == {"Coin"}
 
 
-async def test_a_task_of_a_batch_without_an_image_does_not_fail_the_others(
-    http: httpx.AsyncClient, studio: Web, monkeypatch: pytest.MonkeyPatch
+async def test_several_tasks_get_one_result_so_that_each_is_asked_for_alone(
+    http: httpx.AsyncClient, studio: Web
 ) -> None:
-    monkeypatch.setattr(AsyncClient, "generate_masks", generate_masks, raising=False)
-    studio.pages["/gone.png"] = page(status="404 Not Found")
     request = click()
     request["params"]["context"] = None
-    request["tasks"] += [
-        {"id": 2, "data": {}},
-        {"id": 3, "data": {"image": "/gone.png"}},
-        {"id": 4, "data": {"image": UPLOAD}},
-    ]
-    with capture_logs() as logs:
-        results = await predict(http, request)
-    assert [bool(result["result"]) for result in results] == [True, False, False, True]
-    (event,) = [each for each in logs if each["event"] == "label_studio_tasks_skipped"]
-    assert event["tasks"] == 2
+    request["tasks"] += [{"id": 4, "data": {"image": UPLOAD}}]
+    answer = await http.post("/label-studio/predict", json=request)
+    (result,) = answer.json()["results"]
+    assert result["result"] == []
+    await until(lambda: studio.of(UPLOAD))  # embedded ahead
 
 
 async def test_a_second_click_does_not_download_the_image_again(

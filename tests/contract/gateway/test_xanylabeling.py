@@ -91,7 +91,7 @@ async def test_points_beside_several_rectangles_are_another_object(
     assert len(await shapes(http, "rectangles", marks=[*marks, inside, beside])) == 2
 
 
-async def test_everything_gets_a_polygon_for_each_object(http: httpx.AsyncClient) -> None:
+async def test_everything_is_outlined_without_marks(http: httpx.AsyncClient) -> None:
     found = await shapes(http, "everything")
     assert [shape["shape_type"] for shape in found] == ["polygon", "polygon"]
     assert await shapes(http, "everything", conf_threshold=0.99) == []

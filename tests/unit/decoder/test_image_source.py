@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fakes import FakeCache
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop
 from samserve.core.embedding import Embedding, SizeLimits
 from samserve.core.errors import EmbeddingNotCached, ModelVersionMismatch, Overloaded, Unavailable
 from samserve.core.geometry import Size
@@ -201,6 +202,18 @@ async def test_the_hash_is_handed_on_to_the_embedding_service(pool: ThreadPoolEx
     assert embedder.request == ImageRequest(
         "public", "nano", b"photo", expected_image_id=KEY.image_id
     )
+
+
+async def test_a_part_of_an_image_is_embedded_and_not_kept(pool: ThreadPoolExecutor) -> None:
+    embedder, images, crop = FakeEmbedder(), ImageLru(1000), Crop(0, 0, 5, 5)
+    source = ImageSource(images, FakeCache(), embedder, pool, ROOM)
+    await source.find(KEY, MODEL, b"photo", crop)
+    await asyncio.sleep(0.01)
+    assert embedder.request is not None and embedder.request.crop == crop
+    assert not len(images)
+    await source.find(KEY, MODEL, b"photo")
+    await asyncio.sleep(0.01)
+    assert len(images) == 1
 
 
 async def test_an_embedding_of_another_kind_from_the_service_is_never_prepared(

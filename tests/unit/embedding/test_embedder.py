@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from samserve.codec.packed import HEADER_BYTES
 from samserve.codec.tensors import Coding
 from samserve.core.cache_status import CacheStatus
+from samserve.core.crop import Crop, crop_id
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import (
     DeadlinePassed,
@@ -103,6 +104,22 @@ async def test_an_image_can_be_asked_for_by_id_alone_once_it_is_known(embedder: 
         await embedder.embed(order(None, name), StageClock())
     await embedder.embed(order(picture(9)), StageClock())
     assert (await embedder.embed(order(None, name), StageClock())).status is CacheStatus.HIT
+
+
+async def test_a_part_is_encoded_and_cached_under_an_id_of_its_own(
+    embedder: Embedder, encoder: FakeEncoder
+) -> None:
+    crop, data = Crop(5, 5, 15, 20), picture(9)
+    expected = crop_id(image_id(data), crop)
+    asked = replace(order(data), crop=crop, expected_image_id=expected)
+    part = await embedder.embed(asked, StageClock())
+    assert part.image_id == expected and part.header.size == Size(10, 15)
+    await embedder.embed(order(data), StageClock())
+    again = await embedder.embed(order(None, expected), StageClock())
+    assert (again.status, encoder.encoded) == (CacheStatus.HIT, 2)
+    with pytest.raises(InvalidInput, match="is not inside the image") as caught:
+        await embedder.embed(replace(order(data), crop=Crop(0, 0, 31, 5)), StageClock())
+    assert caught.value.field == "crop"
 
 
 async def test_two_tenants_never_share_an_entry(embedder: Embedder, encoder: FakeEncoder) -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from samserve.core.errors import Overloaded
@@ -17,7 +18,7 @@ from samserve.infra.pool import run_in_pool
 
 Result = TypeVar("Result")
 
-PATIENCE = 0.25  # seconds that a piece of work gives way at most, so that it ends some time
+PATIENCE = 0.25  # seconds that work gives way at most, before it begins and again within
 RETRY_AFTER = 5.0  # seconds
 
 
@@ -25,8 +26,9 @@ class SweepPool:
     """Runs the pieces of sweeps. For one event loop.
 
     A piece is one point of a grid, or one mask to write. While clicks are in the decoder's queue,
-    no piece begins, and those that have begun pause at their next opportunity. A piece that has
-    waited for PATIENCE goes on all the same. Sweeps take turns, piece by piece.
+    no piece begins, and those that have begun pause between spans of cells. A piece that has
+    waited for PATIENCE goes on all the same, so that a sweep ends some time. Sweeps take turns,
+    piece by piece.
     """
 
     def __init__(self, threads: int, quiet: threading.Event, sweeps: int = DEFAULT_SWEEPS) -> None:
@@ -57,7 +59,7 @@ class SweepPool:
 
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:
         """Run a piece of work; it is dropped if the caller leaves before it began."""
-        return await run_in_pool(self._executor, work, *args)
+        return await self._submit(partial(work, *args))
 
     async def results(self, pieces: Iterable[Callable[[], Result]]) -> AsyncIterator[Result]:
         """Yield the results of the pieces in order.
@@ -68,7 +70,7 @@ class SweepPool:
         running: deque[asyncio.Future[Result]] = deque()
         try:
             for piece in pieces:
-                running.append(run_in_pool(self._executor, piece))
+                running.append(self._submit(piece))
                 if len(running) >= self._ahead:
                     yield await running.popleft()
             while running:
@@ -77,6 +79,13 @@ class SweepPool:
             for future in running:
                 future.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    def _submit(self, piece: Callable[[], Result]) -> asyncio.Future[Result]:
+        def begin() -> Result:
+            self.pause()()
+            return piece()
+
+        return run_in_pool(self._executor, begin)
 
     def pause(self) -> Callable[[], None]:
         """Return a function for one piece of work, which waits while there are clicks."""

@@ -21,6 +21,7 @@ from samserve.gateway.service import Service
 
 MODEL_NAME = "label-studio"  # in SAMSERVE_GATEWAY_MODELS
 POLYGON_TOLERANCE = 1.0  # pixels
+MOST_REGIONS = 1000  # of an image that is segmented without a click
 MOST_PREPARED = 1000  # tasks that annotators work on at once
 
 Result = dict[str, Any]
@@ -93,39 +94,30 @@ class Predictor:
         return await asyncio.to_thread(self._write, found, config)
 
     async def _predict_batch(self, tasks: list[Task], config: LabelConfig) -> list[Result]:
-        """Segment everything in each task's image.
+        """Segment everything in one task's image.
 
-        A task whose image is not available gets no regions, so that the others get theirs.
+        Label Studio sends all tasks that a person has selected in one request, and waits for 100 s.
+        To one result for several tasks it answers by asking for each task alone.
         """
-        results = []
-        skipped: list[InvalidInput] = []
-        for index, task in enumerate(tasks):
-            found: list[Labeled] = []
-            try:
-                found = await self._everything(_source_of(index, task, config), config)
-            except InvalidInput as problem:
-                skipped.append(problem)
-            results.append(
-                await asyncio.to_thread(self._write, found, config)
-                if found
-                else self._result([], [])
-            )
+        sources = [_source_of(index, task, config) for index, task in enumerate(tasks)]
+        if len(sources) != 1:
+            self._images.embed_ahead(sources)
+            return [self._result([], [])]
 
-        if skipped:
-            log.warning("label_studio_tasks_skipped", tasks=len(skipped), first=str(skipped[0]))
-        return results
+        found = await self._everything(sources[0], config)
+        return [await asyncio.to_thread(self._write, found, config)]
 
     async def _everything(self, source: ImageSource, config: LabelConfig) -> list[Labeled]:
-        """Return all objects. Without a service for that, embed the image ahead."""
-        generate = getattr(self._client(), "generate_masks", None)
-        if generate is None:
-            self._images.embed_ahead([source])
-            return []
+        """Return all objects."""
 
         async def segment(image: KnownImage) -> list[Labeled]:
-            formats = FORMATS[config.output.kind]
-            masks = await generate(CachedImage(image.image_id), formats=formats)
-            return [(mask, "") for mask in masks]
+            found = await self._using(self._service.sweeping()).generate_masks(
+                CachedImage(image.image_id),
+                formats=FORMATS[config.output.kind],
+                polygon_tolerance=POLYGON_TOLERANCE,
+                max_masks=MOST_REGIONS,
+            )
+            return [(record.mask, "") for record in found.records]
 
         return await self._ask(source, segment)
 
@@ -169,7 +161,11 @@ class Predictor:
 
     def _client(self) -> AsyncClient:
         """The client that waits: Label Studio shows a refusal as nothing."""
-        return self._service.patient().using(model=self._service.model_for(MODEL_NAME))
+        return self._using(self._service.patient())
+
+    def _using(self, client: AsyncClient) -> AsyncClient:
+        """The client for the model that is set for Label Studio."""
+        return client.using(model=self._service.model_for(MODEL_NAME))
 
 
 def _source_of(index: int, task: Task, config: LabelConfig) -> ImageSource:

@@ -16,8 +16,8 @@ def json_response(content: Any, status: int = HTTPStatus.OK) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def problem_response(problem: Problem) -> Response:
-    """Answer a failure as problem details."""
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """Write a failure as problem details."""
     details: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,
@@ -27,8 +27,13 @@ def problem_response(problem: Problem) -> Response:
     }
     if problem.field:
         details["field"] = problem.field
+    return details
+
+
+def problem_response(problem: Problem) -> Response:
+    """Answer a failure as problem details."""
     return Response(
-        orjson.dumps(details),
+        orjson.dumps(problem_json(problem)),
         problem.status,
         headers=problem.headers,
         media_type="application/problem+json",

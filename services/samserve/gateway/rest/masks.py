@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from samserve.client import Answer, EmbedAnswer, Mask, MaskFormat, Polygon
+from samserve.client.everything import Everything
 from samserve.core.arrays import Floats
 
 GEOJSON = "geojson"
@@ -24,7 +25,7 @@ def wire_formats(formats: Collection[str]) -> list[MaskFormat]:
     return sorted({names[each] for each in formats}) or ["rle"]
 
 
-def image_json(answer: EmbedAnswer | Answer) -> dict[str, Any]:
+def image_json(answer: EmbedAnswer | Answer | Everything) -> dict[str, Any]:
     """Write the facts about an image."""
     return {
         "image_id": answer.image_id,
@@ -38,11 +39,12 @@ def image_json(answer: EmbedAnswer | Answer) -> dict[str, Any]:
 
 def masks_json(answer: Answer, formats: Collection[str]) -> dict[str, Any]:
     """Write the masks of all prompts, in the forms that were asked for."""
-    results = [{"masks": [_mask_json(mask, formats) for mask in masks]} for masks in answer.results]
+    results = [{"masks": [mask_json(mask, formats) for mask in masks]} for masks in answer.results]
     return {**image_json(answer), "results": results}
 
 
-def _mask_json(mask: Mask, formats: Collection[str]) -> dict[str, Any]:
+def mask_json(mask: Mask, formats: Collection[str]) -> dict[str, Any]:
+    """Write one mask, in the forms that were asked for."""
     written: dict[str, Any] = {
         "predicted_iou": mask.predicted_iou,
         "stability_score": mask.stability_score,

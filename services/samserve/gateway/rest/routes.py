@@ -18,7 +18,7 @@ from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached
 from samserve.gateway.json_body import parse_json
 from samserve.gateway.problem import UnsupportedBody
-from samserve.gateway.rest import models
+from samserve.gateway.rest import everything, models
 from samserve.gateway.rest.answers import json_response, problem_response
 from samserve.gateway.rest.masks import image_json, masks_json, wire_formats
 from samserve.gateway.route import surface
@@ -105,6 +105,22 @@ def routes(service: Service) -> APIRouter:
         if sum(map(len, answer.results)) > BIG_ANSWER:
             return await asyncio.to_thread(lambda: json_response(masks_json(answer, asked.formats)))
         return json_response(masks_json(answer, asked.formats))
+
+    @router.post(
+        "/images/{image_id}/everything",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    )
+    async def segment_everything(
+        image_id: ImageId, asked: everything.EverythingRequest
+    ) -> StreamingResponse:
+        """Segment everything in an image: events `progress`, then one `masks` or `problem`.
+
+        404, code EMBEDDING_NOT_CACHED: add the image first. With crops, whose embeddings need the
+        image's bytes, it is answered so as well unless the crops are known.
+        """
+        client = service.sweeping().using(model=asked.model)
+        return await everything.stream(client, CachedImage(image_id), asked)
 
     @router.get(
         "/images/{image_id}/embedding",

@@ -33,7 +33,6 @@ from samserve.gateway.xanylabeling.messages import (
 from samserve.gateway.xanylabeling.shapes import polygons, rectangle
 
 POLYGONS, BOXES, EVERYTHING = "sam", "sam-box", "sam-everything"
-EVERYTHING_S = 170.0  # the window waits 180 s for an answer
 
 MARKS = [
     "button_add_point",
@@ -83,18 +82,20 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/predict", response_model=PredictAnswer)
     async def predict(asked: PredictRequest) -> Response:
-        """Answer the marks of one or several objects with one mask each, or segment everything."""
+        """Answer the marks of one or several objects with one mask each."""
         model = _known(asked.model)
-        prompts = [] if model == EVERYTHING else read_marks(asked.params.marks or [])
         image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
-        client = service.patient().using(model=service.model_for(model))
         if model == EVERYTHING:
+            sweeping = service.sweeping().using(model=service.model_for(model))
             options = GridOptions(pred_iou_thresh=asked.params.conf_threshold or None)
-            found = await client.using(timeout=EVERYTHING_S).generate_masks(image, options)
-            masks = [record.mask for record in found.records]
-        else:
-            answer = await predict_clamped(client, image, prompts, max_masks=1)
-            masks = [mask for result in answer.results for mask in result]
+            found = (await sweeping.generate_masks(image, options)).records
+            masks = [record.mask for record in found]
+            return await asyncio.to_thread(_write, masks, model, asked.params.epsilon_factor)
+
+        prompts = read_marks(asked.params.marks or [])
+        client = service.patient().using(model=service.model_for(model))
+        answer = await predict_clamped(client, image, prompts, max_masks=1)
+        masks = [mask for result in answer.results for mask in result]
         return await asyncio.to_thread(_write, masks, model, asked.params.epsilon_factor)
 
     return router

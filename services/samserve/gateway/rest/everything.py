@@ -1,0 +1,147 @@
+"""Segmenting everything, as server-sent events: progress, then the masks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import orjson
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from samserve.client import AsyncClient, CachedImage
+from samserve.client.everything import Everything, GridOptions, Record
+from samserve.gateway.problem import problem_of
+from samserve.gateway.rest.answers import problem_json
+from samserve.gateway.rest.masks import image_json, mask_json, wire_formats
+from samserve.gateway.rest.models import MAX_FORMATS, Format, MaskModel, Name, Number, Strict
+
+Event = tuple[str, Any]
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+MAX_MASKS = 4096
+
+
+class EverythingRequest(Strict):
+    """SAM's parameters under their names; an absent one has SAM's default."""
+
+    points_per_side: Annotated[int, Field(ge=1, le=64)] | None = None
+    points_per_batch: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="Points between two events of progress."
+    )
+    pred_iou_thresh: Share | None = None
+    stability_score_thresh: Share | None = None
+    stability_score_offset: Number | None = None
+    mask_threshold: Number | None = None
+    box_nms_thresh: Share | None = None
+    crop_n_layers: Annotated[int, Field(ge=0, le=2)] | None = None
+    crop_nms_thresh: Share | None = None
+    crop_overlap_ratio: Share | None = None
+    crop_n_points_downscale_factor: Annotated[int, Field(ge=1, le=64)] | None = None
+    min_mask_region_area: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    multimask_output: bool | None = None
+    use_m2m: bool = False
+
+    formats: list[Format] = Field(default=["rle"], max_length=MAX_FORMATS)
+    polygon_tolerance: Number = Field(default=1, ge=0)
+    max_masks: int = Field(default=0, ge=0, le=MAX_MASKS, description="Masks in all; 0: no limit.")
+    model: Name = Field(default="", description="Empty: the default model.")
+
+    @property
+    def options(self) -> GridOptions:
+        """The parameters, for the client."""
+        given = {name: getattr(self, name) for name in GridOptions.__slots__ if name in OPTIONS}
+        return GridOptions(**given)
+
+
+OPTIONS = set(EverythingRequest.model_fields) - {
+    "formats",
+    "polygon_tolerance",
+    "max_masks",
+    "model",
+}
+
+
+class RecordModel(MaskModel):
+    """A mask, with the point that found it and the crop that it was found in."""
+
+    point: list[float]
+    crop_box: list[int]
+
+
+async def stream(
+    client: AsyncClient, image: CachedImage, asked: EverythingRequest
+) -> StreamingResponse:
+    """Start, and answer once there is a first event. The work ends when the caller leaves.
+
+    Raises:
+        SamserveError: It failed before the first event; a later failure is an event.
+    """
+    progress: asyncio.Queue[Event | None] = asyncio.Queue()  # None once the work has ended
+
+    def note(done: int, points: int) -> None:
+        progress.put_nowait(("progress", {"points": points, "done": done}))
+
+    work = asyncio.create_task(
+        client.generate_masks(
+            image,
+            asked.options,
+            formats=wire_formats(asked.formats),
+            polygon_tolerance=asked.polygon_tolerance,
+            max_masks=asked.max_masks,
+            on_progress=note,
+        )
+    )
+    work.add_done_callback(lambda _: progress.put_nowait(None))
+    try:
+        first = await progress.get()
+        if first is None:
+            work.result()  # raises if it failed
+    except BaseException:
+        work.cancel()
+        raise
+    return StreamingResponse(_events(first, progress, work, asked), media_type="text/event-stream")
+
+
+async def _events(
+    event: Event | None,
+    progress: asyncio.Queue[Event | None],
+    work: asyncio.Task[Everything],
+    asked: EverythingRequest,
+) -> AsyncIterator[bytes]:
+    try:
+        while event is not None:
+            yield _event(*event)
+            event = await progress.get()
+        try:
+            found = work.result()
+            yield await asyncio.to_thread(lambda: _event("masks", _everything_json(found, asked)))
+        except Exception as error:
+            yield _event("problem", problem_json(problem_of(error)))
+    finally:
+        work.cancel()
+
+
+def _event(name: str, data: Any) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
+
+
+def _everything_json(found: Everything, asked: EverythingRequest) -> dict[str, Any]:
+    records = [_record_json(record, asked) for record in found.records]
+    return {**image_json(found), "found": found.found, "masks": records}
+
+
+def _record_json(record: Record, asked: EverythingRequest) -> dict[str, Any]:
+    return {
+        **mask_json(record.mask, asked.formats),
+        "point": record.point,
+        "crop_box": record.crop_box,
+    }
+
+
+class EverythingAnswer(BaseModel):
+    """The data of the event `masks`, for the description."""
+
+    found: int = Field(description="Masks found, more than sent if max_masks is less.")
+    masks: list[RecordModel]
