@@ -132,8 +132,8 @@ class RemoteImage:
             if prompts.points is not None and prompts.labels is not None:
                 points = _pull_inside(np.asarray(prompts.points[index], float), size)
                 clicks = [
-                    Click(*map(float, point), on=label)
-                    for point, label in zip(points, prompts.labels[index].tolist(), strict=True)
+                    Click(float(x), float(y), label)
+                    for (x, y), label in zip(points, prompts.labels[index].tolist(), strict=True)
                 ]
 
             box = None

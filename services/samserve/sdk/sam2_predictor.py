@@ -60,6 +60,9 @@ class RemoteSam2Predictor:
         side = self.model.image_size
         self._transforms = Sam2Transforms(side, mask_threshold, max_hole_area, max_sprinkle_area)
         self._bb_feat_sizes = [(side // stride,) * 2 for stride in (4, 8, 16)]
+        self._images: list[RemoteImage] = []
+        self._orig_hw: list[tuple[int, int]] | None = None
+        self._fetched: dict[str, Any] | None = None
         self.reset_predictor()
 
     @classmethod
@@ -164,8 +167,8 @@ class RemoteSam2Predictor:
         answers = []
         batches = (point_coords_batch, point_labels_batch, box_batch, mask_input_batch)
         for index, image in enumerate(self._images):
-            given = [None if batch is None else batch[index] for batch in batches]
-            prompts = _read(image, *given, normalize_coords)
+            coords, labels, box, mask = (None if each is None else each[index] for each in batches)
+            prompts = _read(image, coords, labels, box, mask, normalize_coords)
             answers.append(self._answer(image, prompts, multimask_output, return_logits))
         masks, ious, low_res = (list(each) for each in zip(*answers, strict=True))
         return masks, ious, low_res
@@ -208,11 +211,11 @@ class RemoteSam2Predictor:
 
     def reset_predictor(self) -> None:
         """Forget the images; the service keeps their embeddings."""
-        self._images: list[RemoteImage] = []
+        self._images = []
         self._is_image_set = False
         self._is_batch = False
-        self._orig_hw: list[tuple[int, int]] | None = None
-        self._fetched: dict[str, Any] | None = None
+        self._orig_hw = None
+        self._fetched = None
 
     def _use(self, images: list[RemoteImage]) -> None:
         self._images = images

@@ -43,6 +43,8 @@ class RemoteSamPredictor:
         """
         self.model = as_model(sam_model)
         self.transform = ResizeLongestSide(self.model.image_encoder.img_size)
+        self._image: RemoteImage | None = None
+        self._features: Any = None
         self.reset_image()
 
     def set_image(self, image: Bytes, image_format: str = "RGB") -> None:
@@ -199,8 +201,7 @@ class RemoteSamPredictor:
     def reset_image(self) -> None:
         """Forget the image; the service keeps its embedding."""
         self.is_image_set = False
-        self._image: RemoteImage | None = None
-        self._features: Any = None
+        self._image = self._features = None
         self.orig_h = self.orig_w = self.input_h = self.input_w = None
 
     def _use(self, image: RemoteImage) -> None:

@@ -24,15 +24,17 @@ class ResizeLongestSide:
         """Resize [H, W, 3] uint8 to the frame. Needs Pillow."""
         from PIL import Image
 
-        height, width = self.get_preprocess_shape(*image.shape[:2], self.target_length)
+        rows, columns = image.shape[:2]
+        height, width = self.get_preprocess_shape(rows, columns, self.target_length)
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
+        return np.array(resized)
 
     def apply_image_torch(self, image: Any) -> Any:
         """Resize a float tensor [B, C, H, W] to the frame."""
         from torch.nn import functional
 
-        shape = self.get_preprocess_shape(*image.shape[-2:], self.target_length)
+        rows, columns = image.shape[-2:]
+        shape = self.get_preprocess_shape(rows, columns, self.target_length)
         return functional.interpolate(
             image, shape, mode="bilinear", align_corners=False, antialias=True
         )

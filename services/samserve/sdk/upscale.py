@@ -44,10 +44,13 @@ def _along(values: Floats, count: int, axis: int) -> Floats:
     if length == count:
         return values
 
-    places = np.maximum((np.arange(count) + 0.5) * (length / count) - 0.5, 0)
+    # In fp32, as torch does.
+    scale = np.float32(length) / np.float32(count)
+    centres = np.arange(count, dtype=np.float32) + np.float32(0.5)
+    places = np.maximum(centres * scale - np.float32(0.5), 0)
     first = np.minimum(places.astype(np.int64), length - 1)
     second = np.minimum(first + 1, length - 1)
-    share = (places - first).astype(np.float32)
+    share = places - first.astype(np.float32)
     if axis == -2:
         share = share[:, None]
 
