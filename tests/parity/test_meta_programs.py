@@ -22,8 +22,7 @@ from parity import segment_anything_of_nano as meta
 from PIL import Image
 from samserve.bundles.bundle import Bundle
 from samserve.client import Client
-from samserve.core.rle import decode_rle
-from samserve.core.rle import runs_of_lengths
+from samserve.core.rle import decode_rle, runs_of_lengths
 from samserve.core.runs import dense
 from samserve.sdk import RemoteSam
 
@@ -108,7 +107,9 @@ def compare_arrays(got: Any, expected: Any, name: str) -> None:
     got, expected = np.asarray(got), np.asarray(expected)
     print(f"{name}: {expected.shape} {expected.dtype}", end=" ")
     if got.dtype == np.bool_:
-        least = min(map(iou, got.reshape(-1, *got.shape[-2:]), expected.reshape(-1, *got.shape[-2:])))
+        least = min(
+            map(iou, got.reshape(-1, *got.shape[-2:]), expected.reshape(-1, *got.shape[-2:]))
+        )
         print(f"IoU {least:.4f}")
         assert least >= LEAST_IOU, name
     else:
