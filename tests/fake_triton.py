@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -20,6 +21,7 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         told: The metadata of the last inference call.
         in_queue: Its time limit in the queue, in microseconds.
         seconds: How long an inference takes.
+        encode: Returns the embedding of an inference's inputs, fp16; zeros by default.
     """
 
     ready: dict[str, bool] = field(
@@ -31,6 +33,7 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
     told: dict[str, str] = field(default_factory=dict)
     in_queue: int = 0
     seconds: float = 0
+    encode: Callable[[list[bytes]], np.ndarray] | None = None
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.aio.ServicerContext
@@ -74,8 +77,10 @@ class FakeTriton(rpc.GRPCInferenceServiceServicer):
         self.told = {key: str(value) for key, value in context.invocation_metadata()}
         self.in_queue = request.parameters["timeout"].int64_param
         await asyncio.sleep(self.seconds)
-        answer = pb.ModelInferResponse(
-            raw_output_contents=[np.zeros((256, 64, 64), np.float16).tobytes()]
-        )
+        if self.encode is None:
+            embedding = np.zeros((256, 64, 64), np.float16)
+        else:
+            embedding = await asyncio.to_thread(self.encode, list(request.raw_input_contents))
+        answer = pb.ModelInferResponse(raw_output_contents=[embedding.tobytes()])
         answer.outputs.add(name="embedding", datatype="FP16", shape=[1, 256, 64, 64])
         return answer

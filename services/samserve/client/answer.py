@@ -169,12 +169,14 @@ class Model:
         version: a digest of weights, preprocessing and precision.
         side: of the square that images are resized into, in pixels.
         low_res: side of the low-res logits.
+        stretch: whether images are stretched to the whole square; otherwise they keep their shape.
     """
 
     name: str
     version: str
     side: int
     low_res: int
+    stretch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,10 @@ def read_embed_answer(
 
 def read_models(answer: pb.ListModelsResponse) -> list[Model]:
     """Convert from the proto."""
-    return [Model(each.name, each.version, each.side, each.low_res) for each in answer.models]
+    return [
+        Model(each.name, each.version, each.side, each.low_res, each.stretch)
+        for each in answer.models
+    ]
 
 
 def read_answer(answer: pb.PredictResponse) -> Answer:

@@ -51,6 +51,11 @@ class ClientBase:
         self._last_image = HashedImage(image_id(b""), b"")
         self._last_size: tuple[str, Size] | None = None  # of the image with this id
 
+    @property
+    def model(self) -> str:
+        """The model of all calls; empty for the server's default."""
+        return self._model
+
     def using(
         self,
         *,

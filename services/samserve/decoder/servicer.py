@@ -279,6 +279,7 @@ def _model(model: ServedModel) -> pb.ListModelsResponse.Model:
         version=model.model_version,
         side=model.decoder.bundle.frame.side,
         low_res=model.low_res,
+        stretch=model.decoder.bundle.frame.stretch,
     )
 
 
