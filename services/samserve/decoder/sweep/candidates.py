@@ -56,6 +56,7 @@ def propose(
     frame = decoder.bundle.mask_frame
     (candidates,) = _decode(decoder, question, options, pause)
     for index in range(len(candidates.logits)):  # the best first
+        pause()
         record = judge(candidates, index, question, frame, options)
         if record is not None:
             size, threshold = question.crop.size, options.mask_threshold
@@ -77,12 +78,15 @@ def ask(
         pause: Called between small pieces of the work; returns when it may go on.
     """
     frame = decoder.bundle.mask_frame
-    judged = [
-        judge(candidates, index, question, frame, options)
-        for candidates in _decode(decoder, question, options, pause)
-        for index in np.argsort(candidates.order, kind="stable")
-    ]
-    return [record for record in judged if record is not None]
+    records = []
+    for candidates in _decode(decoder, question, options, pause):
+        for index in np.argsort(candidates.order, kind="stable"):
+            pause()
+            record = judge(candidates, index, question, frame, options)
+            if record is not None:
+                records.append(record)
+
+    return records
 
 
 def _decode(
