@@ -86,7 +86,9 @@ class FakeClient:
         size = self.images[self._find(image)]
         width, height = size.width, size.height
         points = [(width // 4, height // 2), (3 * width // 4, height // 2)]
-        answer = await self.predict(image, [Prompt([Click(*point)]) for point in points], max_masks=1)
+        answer = await self.predict(
+            image, [Prompt([Click(*point)]) for point in points], max_masks=1
+        )
         records = [
             Record(masks[0], point, (0, 0, width, height))
             for masks, point in zip(answer.results, points, strict=True)
