@@ -33,7 +33,7 @@ PAGE = DOCS / "configuration.md"
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by docs/build_configuration.py from services/samserve/infra/settings.py. -->
+<!-- Written by docs/build_configuration.py from services/samserve/infra/settings. -->
 
 Programs read their settings from environment variables, once, at start.
 

@@ -28,9 +28,9 @@ def requests() -> list[Panel]:
         ),
         Panel(
             "Failed and refused",
-            "Share of requests that failed in samserve (5xx), or were refused as overload (429).",
+            "Share of requests that failed (5xx but 501), or were refused as overload (429).",
             "percentunit",
-            {"{{route}} failed": share("5.."), "{{route}} refused": share("429")},
+            {"{{route}} failed": share("50[02-9]"), "{{route}} refused": share("429")},
         ),
         Panel(
             "Rejected",

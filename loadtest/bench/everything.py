@@ -6,7 +6,7 @@ lengths and NMS. Both get the same weights and the same embedding, in the same r
 
 Also measures another caller's clicks while a sweep runs, against clicks on the quiet decoder.
 
-    python -m loadtest.bench.everything [--megapixels 1] [--side 32]
+    python -m loadtest.bench.everything [--megapixels 1] [--side 32] [--batch 64]
 
 Writes build/bench/everything.json.
 """
@@ -104,7 +104,10 @@ class Ours:
 class Peer:
     """SAM's generator: transformers' decoder, and SAM's steps on masks of the image's size."""
 
-    def __init__(self, bundle: Bundle, embedding: Embedding, options: SweepOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, embedding: Embedding, options: SweepOptions, batch: int = BATCH
+    ) -> None:
+        self._points_per_batch = batch
         # The encoder is as small as possible: only the decoder runs.
         encoder = {
             "hidden_size": 32,
@@ -131,8 +134,8 @@ class Peer:
         points = points * (self._inner.width, self._inner.height)
         rles: Masks = []
         boxes, scores = [], []
-        for at in range(0, len(points), BATCH):
-            masks, ious = self._batch(points[at : at + BATCH])
+        for at in range(0, len(points), self._points_per_batch):
+            masks, ious = self._batch(points[at : at + self._points_per_batch])
             for mask, iou in zip(masks, ious, strict=True):
                 rles.append(coco.encode(np.asfortranarray(mask)))
                 rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -221,8 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megapixels", type=float, default=1)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--iou", type=float, default=0.5)
-    parser.add_argument("--stability", type=float, default=0.8)
+    parser.add_argument("--batch", type=int, default=BATCH, help="the peer's points at once")
+    parser.add_argument("--iou", type=float, default=0.7)
+    parser.add_argument("--stability", type=float, default=0.9)
     chosen = parser.parse_args()
 
     threadpool_limits(1, "blas")
@@ -235,7 +239,7 @@ def main() -> None:
     bundle = load_bundle(SHIPPED / "nano")
     embedding = embed(bundle, coins(chosen.megapixels))
     ours = Ours(MaskDecoder(bundle, Threads(THREADS)), embedding)
-    peer = Peer(bundle, embedding, options)
+    peer = Peer(bundle, embedding, options, chosen.batch)
 
     found, seconds, grown = peak(lambda: asyncio.run(ours.generate(options)))
     theirs, peer_seconds, peer_grown = peak(peer.generate)

@@ -99,7 +99,7 @@ def _correct(
 ) -> list[Mask]:
     """The masks ranked first after one more click each, which `clicks` gain."""
     for points, truth, mask in zip(clicks, subject.truths, former, strict=True):
-        points.append(_corrective(truth, mask))
+        points.append(corrective(truth, mask))
     asked = [
         Prompt(points, mask_input=mask.low_res_logits)
         for points, mask in zip(clicks, former, strict=True)
@@ -107,7 +107,7 @@ def _correct(
     return [masks[0] for masks in client.predict(subject.data, asked, low_res_logits=True).results]
 
 
-def _corrective(truth: Truth, answer: Mask) -> Click:
+def corrective(truth: Truth, answer: Mask) -> Click:
     """The click that a person would make next: in the middle of the largest error."""
     wrong = truth ^ answer.array()
     x, y = deepest(wrong if wrong.any() else truth)

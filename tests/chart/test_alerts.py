@@ -104,6 +104,7 @@ HEALTHY: dict[str, tuple[float, float]] = {
     http_requests(MASKS, "503"): (0, 1),
     http_requests(IMAGES, "404"): (0, 60),  # the caller then sends the bytes
     http_requests("/readyz", "503"): (0, 12),
+    http_requests("/sam3/concept_segment", "501"): (0, 60),  # not implemented
     http_requests("unknown", "500"): (0, 1),  # every one fails, but there are few
     http_within(MASKS, "2"): (0, 5990),
     http_within(MASKS, "10"): (0, 6000),

@@ -206,6 +206,7 @@ def test_the_grace_period_is_longer_than_hook_and_drain(values: Path) -> None:
         variables = environment(container)
         drain = float(variables["SAMSERVE_DRAIN_S"])
         assert float(variables["SAMSERVE_CALL_TIMEOUT_S"]) < drain
+        assert float(variables["SAMSERVE_SWEEP_TIMEOUT_S"]) < drain
         before = seconds_before_the_end(container)
         assert before + drain < gateway.spec["terminationGracePeriodSeconds"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +37,7 @@ class CvatServer(ThreadingHTTPServer):
             for index, request in enumerate(requests)
         ]
         self.results: dict[str, Json] = {}
+        self.annotations: list[Json] = []
         self.frames_fetched = 0
         self.failures: list[str] = []
 
@@ -42,8 +45,8 @@ class CvatServer(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def get(self, path: str) -> Json | bytes:
-        """Answer a GET; `path` without the query."""
+    def get(self, path: str, query: str) -> Json | bytes:
+        """Answer a GET."""
         if path == "/api/server/about":
             names = ("name", "description", "logo_url", "subtitle")
             return {**dict.fromkeys(names, "CVAT"), "version": "2.80.0"}
@@ -60,14 +63,27 @@ class CvatServer(ThreadingHTTPServer):
         if path == f"/api/tasks/{TASK}":
             return self._task()
         if path == "/api/labels":
-            label = {"id": LABEL, "name": "object", "type": "mask", "attributes": []}
+            label = {
+                "id": LABEL,
+                "name": "object",
+                "type": "any",
+                "attributes": [],
+                "sublabels": [],
+            }
             return {"count": 1, "next": None, "previous": None, "results": [label]}
         if path == f"/api/tasks/{TASK}/data/meta":
             return self._data_meta()
         if path == f"/api/tasks/{TASK}/data/":
             self.frames_fetched += 1
-            return self.photo
+            return self._chunk() if "type=chunk" in query else self.photo
         raise LookupError(path)
+
+    def patch(self, path: str, body: Json) -> Json:
+        """Answer a PATCH: annotations are added to the task."""
+        if path != f"/api/tasks/{TASK}/annotations/":
+            raise LookupError(path)
+        self.annotations += body["shapes"]
+        return {"version": 0, "tags": [], "shapes": [], "tracks": []}
 
     def post(self, path: str, body: Json) -> Json:
         """Answer a POST."""
@@ -83,6 +99,13 @@ class CvatServer(ThreadingHTTPServer):
         if action == "fail":
             self.failures.append(json.dumps(body))
         return {}
+
+    def _chunk(self) -> bytes:
+        """Return all frames, which is one."""
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("000000.png", self.photo)
+        return file.getvalue()
 
     def _task(self) -> Json:
         return {
@@ -126,11 +149,20 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer(lambda path: self.server.get(path))
+        query = self.path.partition("?")[2]
+        self._answer(lambda path: self.server.get(path, query))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+        body = self._body()
         self._answer(lambda path: self.server.post(path, body))
+
+    def do_PATCH(self) -> None:
+        body = self._body()
+        self._answer(lambda path: self.server.patch(path, body))
+
+    def _body(self) -> Json:
+        body: Json = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+        return body
 
     def _answer(self, find: Any) -> None:
         path = self.path.partition("?")[0].replace("%3A", ":")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clients.cvat_server import FUNCTION, CvatServer, serving
+from clients.cvat_server import FUNCTION, LABEL, TASK, CvatServer, serving
 from clients.venvs import client_venv
-from samserve.client import Box, Click, Client, Prompt
+from samserve.client import Box, Click, Client, GridOptions, Prompt
 from samserve.local.stack import Stack
 from stacks import CAP
 
@@ -21,6 +21,7 @@ OURS = ["googleapis-common-protos", "grpcio", "grpcio-status", "protobuf<7", "st
 PACKAGES = ["cvat-cli==2.80.0", "cvat-sdk[masks]==2.80.0", *OURS]
 SERVICES = Path(__file__).parents[2] / "services"
 WIDTH, HEIGHT = 384, 303
+POINTS = 12  # of the grid's side
 
 REQUESTS: list[dict[str, Any]] = [
     {"pos_points": [[213.5, 193.5]], "neg_points": [], "obj_bbox": []},
@@ -53,13 +54,19 @@ def cvat(stack: Stack, cvat_python: Path, coins: Path) -> CvatServer:
     """CVAT after its agent has answered all requests."""
     requests = [{"type": "interact", **request} for request in REQUESTS]
     server = CvatServer(coins.read_bytes(), (WIDTH, HEIGHT), requests)
+    run(cvat_python, server, stack, "function", "run-agent", str(FUNCTION), "--burst")
+    return server
+
+
+def run(python: Path, server: CvatServer, stack: Stack, *command: str) -> None:
+    """Run a command of cvat-cli with samserve's function."""
     with serving(server):
         done = subprocess.run(
             [
-                str(cvat_python.parent / "cvat-cli"),
+                str(python.parent / "cvat-cli"),
                 "--server-host=http://127.0.0.1",
                 f"--server-port={server.port}",
-                *("function", "run-agent", str(FUNCTION), "--burst"),
+                *command,
                 *("--function-module", "samserve.integrations.cvat"),
                 *("-p", f"address=str:{stack.addresses.decoder}"),
                 *("-p", f"embedding=str:{stack.addresses.embedding}"),
@@ -78,7 +85,6 @@ def cvat(stack: Stack, cvat_python: Path, coins: Path) -> CvatServer:
         )
     assert done.returncode == 0, done.stderr
     assert not server.failures, done.stderr
-    return server
 
 
 def decode(python: Path, points: list[list[float]]) -> list[np.ndarray]:
@@ -113,3 +119,35 @@ def test_every_click_and_box_is_answered_with_the_best_mask(
 
 def test_the_frame_is_fetched_once_for_all_clicks(cvat: CvatServer) -> None:
     assert cvat.frames_fetched == 1
+
+
+@pytest.mark.parametrize("kind", ["mask", "polygon"])
+def test_a_task_is_annotated_with_everything_in_its_frames(
+    stack: Stack, cvat_python: Path, client: Client, coins: Path, kind: str
+) -> None:
+    server = CvatServer(coins.read_bytes(), (WIDTH, HEIGHT), [])
+    options = [
+        "-p",
+        "everything=bool:true",
+        "-p",
+        f"points_per_side=int:{POINTS}",
+        "--conf-threshold=0.5",
+    ]
+    options += ["--conv-mask-to-poly"] if kind == "polygon" else []
+    run(cvat_python, server, stack, "task", "auto-annotate", str(TASK), *options)
+
+    # The function sends the frame as PNG; the same pixels have the same masks.
+    grid = GridOptions(points_per_side=POINTS, pred_iou_thresh=0.5)
+    everything = client.using(timeout=CAP).generate_masks(coins, grid)
+    expected = [record.mask.array() for record in everything.records]
+    assert expected
+    assert {shape["type"] for shape in server.annotations} == {kind}
+    assert {shape["label_id"] for shape in server.annotations} == {LABEL}
+    if kind == "mask":
+        found = decode(cvat_python, [shape["points"] for shape in server.annotations])
+        assert len(found) == len(expected)
+        for mask, other in zip(found, expected, strict=True):
+            assert np.array_equal(mask, other)
+    else:
+        assert len(server.annotations) >= len(expected)
+        assert all(len(shape["points"]) >= 6 for shape in server.annotations)

@@ -259,8 +259,8 @@ securityContext:
 {{- end }}
 {{- with .Values.gateway }}
 {{- if gt (int .autoscaling.min) (int .autoscaling.max) }}{{ fail "gateway.autoscaling.min: must not exceed gateway.autoscaling.max" }}{{ end }}
-{{- if le (int .drainSeconds) (int .callTimeoutSeconds) }}
-{{- fail "gateway.drainSeconds: must exceed gateway.callTimeoutSeconds, or shutdown would cut off the longest request" }}
+{{- if le (int .drainSeconds) (max .callTimeoutSeconds .sweepTimeoutSeconds | int) }}
+{{- fail "gateway.drainSeconds: must exceed gateway.callTimeoutSeconds and gateway.sweepTimeoutSeconds, or shutdown would cut off the longest request" }}
 {{- end }}
 {{- range $way := list "ingress" "httpRoute" }}
 {{- if and (get $.Values.gateway $way).enabled (not $.Values.gateway.enabled) }}

@@ -74,7 +74,7 @@ def everything(
 
     Writes annotations.json in COCO's format with the fields of SA-1B, and a PNG for each image.
     An image that is done is not asked for again: to continue an interrupted run, run the same
-    command again. The thresholds depend on the model; for nano try `--iou 0.5 --stability 0.8`.
+    command again. The thresholds depend on the model; for nano try `--iou 0.7 --stability 0.9`.
 
     Exit code 0: all images are done; 1: some failed and may be retried; 2: files are missing or
     damaged, or an option is invalid; 130: interrupted.

@@ -79,6 +79,10 @@ class Sureness:
     disagreement_thresh: float | None = None
 
 
+COUNTS = {
+    *("points_per_side", "points_per_batch", "crop_n_layers"),
+    *("crop_n_points_downscale_factor", "min_mask_region_area"),
+}
 DEFAULT_GRID, DEFAULT_SURENESS = GridOptions(), Sureness()
 
 
@@ -152,9 +156,17 @@ def _given(options: GridOptions | Sureness, prefix: str, *without: str) -> dict[
             raise InvalidInput(
                 prefix + name, f"{prefix}{name}: {value!r:.40} is a {type(value).__name__}"
             )
-        if isinstance(value, (int, np.integer)) and not 0 <= value < 2**31:
-            raise InvalidInput(prefix + name, f"invalid {prefix}{name} {value}: expected 0 or more")
-    return {name: value for name, value in given.items() if value is not None}
+        if value is None or name not in COUNTS:
+            continue
+        if not (0 <= value < 2**31 and value == int(value)):
+            raise InvalidInput(
+                prefix + name, f"invalid {prefix}{name} {value}: expected a whole number, 0 or more"
+            )
+    return {
+        name: int(value) if name in COUNTS else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def _write_grid(grid: Array, index: int) -> pb.SweepOptions.Grid:

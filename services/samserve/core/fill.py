@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from samserve.core.arrays import Doubles, Floats
+from samserve.core.arrays import Doubles, Floats, Ints
 from samserve.core.geometry import Size
 from samserve.core.runs import Runs
 
-MOST_CROSSINGS = 8_000_000  # of columns and edges of one mask
+MOST_CROSSINGS = 1_000_000  # of columns and edges of one mask
 
 
 class TooManyCrossings(ValueError):
@@ -29,15 +29,10 @@ def fill(rings: Sequence[Floats], size: Size) -> Runs:
         TooManyCrossings: The rings are too long for the memory that filling takes.
     """
     begin, end = _edges(rings)
+    first, counts = _columns(begin, end, size.width)
+    check_crossings(int(counts.sum()), MOST_CROSSINGS)
 
-    # The columns whose centres lie between an edge's ends, and one entry for each of them.
-    x_ends = np.sort(np.stack([begin[:, 0], end[:, 0]]), axis=0)
-    first, last = np.clip(np.ceil(x_ends - 0.5), 0, size.width).astype(np.int64)
-    counts = last - first
-    if counts.sum() > MOST_CROSSINGS:
-        raise TooManyCrossings(
-            f"the polygons cross {counts.sum():,} columns; the limit is {MOST_CROSSINGS:,}"
-        )
+    # One entry for each column of an edge.
     edge = np.repeat(np.arange(len(begin)), counts)
     starts = np.cumsum(counts) - counts
     column = np.arange(len(edge)) + np.repeat(first - starts, counts)
@@ -49,6 +44,24 @@ def fill(rings: Sequence[Floats], size: Size) -> Runs:
     changes, times = np.unique(column * size.height + row, return_counts=True)
     changes = changes[times % 2 == 1]
     return Runs(size.height, size.width, changes[changes < size.pixels])
+
+
+def count_crossings(rings: Sequence[Floats], size: Size) -> int:
+    """Return how many columns of the image the rings cross, which is the work to fill them."""
+    return int(_columns(*_edges(rings), size.width)[1].sum())
+
+
+def check_crossings(count: int, most: int) -> None:
+    """Raise TooManyCrossings if there are more than `most`."""
+    if count > most:
+        raise TooManyCrossings(f"the polygons cross {count:,} columns; the limit is {most:,}")
+
+
+def _columns(begin: Doubles, end: Doubles, width: int) -> tuple[Ints, Ints]:
+    """Return the first column whose centre lies between an edge's ends, and how many they are."""
+    x_ends = np.sort(np.stack([begin[:, 0], end[:, 0]]), axis=0)
+    first, last = np.clip(np.ceil(x_ends - 0.5), 0, width).astype(np.int64)
+    return first, last - first
 
 
 def _edges(rings: Sequence[Floats]) -> tuple[Doubles, Doubles]:

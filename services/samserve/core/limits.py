@@ -29,6 +29,7 @@ MAX_SWEEP_MASKS = 4096  # of an answer; the best are sent
 MAX_SHORTLIST_BYTES = 64 * 2**20  # of the masks that passed the thresholds, while a sweep runs
 DEFAULT_SWEEPS = 2  # in progress
 MAX_ACCEPTED = 1000  # masks that a person has accepted already
+MAX_ACCEPTED_CROSSINGS = 4_000_000  # of their polygons and the image's columns
 MAX_ACCEPTED_NUMBERS = 2**22  # bytes of their run lengths and coordinates of their polygons
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 
 import structlog
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from samserve.core.errors import Overloaded
 from samserve.gateway.bodies import Bodies, Body
@@ -21,6 +23,17 @@ UNKNOWN_ROUTE = "unknown"
 PROBES = frozenset({"/healthz", "/readyz"})  # answered by a full gateway too: it is alive and ready
 
 log = structlog.get_logger()
+
+
+@cache
+def _counter(route: str, status: int) -> Counter:
+    """The counter of a route's answers; to look it up takes longer than to count."""
+    return HTTP_REQUESTS.labels(route, str(status))
+
+
+@cache
+def _timer(route: str) -> Histogram:
+    return HTTP_REQUEST_SECONDS.labels(route)
 
 
 class Observed:
@@ -64,27 +77,26 @@ class Observed:
 
         body = Body(self._bodies, scope, receive)
         self._running += 1
+        HTTP_REQUESTS_NOW.set(self._running)
+        bound = bind_contextvars(request_id=request_id)
         try:
-            with (
-                bound_contextvars(request_id=request_id),
-                continue_trace(headers),
-                span("HTTP", Kind.SERVER),
-                HTTP_REQUESTS_NOW.track_inprogress(),
-            ):
+            with continue_trace(headers), span("HTTP", Kind.SERVER):
                 if self._running > self._most and scope["path"] not in PROBES:
                     refusal = problem_response(problem_of(Overloaded("the gateway")))
                     await refusal(scope, receive, send_noted)
                 else:
                     await self._app(scope, body.receive, send_noted)
         finally:
+            reset_contextvars(**bound)
             self._running -= 1
+            HTTP_REQUESTS_NOW.set(self._running)
             body.release()
             self._note(scope, status, time.perf_counter() - started, request_id)
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-        HTTP_REQUESTS.labels(route, str(status)).inc()
-        HTTP_REQUEST_SECONDS.labels(route).observe(seconds)
+        _counter(route, status).inc()
+        _timer(route).observe(seconds)
         if status < 500 and seconds <= self._slow:
             return
         log.log(

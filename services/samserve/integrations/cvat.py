@@ -59,6 +59,7 @@ def create(
     timeout: float = 60.0,
     everything: bool = False,
     label: str = "object",
+    points_per_side: int | None = None,
 ) -> Interaction | Detection:
     """Return the function; cvat-cli passes `-p NAME=TYPE:VALUE` as arguments.
 
@@ -69,9 +70,10 @@ def create(
         timeout: Seconds for one call.
         everything: True for a detector that segments everything, False for an interactor.
         label: Of all that a detector finds.
+        points_per_side: Of the grid that a detector asks at; None for SAM's default.
     """
     client = Client(address, embedding, model=model, timeout=timeout)
-    return Detection(client, label) if everything else Interaction(client)
+    return Detection(client, label, points_per_side) if everything else Interaction(client)
 
 
 class Interaction:
@@ -126,9 +128,10 @@ class Interaction:
 class Detection:
     """Segments everything in a frame. A `DetectionFunction` of cvat-sdk."""
 
-    def __init__(self, client: Client, label: str) -> None:
+    def __init__(self, client: Client, label: str, points_per_side: int | None) -> None:
         self._client = client
         self._label = label
+        self._points_per_side = points_per_side
 
     @property
     def spec(self) -> Any:
@@ -143,7 +146,9 @@ class Detection:
 
         found = self._client.generate_masks(
             read_bytes(image.convert("RGB")),
-            GridOptions(pred_iou_thresh=context.conf_threshold),
+            GridOptions(
+                points_per_side=self._points_per_side, pred_iou_thresh=context.conf_threshold
+            ),
             formats=("rle", "polygons") if context.conv_mask_to_poly else ("rle",),
         )
         masks = [record.mask for record in found.records]

@@ -25,6 +25,19 @@ def encode_runs(mask: Runs) -> list[int]:
     return [*lengths.tolist(), around.x0, around.y0, around.x1 - 1, around.y1 - 1]
 
 
+def write_pixels(mask: Runs) -> bytes:
+    """Return a mask's pixels inside its box, 0 or 1 row by row, and the box, as a JSON list."""
+    around = box(mask)
+    if not around.x1:
+        return b"[0,0,0,0,0]"
+    pixels = dense(crop(mask, around)).astype(np.uint8).ravel()
+
+    text: Bytes = np.full((len(pixels), 2), ord(","), np.uint8)
+    text[:, 0] = pixels + ord("0")
+    corners = f"{around.x0},{around.y0},{around.x1 - 1},{around.y1 - 1}"
+    return b"[" + text.tobytes() + corners.encode() + b"]"
+
+
 def write_confidence(predicted_iou: float) -> str:
     """Return the value of the attribute beside a mask, from 0 to 1."""
     return f"{min(max(predicted_iou, 0.0), 1.0):.3f}"

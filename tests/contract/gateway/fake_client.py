@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 from PIL import Image
 from samserve.client import Answer, AsyncClient, Box, CachedImage, Click, EmbedAnswer, Mask, Prompt
 from samserve.client.answer import Model
-from samserve.client.everything import Everything, Record
+from samserve.client.everything import DEFAULT_GRID, Everything, GridOptions, Record
 from samserve.client.prompt import write_prompts
 from samserve.core import runs
 from samserve.core.arrays import Floats
@@ -81,7 +81,9 @@ class FakeClient:
         results = [_masks(prompt, size, self.candidates)[: max_masks or None] for prompt in drawn]
         return Answer(name, VERSION, size, CacheStatus.HIT, {}, results)
 
-    async def generate_masks(self, image: bytes | CachedImage) -> Everything:
+    async def generate_masks(
+        self, image: bytes | CachedImage, options: GridOptions = DEFAULT_GRID
+    ) -> Everything:
         """Find a ring around each of two points."""
         size = self.images[self._find(image)]
         width, height = size.width, size.height
@@ -92,6 +94,7 @@ class FakeClient:
         records = [
             Record(masks[0], point, (0, 0, width, height))
             for masks, point in zip(answer.results, points, strict=True)
+            if masks[0].predicted_iou > (options.pred_iou_thresh or 0)
         ]
         facts = (answer.image_id, answer.model_version, answer.size, answer.cache, {})
         return Everything(*facts, records, len(records))

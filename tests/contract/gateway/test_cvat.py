@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
 from contract.gateway.fake_client import FakeClient, app_of, fake_service
-from contract.gateway.masks import of_cvat
+from contract.gateway.masks import drawn, iou, of_cvat, without_holes
 from contract.gateway.payloads import payload, picture, replay
 from fastapi import FastAPI
 from samserve.client import Box, Click, Prompt
@@ -50,9 +51,52 @@ async def test_clicks_and_boxes_are_answered_with_the_runs_of_the_best_mask(
     assert shape["attributes"] == [{"spec_id": 0, "value": f"{best.predicted_iou:.3f}"}]
 
 
+async def test_the_detector_answers_every_object_with_its_pixels_and_outline(
+    http: httpx.AsyncClient, service: Service
+) -> None:
+    detector = (await http.get("/api/functions/samserve-everything")).json()
+    annotations = detector["metadata"]["annotations"]
+    assert annotations["type"] == "detector"
+    assert json.loads(annotations["spec"]) == [{"id": 0, "name": "object", "type": "mask"}]
+
+    found = (await detect(http)).json()
+    records = (await service.client.generate_masks(picture())).records
+    assert len(found) == len(records) == 2
+    for each, record in zip(found, records, strict=True):
+        assert (each["label"], each["type"]) == ("object", "mask")
+        assert each["confidence"] == f"{record.mask.predicted_iou:.3f}"
+        *pixels, left, top, right, bottom = each["mask"]
+        mask = record.mask.array()
+        part = mask[top : bottom + 1, left : right + 1]
+        assert pixels == part.ravel().astype(int).tolist()
+        assert part.sum() == mask.sum()
+        outline = drawn([np.reshape(each["points"], (-1, 2)).tolist()], 30, 40)
+        assert 0.8 < iou(outline, without_holes(mask)) <= 1  # the largest part alone
+
+
+async def test_the_detectors_threshold_is_a_least_predicted_iou(http: httpx.AsyncClient) -> None:
+    assert (await detect(http, threshold=0.99)).json() == []
+
+
+async def test_a_detection_of_too_many_pixels_is_refused(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cvat, "MAX_DETECTED_PIXELS", 100)
+    answer = await detect(http)
+    assert answer.status_code == 400
+    assert "the limit is 100" in answer.json()["message"]
+
+
+async def detect(http: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    headers = {"x-nuclio-function-name": "samserve-everything"}
+    body["image"] = payload("cvat/points")["body"]["image"]
+    return await http.post("/api/function_invocations", json=body, headers=headers)
+
+
 @pytest.mark.parametrize("prefix", ["", "/cvat"])
-async def test_there_is_a_function_for_each_model(http: httpx.AsyncClient, prefix: str) -> None:
+async def test_there_is_an_interactor_for_each_model(http: httpx.AsyncClient, prefix: str) -> None:
     listed = (await http.get(f"{prefix}/api/functions")).json()
+    assert listed.pop("samserve-everything")
     assert list(listed) == ["samserve", "samserve-sam-b"]
     for name, function in listed.items():
         assert (await http.get(f"{prefix}/api/functions/{name}")).json() == function
@@ -85,7 +129,10 @@ async def test_without_a_decoder_the_default_function_is_listed(
     monkeypatch.setattr(service, "models", fail)
     transport = httpx.ASGITransport(app_of(cvat.routes, service))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-        assert list((await replay(http, "cvat/functions")).json()) == ["samserve"]
+        assert list((await replay(http, "cvat/functions")).json()) == [
+            "samserve",
+            "samserve-everything",
+        ]
 
 
 @pytest.mark.parametrize(

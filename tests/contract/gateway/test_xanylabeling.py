@@ -91,6 +91,12 @@ async def test_points_beside_several_rectangles_are_another_object(
     assert len(await shapes(http, "rectangles", marks=[*marks, inside, beside])) == 2
 
 
+async def test_everything_is_outlined_without_marks(http: httpx.AsyncClient) -> None:
+    found = await shapes(http, "everything")
+    assert [shape["shape_type"] for shape in found] == ["polygon", "polygon"]
+    assert await shapes(http, "everything", conf_threshold=0.99) == []
+
+
 async def test_the_server_is_described(http: httpx.AsyncClient) -> None:
     health = (await replay(http, "xanylabeling/health")).json()
     assert health["status"] == "healthy"
@@ -101,12 +107,6 @@ async def test_the_server_is_described(http: httpx.AsyncClient) -> None:
         info = (await http.get(f"/xanylabeling/v1/models/{model}/info")).json()
         assert info == {"success": True, "data": described}
         assert all(widget.keys() == {"name", "value"} for widget in described["widgets"])
-
-
-async def test_everything_is_outlined_without_marks(http: httpx.AsyncClient) -> None:
-    found = await shapes(http, "everything")
-    assert len(found) == 2
-    assert {shape["shape_type"] for shape in found} == {"polygon"}
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def changed(part: str = "annotations", **fields: object) -> Dataset:
 
 
 SIZE = [HEIGHT, WIDTH]
+NAMES = ["segmentation", "size", "counts", "bbox", "area", "id", "images", "annotations"]
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,21 @@ def test_other_files_are_refused(data: bytes, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_dataset(data)
     assert caught.value.field == field
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**40) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner),
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), values))
+def test_any_other_annotation_is_read_or_refused(fields: dict) -> None:
+    with contextlib.suppress(InvalidInput):
+        changed(**fields)
+
+
+@given(values)
+def test_any_other_content_is_read_or_refused(content: object) -> None:
+    with contextlib.suppress(InvalidInput):
+        read_dataset(orjson.dumps(content))

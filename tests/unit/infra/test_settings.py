@@ -99,16 +99,22 @@ def test_the_variables_of_every_program_are_known(capsys: pytest.CaptureFixture[
 
 def test_a_service_has_only_settings_that_it_reads() -> None:
     """Each field is named somewhere in the service's package, or in a method of the settings."""
-    services = Path(settings_file).parents[1]
-    methods = Path(settings_file).read_text()
-    for kind, package in ((EmbeddingSettings, "embedding"), (DecoderSettings, "decoder")):
+    folder = Path(settings_file).parent
+    services = folder.parents[1]
+    methods = "".join(path.read_text() for path in folder.glob("*.py"))
+    kinds = {
+        "embedding": EmbeddingSettings,
+        "decoder": DecoderSettings,
+        "gateway": GatewaySettings,
+    }
+    for package, kind in kinds.items():
         code = "".join(path.read_text() for path in (services / package).rglob("*.py"))
         for name in kind.model_fields:
             assert re.search(rf"\.{name}\b", code) or f"self.{name}" in methods, (package, name)
 
 
 def test_every_setting_is_described_in_a_sentence() -> None:
-    for kind in (EmbeddingSettings, DecoderSettings):
+    for kind in (EmbeddingSettings, DecoderSettings, GatewaySettings):
         for name, field in kind.model_fields.items():
             assert field.description, name
             assert field.description.endswith("."), name

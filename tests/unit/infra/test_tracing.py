@@ -67,7 +67,7 @@ def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
 def test_an_endpoint_needs_the_tracing_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: object
 ) -> None:
-    monkeypatch.setattr("samserve.infra.settings.find_spec", lambda _: found)
+    monkeypatch.setattr("samserve.infra.settings.values.find_spec", lambda _: found)
     monkeypatch.setenv("SAMSERVE_OTLP_ENDPOINT", "http://collector:4317")
     if found is not None:
         assert load_settings(DecoderSettings).otlp_endpoint == "http://collector:4317"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from samserve.core.runs import runs_of
-from samserve.integrations.cvat_masks import encode_runs, write_rows
+from samserve.integrations.cvat_masks import encode_runs, write_pixels, write_rows
 
 shapes = st.tuples(st.integers(1, 20), st.integers(1, 20))
 masks = shapes.flatmap(lambda shape: arrays(np.bool_, shape))
@@ -37,3 +37,12 @@ def test_known_masks_are_coded_as_cvats_own_library_codes_them() -> None:
 @settings(max_examples=100)
 def test_rows_of_zeros_and_ones_are_json(mask: np.ndarray) -> None:
     assert json.loads(write_rows(runs_of(mask))) == mask.astype(int).tolist()
+
+
+@given(masks)
+@settings(max_examples=100)
+def test_pixels_of_the_box_are_json(mask: np.ndarray) -> None:
+    *pixels, left, top, right, bottom = json.loads(write_pixels(runs_of(mask)))
+    part = mask[top : bottom + 1, left : right + 1]
+    assert pixels == part.ravel().astype(int).tolist()
+    assert part.sum() == mask.sum()

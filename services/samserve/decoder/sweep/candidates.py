@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from samserve.core import runs
 from samserve.core.arrays import Bools, Floats
 from samserve.core.crop import Crop
 from samserve.core.geometry import Frame, Size, fit
@@ -147,8 +148,8 @@ def judge(
 def stability_over(logits: Floats, size: Size, frame: Frame, options: SweepOptions) -> float | None:
     """Return the stability score, or None if it is under the threshold.
 
-    SAM counts pixels of the source image. Logits scaled to SAM's frame give nearly the same score,
-    low-res ones differ by up to 0.05 for a small mask.
+    SAM counts pixels of the source image. Low-res logits give another score, by up to 0.05 for a
+    small mask, so they only decide what is clearly unstable.
 
     Args:
         logits: [L, L], less the mask's threshold.
@@ -164,15 +165,32 @@ def stability_over(logits: Floats, size: Size, frame: Frame, options: SweepOptio
     if _ratio(shown, offset) < least - CLEARLY:
         return None
 
-    # The part that may be on the mask, finer, without the frame's padding.
-    possible = shown > -offset
+    if max(size.width, size.height) < FINER * len(logits):
+        certain, possible = (
+            runs.area(outline(logits - np.float32(cut), size, frame)) for cut in (offset, -offset)
+        )
+        stability = certain / possible if possible else 0.0
+    else:
+        stability = _ratio(_finer(logits, shown > -offset, height, width), offset)
+    return stability if stability >= least else None
+
+
+def _finer(logits: Floats, possible: Bools, height: float, width: float) -> Floats:
+    """Return the part of the logits that may be on the mask, finer.
+
+    The source image has at least as many pixels there, so the share of each is the same.
+
+    Args:
+        logits: [L, L].
+        possible: [rows, columns] of the logits on the image, whether they may be on the mask.
+        height: Of the image, in logits; what is below is padding.
+        width: Likewise.
+    """
     rows, columns = _range(possible), _range(possible.T)
     finer = scale_bilinear(logits[rows, columns], FINER)
-    finer = finer[
+    return finer[
         : round(FINER * height) - FINER * rows.start, : round(FINER * width) - FINER * columns.start
     ]
-    stability = _ratio(finer, offset)
-    return stability if stability >= least else None
 
 
 def _ratio(logits: Floats, offset: float) -> float:

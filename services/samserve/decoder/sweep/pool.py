@@ -18,7 +18,7 @@ from samserve.infra.pool import run_in_pool
 
 Result = TypeVar("Result")
 
-PATIENCE = 0.25  # seconds that work gives way at most, before it begins and again within
+PATIENCE = 1.0  # seconds that work gives way at most, before it begins and again within
 RETRY_AFTER = 5.0  # seconds
 
 

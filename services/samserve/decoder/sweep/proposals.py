@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from samserve.core import runs
 from samserve.core.arrays import Floats
 from samserve.core.errors import InvalidInput
-from samserve.core.fill import fill
+from samserve.core.fill import check_crossings, count_crossings, fill
 from samserve.core.geometry import Size
+from samserve.core.limits import MAX_ACCEPTED_CROSSINGS
 from samserve.core.rle import read_rle
-from samserve.core.run_sets import intersection, union
+from samserve.core.run_sets import union
 from samserve.decoder.sweep.records import Record
 
 PLAUSIBLE_IOU, PLAUSIBLE_STABILITY = 0.5, 0.6  # default thresholds of what is proposed at all
@@ -85,15 +88,21 @@ def read_regions(regions: Sequence[Region], size: Size) -> runs.Runs:
     """Return the union of the accepted regions.
 
     Raises:
-        InvalidInput: A region is damaged or of another size; the error names the field.
+        InvalidInput: A region is damaged, of another size, or too long; the error names the field.
     """
-    return union([_read(region, index, size) for index, region in enumerate(regions)], size)
+    crossings = 0
+    masks = []
+    for index, region in enumerate(regions):
+        crossings += sum(count_crossings(rings, size) for rings in region.rings)
+        masks.append(_read(region, crossings, f"propose.accepted[{index}]", size))
+    return union(masks, size)
 
 
-def _read(region: Region, index: int, size: Size) -> runs.Runs:
-    field = f"propose.accepted[{index}]"
+def _read(region: Region, crossings: int, field: str, size: Size) -> runs.Runs:
+    """Return a region's mask; `crossings` are those of it and the regions before it."""
     try:
         if region.rle is None:
+            check_crossings(crossings, MAX_ACCEPTED_CROSSINGS)
             return union([fill(rings, size) for rings in region.rings], size)
         counts, height, width = region.rle
         if (width, height) != (size.width, size.height):
@@ -105,30 +114,39 @@ def _read(region: Region, index: int, size: Size) -> runs.Runs:
         raise InvalidInput(field, f"{field}: {problem}") from problem
 
 
-def proposals(
-    records: Sequence[Record], accepted: runs.Runs, sureness: Sureness
-) -> list[tuple[Record, bool]]:
-    """Return each region that is left once, with whether it is sure; sure ones first.
+class Proposals:
+    """Chooses what to propose: each region that is left once. A region is considered at a time."""
+
+    def __init__(self, accepted: runs.Runs) -> None:
+        """Begin with the pixels that a person has accepted."""
+        # One number a pixel, column by column as runs are. Runs of thousands of regions would take
+        # ever longer to compare.
+        self._covered = np.zeros(accepted.height * accepted.width, np.uint8)
+        self._cover(accepted)
+        self.kept: list[Record] = []
+
+    def consider(self, records: Sequence[Record]) -> None:
+        """Keep the records that accepted regions and those before them do not mostly cover."""
+        for record in records:
+            # The covered pixels of each foreground run.
+            sums = np.add.reduceat(self._covered, record.mask.changes, dtype=np.int64)
+            if sums[::2].sum() <= MOST_COVERED * runs.area(record.mask):
+                self._cover(record.mask)
+                self.kept.append(record)
+
+    def _cover(self, mask: runs.Runs) -> None:
+        ends = np.append(mask.changes, len(self._covered))[1::2]
+        for start, end in zip(mask.changes[::2].tolist(), ends.tolist(), strict=False):
+            self._covered[start:end] = 1
+
+
+def in_order(records: Sequence[Record], sureness: Sureness) -> list[Record]:
+    """Return the records in the order of proposals: sure ones first.
 
     Among sure and among unsure ones the better ones come first: by predicted IoU times stability,
-    as everywhere. A region is left out if accepted regions and those before it cover most of it.
-
-    Args:
-        records: The masks found, one a point.
-        accepted: Pixels that a person has accepted.
-        sureness: When a region is sure.
+    as everywhere.
     """
-    order = sorted(records, key=lambda record: -record.predicted_iou * record.stability)
-    sure = [record for record in order if sureness.is_sure(record)]
-    unsure = [record for record in order if not sureness.is_sure(record)]
-
-    covered = accepted
-    kept: list[tuple[Record, bool]] = []
-    for record in (*sure, *unsure):
-        common = runs.area(intersection(record.mask, covered))
-        if common > MOST_COVERED * runs.area(record.mask):
-            continue
-        covered = union([covered, record.mask], Size(covered.width, covered.height))
-        kept.append((record, sureness.is_sure(record)))
-
-    return kept
+    return sorted(
+        records,
+        key=lambda each: (not sureness.is_sure(each), -each.predicted_iou * each.stability),
+    )

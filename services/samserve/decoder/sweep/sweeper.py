@@ -25,14 +25,18 @@ from samserve.decoder.sweep.options import SweepOptions, check_options
 from samserve.decoder.sweep.pool import SweepPool
 from samserve.decoder.sweep.proposals import (
     ProposalOptions,
+    Proposals,
+    Sureness,
     check_sureness,
-    proposals,
+    in_order,
     read_regions,
 )
 from samserve.decoder.sweep.records import Record, best_of_cleaned, clean, without_repeats
 from samserve.decoder.sweep.shortlist import Shortlist
 from samserve.infra.metrics import DECODED
 from samserve.infra.stages import StageClock
+
+CONSIDERED = 32  # records that are compared in one piece of work
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +159,15 @@ class _Sweep:
         # Keep each region once.
         with self._clock.stage("keep"):
             kept = await self._keep(shortlist)
-            if self._request.propose is None:
-                chosen = [(record, False) for record in kept]
-            else:
-                sureness = self._request.propose.sureness
-                chosen = await self._pool.run(proposals, kept, accepted, sureness)
+            if self._request.propose is not None:
+                kept = await self._propose(kept, accepted, self._request.propose.sureness)
 
         # Write the masks.
         most = min(self._request.output.max_masks or MAX_SWEEP_MASKS, MAX_SWEEP_MASKS)
         with self._clock.stage("masks"):
-            async for event in self._write(chosen[:most]):
+            async for event in self._write(kept[:most]):
                 yield event
-        yield Finished(len(chosen))
+        yield Finished(len(kept))
 
     async def _read_accepted(self, size: Size) -> runs.Runs:
         """Return the accepted pixels; none if nothing is to be proposed."""
@@ -213,11 +214,28 @@ class _Sweep:
             kept = await self._pool.run(best_of_cleaned, cleaned, threshold)
         return await self._pool.run(lambda: list(without_repeats(kept)))
 
-    async def _write(self, chosen: Sequence[tuple[Record, bool]]) -> AsyncIterator[Kept]:
+    async def _propose(
+        self, records: list[Record], accepted: runs.Runs, sureness: Sureness
+    ) -> list[Record]:
+        """Return what is left beside accepted regions."""
+        found = await self._pool.run(Proposals, accepted)
+        records = in_order(records, sureness)
+        for at in range(0, len(records), CONSIDERED):
+            await self._pool.run(found.consider, records[at : at + CONSIDERED])
+        return found.kept
+
+    async def _write(self, records: Sequence[Record]) -> AsyncIterator[Kept]:
         answer_size = AnswerSize(self._request.output.max_bytes)
+        propose = self._request.propose
         pieces = (
-            partial(_written, record, sure, self._request.output, answer_size)
-            for record, sure in chosen
+            partial(
+                _written,
+                record,
+                propose is not None and propose.sureness.is_sure(record),
+                self._request.output,
+                answer_size,
+            )
+            for record in records
         )
         async for kept in self._pool.results(pieces):
             yield kept

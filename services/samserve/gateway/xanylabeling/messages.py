@@ -24,6 +24,12 @@ class Params(BaseModel):
     """The parameters of a prediction."""
 
     marks: list[Mark] | None = Field(default=None, max_length=MAX_MARKS)
+    conf_threshold: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="sam-everything: masks up to this predicted IoU are dropped; 0: SAM's 0.88.",
+    )
     epsilon_factor: float = Field(
         default=0.001,
         ge=0,

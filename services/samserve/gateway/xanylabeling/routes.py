@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 
-from samserve.client import Mask
+from samserve.client import GridOptions, Mask
 from samserve.core.errors import ModelNotFound
 from samserve.gateway.base64_image import decode_image
 from samserve.gateway.clamped import predict_clamped
@@ -87,7 +87,8 @@ def routes(service: Service) -> APIRouter:
         image = await decode_image(asked.image, "image", service.settings.max_image_bytes)
         if model == EVERYTHING:
             sweeping = service.sweeping().using(model=service.model_for(model))
-            found = (await sweeping.generate_masks(image)).records
+            options = GridOptions(pred_iou_thresh=asked.params.conf_threshold or None)
+            found = (await sweeping.generate_masks(image, options)).records
             masks = [record.mask for record in found]
             return await asyncio.to_thread(_write, masks, model, asked.params.epsilon_factor)
 

@@ -97,15 +97,15 @@ def test_zero_thresholds_keep_everything_but_empty_masks() -> None:
 
 @given(st.floats(5, 59), st.floats(5, 59), st.floats(2, 20), st.floats(0.5, 4))
 @settings(max_examples=50)
+@pytest.mark.parametrize("size, error", [(Size(640, 480), 0.03), (Size(70, 90), 1e-6)])
 def test_stability_is_that_of_masks_at_the_images_size(
-    x: float, y: float, radius: float, slope: float
+    size: Size, error: float, x: float, y: float, radius: float, slope: float
 ) -> None:
-    size = Size(640, 480)
     logits = blob(x, y, radius, slope)
     certain, possible = (runs.area(outline(logits - cut, size, FRAME)) for cut in (1, -1))
     options = SweepOptions(stability_score_thresh=0)
     expected = certain / possible if possible else 0.0
-    assert stability_over(logits, size, FRAME, options) == pytest.approx(expected, abs=0.03)
+    assert stability_over(logits, size, FRAME, options) == pytest.approx(expected, abs=error)
 
 
 def test_an_unstable_mask_is_dropped_without_being_scaled(monkeypatch: pytest.MonkeyPatch) -> None:

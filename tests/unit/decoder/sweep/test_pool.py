@@ -97,14 +97,14 @@ def test_a_piece_waits_for_clicks_but_not_for_ever(
 
         def wait(self, seconds: float) -> None:
             waited.append(seconds)
-            now[0] += 0.1
+            now[0] += 0.4
 
     monkeypatch.setattr(sweep_pool.time, "monotonic", lambda: now[0])
     pool._quiet = Clicks()  # type: ignore[assignment]
     pause = pool.pause()
     for _ in range(9):
         pause()
-    assert waited == pytest.approx([0.25, 0.15, 0.05])
+    assert waited == pytest.approx([1.0, 0.6, 0.2])
     pool.close()
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +12,11 @@ from samserve.core.geometry import Size
 from samserve.core.rle import encode_rle
 from samserve.decoder.sweep.doubt import Doubt
 from samserve.decoder.sweep.proposals import (
+    Proposals,
     Region,
     Sureness,
     check_sureness,
-    proposals,
+    in_order,
     read_regions,
 )
 from samserve.decoder.sweep.records import Record, box_of
@@ -40,20 +43,27 @@ def record(mask: np.ndarray, iou: float, stability: float, disagreement: float) 
 def test_what_is_left_is_sorted_and_covered_once(case: tuple) -> None:
     masks, scores, accepted = case
     found = [record(mask, *score) for mask, score in zip(masks, scores, strict=True) if mask.any()]
-    kept = proposals(found, runs.runs_of(accepted), Sureness())
+    chosen = Proposals(runs.runs_of(accepted))
+    chosen.consider(in_order(found, Sureness()))
+    kept = chosen.kept
 
-    assert [sure for _, sure in kept] == sorted((sure for _, sure in kept), reverse=True)
+    sure = [Sureness().is_sure(each) for each in kept]
+    assert sure == sorted(sure, reverse=True)
+    for better, worse in itertools.pairwise(kept):
+        same = Sureness().is_sure(better) == Sureness().is_sure(worse)
+        better_score = better.predicted_iou * better.stability
+        assert not same or better_score >= worse.predicted_iou * worse.stability
     covered = accepted.copy()
-    for each, sure in kept:
+    for each in kept:
         mask = runs.dense(each.mask)
         assert mask.any() and (mask & covered).sum() <= mask.sum() / 2
         covered |= mask
-        assert sure == (
+        assert Sureness().is_sure(each) == (
             each.predicted_iou > 0.88 and each.stability >= 0.95 and each.doubt.disagreement <= 0.5
         )
     for each in found:  # nothing is left out without a reason
         mask = runs.dense(each.mask)
-        assert any(each is one for one, _ in kept) or (mask & covered).sum() > mask.sum() / 2
+        assert any(each is one for one in kept) or (mask & covered).sum() > mask.sum() / 2
 
 
 def test_regions_are_read_from_run_lengths_and_polygons() -> None:
@@ -86,3 +96,12 @@ def test_thresholds_are_from_0_to_1() -> None:
     check_sureness(Sureness())
     with pytest.raises(InvalidInput, match="sure_disagreement_thresh"):
         check_sureness(Sureness(disagreement_thresh=1.5))
+
+
+def test_polygons_that_take_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samserve.decoder.sweep.proposals.MAX_ACCEPTED_CROSSINGS", 30)
+    square = np.array([[0, 0], [0, 9], [9, 9], [9, 0]], np.float32)
+    read_regions([Region(None, ((square,),))], Size(30, 20))
+    with pytest.raises(InvalidInput, match="cross 36 columns; the limit is 30") as caught:
+        read_regions([Region(None, ((square,),))] * 2, Size(30, 20))
+    assert caught.value.field == "propose.accepted[1]"
