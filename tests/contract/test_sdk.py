@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from contract.conftest import SIZE, Service
+from contract.conftest import SIZE, Path, Service
 from PIL import Image
 from samserve.client import Client
 from samserve.core.errors import InvalidInput, ModelNotFound
@@ -129,6 +128,23 @@ async def test_sam_2_s_predictor_takes_several_images(model: RemoteSam) -> None:
     await asyncio.to_thread(use)
 
 
+async def test_sam_2_s_features_are_tensors(path: Path) -> None:
+    pytest.importorskip("torch")
+
+    def use() -> None:
+        with Client(path.decoder, path.embedding) as client:
+            predictor = RemoteSam2Predictor(client)
+            with pytest.raises(RuntimeError, match="to generate an embedding"):
+                predictor.get_image_embedding()
+            predictor.set_image_batch([PIXELS, PIXELS + 1])
+            features = predictor._features
+        assert features["image_embed"].shape == (2, 256, 64, 64)
+        assert features["image_embed"].dtype.is_floating_point
+        assert features["high_res_feats"] == []  # nano has none
+
+    await asyncio.to_thread(use)
+
+
 @pytest.mark.parametrize("predict", [RemoteSamPredictor, RemoteSam2Predictor])
 async def test_logits_cut_at_the_threshold_are_the_masks(
     model: RemoteSam, predict: Callable[[RemoteSam], Any]
@@ -238,12 +254,13 @@ async def test_masks_over_the_limit_of_an_answer_are_warned_of(
     monkeypatch.setattr(
         Client, "generate_masks", lambda *given, **named: generate(*given, **named, max_masks=1)
     )
-    generator = RemoteSamAutomaticMaskGenerator(model, points_per_side=3, **LOW)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        records = await asyncio.to_thread(generator.generate, PIXELS)
-    assert len(records) == 1
-    assert any("the best 1 are returned" in str(each.message) for each in caught)
+
+    def use() -> None:
+        generator = RemoteSamAutomaticMaskGenerator(model, points_per_side=3, **LOW)
+        with pytest.warns(UserWarning, match="the best 1 are returned"):
+            assert len(generator.generate(PIXELS)) == 1
+
+    await asyncio.to_thread(use)
 
 
 def test_the_grid_and_the_mode_are_checked_as_meta_s() -> None:

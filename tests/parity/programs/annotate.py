@@ -47,7 +47,7 @@ def run(sam, image):
     results["box"] = predictor.predict(box=box, multimask_output=False)
     results["box of one row"] = predictor.predict(box=box[None])
     results["logits"] = predictor.predict(coords, labels, box=None, return_logits=True)
-    masks, scores, logits = results["click"]
+    _, scores, logits = results["click"]
     best = logits[np.argmax(scores), :, :]
     results["refined"] = predictor.predict(
         point_coords=coords,
