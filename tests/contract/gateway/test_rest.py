@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 from contract.conftest import SIZE
 from PIL import Image
+from samserve.client import AsyncClient
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
+from samserve.gateway.app import build
+from samserve.gateway.problem import NOT_REACHED
+from samserve.gateway.service import Service
+from samserve.infra.settings import GatewaySettings
 
 CLICK = {"points": [{"x": 160, "y": 100}]}
 UNKNOWN = "0" * 64
@@ -168,3 +173,12 @@ async def test_the_callers_request_id_comes_back(http: httpx.AsyncClient) -> Non
 async def test_it_is_ready_while_a_decoder_answers(http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).json() == {"status": "ok"}
     assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_addresses_of_services_are_not_told() -> None:
+    service = Service(GatewaySettings(), AsyncClient("127.0.0.1:1", "127.0.0.1:1", timeout=1))
+    transport = httpx.ASGITransport(build(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        answer = await http.get("/readyz")
+    await service.close()
+    assert (answer.status_code, answer.json()["detail"]) == (503, NOT_REACHED)

@@ -47,7 +47,7 @@ def run(sam, image):
     results["box"] = predictor.predict(box=box, multimask_output=False)
     results["box of one row"] = predictor.predict(box=box[None])
     results["logits"] = predictor.predict(coords, labels, box=None, return_logits=True)
-    masks, scores, logits = results["click"]
+    _, scores, logits = results["click"]
     best = logits[np.argmax(scores), :, :]
     results["refined"] = predictor.predict(
         point_coords=coords,
@@ -78,12 +78,15 @@ def run(sam, image):
     results["reset"] = (predictor.is_image_set, predictor.features)
 
     # Everything.
-    options = {"points_per_side": 8, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.8}
-    for mode in ("binary_mask", "uncompressed_rle", "coco_rle"):
-        results[mode] = SamAutomaticMaskGenerator(sam, output_mode=mode, **options).generate(image)
+    options = {"points_per_batch": 8, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.8}
+    generator = SamAutomaticMaskGenerator(sam, points_per_side=4, **options)
+    results["everything"] = generator.generate(image)
     grids = [np.array([[0.55, 0.63], [0.44, 0.21]])]
-    options |= {"points_per_side": None, "point_grids": grids, "min_mask_region_area": 20}
-    results["grids"] = SamAutomaticMaskGenerator(sam, **options).generate(image)
+    options |= {"points_per_side": None, "point_grids": grids}
+    for mode in ("uncompressed_rle", "coco_rle"):
+        results[mode] = SamAutomaticMaskGenerator(sam, output_mode=mode, **options).generate(image)
+    options["min_mask_region_area"] = 20
+    results["cleaned"] = SamAutomaticMaskGenerator(sam, **options).generate(image)
     for name, options in {
         "both": {"point_grids": grids},
         "mode": {"output_mode": "polygon"},

@@ -1,4 +1,4 @@
-"""A program that imports the client loads what the client needs, and no more."""
+"""A program that imports the client or the SDK loads what the client needs, and no more."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ HEAVY = ("PIL", "cv2", "onnxruntime", "pydantic", "ray", "redis", "rich", "struc
 PROGRAM = f"""
 import sys, grpc
 before = set(sys.modules)
-import samserve.client
+import samserve.client, samserve.sdk
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
 print(*loaded & set({HEAVY!r}))
 """

@@ -109,7 +109,7 @@ def routes(service: Service) -> APIRouter:
     @router.post(
         "/images/{image_id}/everything",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {}}}},
     )
     async def segment_everything(
         image_id: ImageId, asked: everything.EverythingRequest

@@ -8,7 +8,7 @@ import pytest
 from samserve.core.arrays import Floats
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Frame, Size
-from samserve.decoder import servicer
+from samserve.decoder import messages
 from samserve.decoder.masks import write
 from samserve.decoder.masks.answer_size import AnswerSize
 from samserve.decoder.masks.write import Output, expected_bytes, write_mask, write_masks
@@ -41,7 +41,7 @@ def prompt(multimask: bool) -> Prompt:
 def test_a_masks_size_is_that_of_its_message(form: str) -> None:
     output = Output(**{form: True}) if form else EVERYTHING
     mask = write_mask(noise(1)[0], (0.9, 0.9), SIZE, FRAME, output)
-    sent = servicer._mask(mask, SIZE).ByteSize()
+    sent = messages.mask_to_proto(mask, SIZE).ByteSize()
     assert sent <= mask.sent_bytes
     assert mask.sent_bytes - sent <= 100 + 0.1 * sent
 
