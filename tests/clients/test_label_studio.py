@@ -241,13 +241,17 @@ def test_a_batch_of_five_tasks_is_answered(work: Work, recorder: Recorder, coins
     work.studio.connect(project, f"{recorder.url}/label-studio")
     before = len(recorder.of("/label-studio/predict"))
     work.studio.predict_all(project)
-    until(lambda: len(recorder.of("/label-studio/predict")) > before)
 
+    # All tasks in one request, then each alone.
+    until(lambda: len(recorder.of("/label-studio/predict")) >= before + 6)
     calls = recorder.of("/label-studio/predict")[before:]
     keep("predict_batch", calls[0].json)
     assert [call.status for call in calls] == [200] * len(calls)
-    assert sum(len(call.json["tasks"]) for call in calls) == 5
+    assert [len(call.json["tasks"]) for call in calls] == [5, 1, 1, 1, 1, 1]
     assert all(call.json["params"]["context"] is None for call in calls)
+    for call in calls[1:]:
+        (result,) = json.loads(call.answer)["results"]
+        assert len(result["result"]) >= 5  # coins
 
 
 def test_the_next_images_are_embedded_before_they_are_opened(
