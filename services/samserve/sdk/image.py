@@ -154,6 +154,6 @@ def _pull_inside(points: Array, size: Array) -> Array:
 
 
 def _cut(corners: Array, size: Array) -> Array:
-    """Cut a box [2, 2] off at the image's edges. One wholly outside stays, so that it is refused."""
+    """Cut a box [2, 2] off at the image's edges. One outside stays, so that it is refused."""
     cut = np.clip(corners, 0, size)
     return cut if (cut[0] < cut[1]).all() else corners
