@@ -220,6 +220,8 @@ async def test_a_box_is_cut_off_at_the_image_s_edges(model: RemoteSam) -> None:
         beyond = predictor.predict(box=np.array([-9, -9, 90, 999]))
         within = predictor.predict(box=np.array([0, 0, 90, SIZE.height]))
         np.testing.assert_array_equal(beyond[0], within[0])
+        with pytest.raises(InvalidInput, match="outside the image"):
+            predictor.predict(box=np.array([-90, -90, -9, -9]))
 
     await asyncio.to_thread(use)
 

@@ -71,7 +71,7 @@ def random_prompt(random: np.random.Generator, kind: str, multimask: bool) -> Pr
 @torch.no_grad()
 def reference(model: Sam2Model, image: Embedding, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
     """Return logits [M, 256, 256] and predicted IoUs [M] for a prompt stretched to the frame."""
-    scale = torch.tensor([1024 / SIZE.width, 1024 / SIZE.height])
+    scale = torch.tensor([1024 / image.size.width, 1024 / image.size.height])
     given = {}
     if len(prompt.points):
         given["input_points"] = (torch.from_numpy(prompt.points) * scale)[None, None]

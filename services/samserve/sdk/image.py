@@ -95,7 +95,7 @@ class RemoteImage:
             InvalidInput: A prompt is invalid.
         """
         answer = self._model.client.predict(
-            self._data, list(self._written(prompts, multimask)), low_res_logits=True, clamp=False
+            self._data, list(self._written(prompts, multimask)), low_res_logits=True
         )
         answers = [sorted(masks, key=lambda mask: mask.candidate) for masks in answer.results]
         logits = [[mask.low_res_array() for mask in masks] for masks in answers]
@@ -138,8 +138,7 @@ class RemoteImage:
 
             box = None
             if prompts.boxes is not None:
-                corners = np.reshape(prompts.boxes[index], (2, 2))
-                box = np.clip(corners, 0, size).ravel()
+                box = _cut(np.reshape(prompts.boxes[index], (2, 2)), size).ravel()
 
             logits: Array | bytes = b""
             if prompts.logits is not None:
@@ -152,3 +151,9 @@ def _pull_inside(points: Array, size: Array) -> Array:
     """Move points that rounding has put outside the image to its edge."""
     inside = np.clip(points, 0, size)
     return np.where(np.abs(points - inside) <= ROUNDING, inside, points)
+
+
+def _cut(corners: Array, size: Array) -> Array:
+    """Cut a box [2, 2] off at the image's edges. One outside stays, so that it is refused."""
+    cut = np.clip(corners, 0, size)
+    return cut if (cut[0] < cut[1]).all() else corners
