@@ -94,7 +94,7 @@ async def predict(http: httpx.AsyncClient, request: dict[str, Any]) -> list[dict
 
 
 async def generate_masks(
-    self: AsyncClient, image: CachedImage, *, formats: Any, **_: Any
+    self: AsyncClient, image: CachedImage, options: object, *, formats: Any, **_: Any
 ) -> Everything:
     """Find what a click finds."""
     answer = await self.predict(image, [Prompt([Click(9, 9)])], formats=formats)

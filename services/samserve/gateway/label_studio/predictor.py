@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from samserve.client import AsyncClient, CachedImage, Mask
+from samserve.client.everything import GridOptions
 from samserve.core.errors import EmbeddingNotCached, InvalidInput
 from samserve.gateway.label_studio.config import LabelConfig, parse_label_config
 from samserve.gateway.label_studio.images import KnownImage, KnownImages
@@ -21,6 +22,7 @@ from samserve.gateway.service import Service
 
 MODEL_NAME = "label-studio"  # in SAMSERVE_GATEWAY_MODELS
 POLYGON_TOLERANCE = 1.0  # pixels
+GRID = GridOptions(points_per_side=16)  # a quarter of SAM's points: Label Studio waits for 100 s
 MOST_REGIONS = 1000  # of an image that is segmented without a click
 MOST_PREPARED = 1000  # tasks that annotators work on at once
 
@@ -113,6 +115,7 @@ class Predictor:
         async def segment(image: KnownImage) -> list[Labeled]:
             found = await self._using(self._service.sweeping()).generate_masks(
                 CachedImage(image.image_id),
+                GRID,
                 formats=FORMATS[config.output.kind],
                 polygon_tolerance=POLYGON_TOLERANCE,
                 max_masks=MOST_REGIONS,
