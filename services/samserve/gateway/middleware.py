@@ -19,6 +19,8 @@ from samserve.infra.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS, HTTP_REQ
 from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 
+REQUEST_ID_HEADER = REQUEST_ID_KEY.encode()
+READ_HEADERS = {REQUEST_ID_HEADER, b"traceparent", b"tracestate"}
 UNKNOWN_ROUTE = "unknown"
 PROBES = frozenset({"/healthz", "/readyz"})  # answered by a full gateway too: it is alive and ready
 
@@ -53,6 +55,7 @@ class Observed:
         self._most = most
         self._slow = slow
         self._running = 0
+        HTTP_REQUESTS_NOW.set_function(lambda: self._running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +63,9 @@ class Observed:
             return
 
         headers = [
-            (key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]
+            (key.decode("latin-1"), value.decode("latin-1"))
+            for key, value in scope["headers"]
+            if key in READ_HEADERS
         ]
         request_id = request_id_of(headers)
         status, started = LEFT, time.perf_counter()
@@ -69,15 +74,11 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (REQUEST_ID_KEY.encode(), request_id.encode()),
-                ]
+                message["headers"].append((REQUEST_ID_HEADER, request_id.encode()))
             await send(message)
 
         body = Body(self._bodies, scope, receive)
         self._running += 1
-        HTTP_REQUESTS_NOW.set(self._running)
         bound = bind_contextvars(request_id=request_id)
         try:
             with continue_trace(headers), span("HTTP", Kind.SERVER):
@@ -89,7 +90,6 @@ class Observed:
         finally:
             reset_contextvars(**bound)
             self._running -= 1
-            HTTP_REQUESTS_NOW.set(self._running)
             body.release()
             self._note(scope, status, time.perf_counter() - started, request_id)
 
