@@ -140,11 +140,31 @@ def server(links: Path | None = None) -> tuple[list[str], dict[str, str]]:
     home, prefix = install(), Path(sys.prefix)
     if links is not None:
         home = _link(links / "triton", home)
-        prefix = _link(links / "python", prefix)
+        prefix = _plain_environment(links / "python")
 
     binary = home / "wheel" / "pytriton" / "tritonserver" / "bin" / "tritonserver"
 
     return [str(binary), f"--backend-directory={home / 'backends'}"], environment(home, prefix)
+
+
+def _plain_environment(folder: Path) -> Path:
+    """Lay out links to this environment's packages, without its .pth files.
+
+    The stub's Python reads .pth files as ASCII, and that of an editable install names the checkout.
+    """
+    if folder.is_dir():
+        return folder
+    packages = folder / "lib" / f"python{_PYTHON}" / "site-packages"
+    packages.mkdir(parents=True)
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
+
+    python = Path(sys.executable).resolve()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(python)
+    (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
+    return folder
 
 
 def _link(link: Path, target: Path) -> Path:
