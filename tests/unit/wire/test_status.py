@@ -100,7 +100,9 @@ def test_a_call_cancelled_by_a_stopping_server_can_be_retried() -> None:
 
 
 def test_every_error_of_the_tree_is_in_the_table() -> None:
-    assert {type(error) for error, _ in EVERY} == set(SamserveError.__subclasses__())
+    kinds = SamserveError.__subclasses__()
+    sent = {kind for kind in kinds if kind.__module__ == errors.__name__}  # others never cross gRPC
+    assert {type(error) for error, _ in EVERY} == sent
 
 
 def test_a_subclass_is_answered_as_its_parent() -> None:
