@@ -112,7 +112,7 @@ def test_up_serves_from_odd_paths_and_leaves_nothing(
         }
         assert Path(run_folder).is_dir()
         assert json.loads(status.stdout)["restarts"] == dict.fromkeys(
-            ("redis", "triton", "embedding", "decoder"), 0
+            ("redis", "triton", "embedding", "decoder", "gateway"), 0
         )
         process.send_signal(signal.SIGINT)
         process.wait(CAP)
