@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
-from samserve.client import Client
+from samserve.client import CachedImage, Client
 from samserve.codec.packed import unpack
 from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
 from samserve.core.image_id import image_id
@@ -190,9 +190,8 @@ def test_tensors_that_are_not_there_are_refused_with_details(
 def test_an_image_that_is_not_there_is_the_clients_own_error(
     client: Client, new_photo: Photos
 ) -> None:
-    reference = types.ImageRef(image_id=image_id(new_photo()))
     with pytest.raises(EmbeddingNotCached):
-        client._fetch_tensors(reference)
+        client.embedding(CachedImage(image_id(new_photo())))
 
 
 def test_a_data_set_outlives_the_replica_that_embeds_it(
