@@ -31,7 +31,7 @@ from loadtest.bench.quality import scene
 from loadtest.bench.report import Row, report
 
 DONE = 0.9  # IoU
-WORTH = 0.5  # IoU from which a proposal is corrected instead of clicked anew
+WORTH = 0.5  # IoU; a proposal with less is not corrected, the object is clicked instead
 MOST = 20  # clicks for an object
 SECONDS = 600.0  # for all proposals of an image
 

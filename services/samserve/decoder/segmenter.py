@@ -205,7 +205,7 @@ class Segmenter:
     async def find_crop(
         self, image: FoundImage, model: ServedModel, data: bytes | None, crop: Crop
     ) -> ReadyImage:
-        """Return a part of an image as an image of its own size; it is embedded if necessary.
+        """Return a part of an image, which is embedded like an image if necessary.
 
         Args:
             image: The whole image.

@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 32 * 1024
-HEAD_SECONDS = 10.0  # for a new connection's first request
+HEAD_SECONDS = 10.0  # from a connection's start, or the first byte of a later request
 LIVENESS = b"/healthz"  # answered whatever the number of connections, or a busy pod is restarted
 
 
@@ -21,7 +21,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_slow)
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -34,6 +34,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_body = False
+        self._start_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -49,6 +50,10 @@ class BoundedHttp(HttpToolsProtocol):
     def _end_slow(self) -> None:
         if not self._in_body:
             self.transport.close()
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_slow)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -114,7 +114,8 @@ def problem_of(error: BaseException) -> Problem:
     row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
     if row is not None:
         status, code = row
-        message = NOT_REACHED if _ADDRESS.search(str(error)) else str(error)
+        hidden = isinstance(error, Unavailable) and _ADDRESS.search(str(error))
+        message = NOT_REACHED if hidden else str(error)
         return Problem(
             status.value,
             message,

@@ -1,4 +1,4 @@
-"""Draws many masks onto an image, each in a colour of its own."""
+"""Draws many masks onto an image, in different colours."""
 
 from __future__ import annotations
 

@@ -8,26 +8,33 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from samserve.client import AsyncClient, CachedImage
 from samserve.client.everything import Everything, GridOptions, Record
+from samserve.core.limits import (
+    MAX_CROP_LAYERS,
+    MAX_FORMATS,
+    MAX_POINTS_PER_BATCH,
+    MAX_POINTS_PER_SIDE,
+    MAX_SWEEP_MASKS,
+)
 from samserve.gateway.problem import problem_of
 from samserve.gateway.rest.answers import problem_json
 from samserve.gateway.rest.masks import image_json, mask_json, wire_formats
-from samserve.gateway.rest.models import MAX_FORMATS, Format, MaskModel, Name, Number, Strict
+from samserve.gateway.rest.models import Format, Name, Number, Strict
 
 Event = tuple[str, Any]
 
 Share = Annotated[Number, Field(ge=0, le=1)]
-MAX_MASKS = 4096
+OUTPUT = {"formats", "polygon_tolerance", "max_masks", "model"}  # what is not an option
 
 
 class EverythingRequest(Strict):
     """SAM's parameters under their names; an absent one has SAM's default."""
 
-    points_per_side: Annotated[int, Field(ge=1, le=64)] | None = None
-    points_per_batch: Annotated[int, Field(ge=1, le=256)] | None = Field(
+    points_per_side: Annotated[int, Field(ge=1, le=MAX_POINTS_PER_SIDE)] | None = None
+    points_per_batch: Annotated[int, Field(ge=1, le=MAX_POINTS_PER_BATCH)] | None = Field(
         default=None, description="Points between two events of progress."
     )
     pred_iou_thresh: Share | None = None
@@ -35,7 +42,7 @@ class EverythingRequest(Strict):
     stability_score_offset: Number | None = None
     mask_threshold: Number | None = None
     box_nms_thresh: Share | None = None
-    crop_n_layers: Annotated[int, Field(ge=0, le=2)] | None = None
+    crop_n_layers: Annotated[int, Field(ge=0, le=MAX_CROP_LAYERS)] | None = None
     crop_nms_thresh: Share | None = None
     crop_overlap_ratio: Share | None = None
     crop_n_points_downscale_factor: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -45,29 +52,15 @@ class EverythingRequest(Strict):
 
     formats: list[Format] = Field(default=["rle"], max_length=MAX_FORMATS)
     polygon_tolerance: Number = Field(default=1, ge=0)
-    max_masks: int = Field(default=0, ge=0, le=MAX_MASKS, description="Masks in all; 0: no limit.")
+    max_masks: int = Field(
+        default=0, ge=0, le=MAX_SWEEP_MASKS, description="Masks in all; 0: no limit."
+    )
     model: Name = Field(default="", description="Empty: the default model.")
 
     @property
     def options(self) -> GridOptions:
         """The parameters, for the client."""
-        given = {name: getattr(self, name) for name in GridOptions.__slots__ if name in OPTIONS}
-        return GridOptions(**given)
-
-
-OPTIONS = set(EverythingRequest.model_fields) - {
-    "formats",
-    "polygon_tolerance",
-    "max_masks",
-    "model",
-}
-
-
-class RecordModel(MaskModel):
-    """A mask, with the point that found it and the crop that it was found in."""
-
-    point: list[float]
-    crop_box: list[int]
+        return GridOptions(**self.model_dump(exclude=OUTPUT))
 
 
 async def stream(
@@ -138,10 +131,3 @@ def _record_json(record: Record, asked: EverythingRequest) -> dict[str, Any]:
         "point": record.point,
         "crop_box": record.crop_box,
     }
-
-
-class EverythingAnswer(BaseModel):
-    """The data of the event `masks`, for the description."""
-
-    found: int = Field(description="Masks found, more than sent if max_masks is less.")
-    masks: list[RecordModel]

@@ -15,15 +15,14 @@ from pydantic import (
 )
 
 from samserve.client import Box, Click, Prompt
+from samserve.core.limits import DEFAULT_PROMPTS, LONGEST_STRING, MAX_FORMATS
 
-MAX_PROMPTS = 64  # of a request
 MAX_POINTS = 64  # of a prompt
-MAX_FORMATS = 5
 MAX_LOGITS = 200_000  # characters of base64; fp16 [256, 256] takes 174,764
 
 PROMPT_FIELDS = ("points", "box", "mask_input")  # of which a prompt needs one
 
-Name = Annotated[str, Field(max_length=64)]
+Name = Annotated[str, Field(max_length=LONGEST_STRING)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Format = Literal["rle", "polygons", "geojson", "png", "bits"]
 ImageId = Annotated[
@@ -106,7 +105,7 @@ class PromptModel(Strict):
 class MasksRequest(Strict):
     """Prompts on one image."""
 
-    prompts: list[PromptModel] = Field(min_length=1, max_length=MAX_PROMPTS)
+    prompts: list[PromptModel] = Field(min_length=1, max_length=DEFAULT_PROMPTS)
     formats: list[Format] = Field(default=["rle"], max_length=MAX_FORMATS)
     polygon_tolerance: Number = Field(
         default=1, ge=0, description="Pixels that a polygon may differ from the mask's edge."
