@@ -209,7 +209,7 @@ def _text(entry: Entry, name: str, field: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _without(entry: Entry, known: set[str]) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from samserve.core.errors import Overloaded
 from samserve.gateway.bodies import Bodies, Body
-from samserve.gateway.problem import LEFT, problem_of
-from samserve.gateway.rest.answers import problem_response
+from samserve.gateway.problem import LEFT
+from samserve.gateway.route import FULL
 from samserve.infra.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS, HTTP_REQUESTS_NOW
 from samserve.infra.tracing import Kind, continue_trace, span
 from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
@@ -22,7 +21,6 @@ from samserve.wire.request_id import REQUEST_ID_KEY, request_id_of
 REQUEST_ID_HEADER = REQUEST_ID_KEY.encode()
 READ_HEADERS = {REQUEST_ID_HEADER, b"traceparent", b"tracestate"}
 UNKNOWN_ROUTE = "unknown"
-PROBES = frozenset({"/healthz", "/readyz"})  # answered by a full gateway too: it is alive and ready
 
 log = structlog.get_logger()
 
@@ -47,7 +45,7 @@ class Observed:
         Args:
             app: Answers the requests.
             bodies: The bodies in flight.
-            most: Requests in progress; further ones are refused.
+            most: Requests in progress; a surface's routes refuse further ones, the probes do not.
             slow: Seconds after which a request is logged although it succeeded.
         """
         self._app = app
@@ -82,11 +80,8 @@ class Observed:
         bound = bind_contextvars(request_id=request_id)
         try:
             with continue_trace(headers), span("HTTP", Kind.SERVER):
-                if self._running > self._most and scope["path"] not in PROBES:
-                    refusal = problem_response(problem_of(Overloaded("the gateway")))
-                    await refusal(scope, receive, send_noted)
-                else:
-                    await self._app(scope, body.receive, send_noted)
+                scope[FULL] = self._running > self._most
+                await self._app(scope, body.receive, send_noted)
         finally:
             reset_contextvars(**bound)
             self._running -= 1

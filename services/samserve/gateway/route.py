@@ -9,18 +9,19 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from samserve.core.errors import Overloaded
 from samserve.gateway.json_body import parse_json
 from samserve.gateway.problem import Problem, problem_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-MAX_JSON_PARTS = 20_000  # unless a surface says otherwise
+FULL = "samserve.full"  # in a request's scope: whether too many requests are in progress
 
 
 def surface(
     write: Callable[[Problem], Response],
     *,
-    json_parts: int = MAX_JSON_PARTS,
+    json_parts: int,
     prepare: Callable[[bytes], bytes] | None = None,
 ) -> type[APIRoute]:
     """Return the class of a surface's routes, for `APIRouter(route_class=...)`.
@@ -46,6 +47,8 @@ def surface(
 
             async def answer(request: Request) -> Response:
                 try:
+                    if request.scope.get(FULL):
+                        raise Overloaded("the gateway")
                     return await handle(SurfaceRequest(request.scope, request.receive))
                 except Exception as error:
                     return write(problem_of(error))

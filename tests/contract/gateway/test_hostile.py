@@ -196,22 +196,40 @@ async def test_heads_are_bounded_in_bytes_and_in_time(
     assert b"200 OK" in await send(head.encode(), b"\r\nconnection: close\r\n\r\n")
 
 
-async def test_more_requests_than_the_most_are_refused(
-    url: str, gateway_app: FastAPI, service: Service, monkeypatch: pytest.MonkeyPatch
+async def test_a_later_requests_head_is_bounded_in_time_too(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, address = url.partition("//")
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b"200 OK" in await reader.readuntil(b"ok")
+    monkeypatch.setattr("samserve.gateway.http_protocol.HEAD_SECONDS", 0.2)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost:")  # and then nothing
+    assert b"HTTP" not in await reader.read()
+    writer.close()
+
+
+async def test_more_requests_than_the_most_are_refused_in_each_surfaces_form(
+    url: str, service: Service
 ) -> None:
     head = "POST /v1/images HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10"
     waiting = [
         asyncio.create_task(request(url, head)) for _ in range(service.settings.max_requests)
     ]
     async with httpx.AsyncClient(base_url=url) as http:
-        answer = await http.get("/nothing")
-        while answer.status_code == 404 and not any(task.done() for task in waiting):
-            answer = await http.get("/nothing")
-        assert answer.status_code == 429
+        answer = await http.get("/v1/models")
+        while answer.status_code == 200 and not any(task.done() for task in waiting):
+            answer = await http.get("/v1/models")
+        assert (answer.status_code, answer.json()["code"]) == (429, "OVERLOADED")
         assert int(answer.headers["retry-after"]) >= 1
+        roboflow = await http.get("/info")
+        assert (roboflow.status_code, list(roboflow.json())) == (429, ["message"])
+        for probe in ("/healthz", "/readyz"):
+            assert (await http.get(probe)).status_code == 200
 
         await end(waiting)
-        while (await http.get("/nothing")).status_code == 429:  # noqa: ASYNC110  # others end
+        while (await http.get("/v1/models")).status_code == 429:  # noqa: ASYNC110  # others end
             await asyncio.sleep(0.01)
 
 
