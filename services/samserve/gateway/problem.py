@@ -23,7 +23,9 @@ from samserve.core.errors import (
     ModelNotFound,
     ModelVersionMismatch,
     Overloaded,
+    PermissionDenied,
     SamserveError,
+    Unauthenticated,
     Unavailable,
     shorten,
 )
@@ -66,6 +68,8 @@ _TABLE: dict[type[SamserveError], tuple[HTTPStatus, str]] = {
     Overloaded: (HTTPStatus.TOO_MANY_REQUESTS, "OVERLOADED"),
     Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     DeadlinePassed: (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_PASSED"),
+    Unauthenticated: (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED"),
+    PermissionDenied: (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED"),
 }
 
 
