@@ -19,13 +19,13 @@ from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
-SECRET = "the-edge's-own-secret"
+EDGE = "the-edge's-own-secret"
 CLICK = [Click(100, 50)]
 
 
 @pytest.fixture
 def edge_secret() -> str:
-    return SECRET
+    return EDGE
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def photo() -> bytes:
 @pytest.fixture
 async def edge(path: Path) -> AsyncIterator[AsyncClient]:
     """A client that is let through, as the edge's callers are."""
-    metadata = [("samserve-edge", SECRET)]
+    metadata = [("samserve-edge", EDGE)]
     async with AsyncClient(path.decoder, path.embedding, metadata=metadata) as client:
         yield client
 
@@ -76,11 +76,15 @@ async def test_a_tenant_that_is_forged_past_the_edge_is_refused(
         get = embedding_pb2.GetEmbeddingRequest(image=ref)
         delete = embedding_pb2.DeleteEmbeddingRequest(image=ref)
 
+        everything = pb.GenerateMasksRequest(ref=ref)
+
         calls = [
             segmentation.Predict(predict, metadata=metadata, timeout=30),
             segmentation.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=30),
             segmentation.Interact([opening(ref=ref)], metadata=metadata, timeout=30),
-            segmentation.GenerateMasks(pb.GenerateMasksRequest(ref=ref), metadata=metadata, timeout=30),
+            segmentation.GenerateMasks(
+                pb.GenerateMasksRequest(ref=ref), metadata=metadata, timeout=30
+            ),
             embedder.Embed(embedding_pb2.EmbedRequest(data=photo), metadata=metadata, timeout=30),
             embedder.EmbedMany([batch], metadata=metadata, timeout=30),
             embedder.GetEmbedding(get, metadata=metadata, timeout=30),

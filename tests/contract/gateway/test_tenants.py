@@ -11,25 +11,25 @@ from contract.conftest import Path
 from pydantic import SecretStr
 from samserve.infra.settings import GatewaySettings
 
-SECRET = "the-edge's-own-secret"
+EDGE = "the-edge's-own-secret"
 
 
 @pytest.fixture
 def edge_secret() -> str:
-    return SECRET
+    return EDGE
 
 
 @pytest.fixture
 def settings() -> GatewaySettings:
     return GatewaySettings(
-        edge_secret=SecretStr(SECRET),
+        edge_secret=SecretStr(EDGE),
         label_studio_url="http://127.0.0.1:9",
         label_studio_tenant="studio",
     )
 
 
 def of(tenant: str) -> dict[str, str]:
-    return {"samserve-tenant": tenant, "samserve-edge": SECRET}
+    return {"samserve-tenant": tenant, "samserve-edge": EDGE}
 
 
 @pytest.mark.parametrize("sent", [None, "guessed-guessed-guessed"])
