@@ -77,14 +77,11 @@ async def test_a_tenant_that_is_forged_past_the_edge_is_refused(
         delete = embedding_pb2.DeleteEmbeddingRequest(image=ref)
 
         everything = pb.GenerateMasksRequest(ref=ref)
-
         calls = [
             segmentation.Predict(predict, metadata=metadata, timeout=30),
             segmentation.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=30),
             segmentation.Interact([opening(ref=ref)], metadata=metadata, timeout=30),
-            segmentation.GenerateMasks(
-                pb.GenerateMasksRequest(ref=ref), metadata=metadata, timeout=30
-            ),
+            segmentation.GenerateMasks(everything, metadata=metadata, timeout=30),
             embedder.Embed(embedding_pb2.EmbedRequest(data=photo), metadata=metadata, timeout=30),
             embedder.EmbedMany([batch], metadata=metadata, timeout=30),
             embedder.GetEmbedding(get, metadata=metadata, timeout=30),
