@@ -100,6 +100,7 @@ async def test_a_keyed_call_gets_its_tenant_and_loses_its_key(identity: Identity
         "samserve-tenant": "acme",
         "samserve-edge": EDGE,
         "samserve-key-id": created["id"],
+        "samserve-plan": "default",
     }
     # A forged header of the same name is replaced, not kept beside.
     assert all(each.HasField("append") for each in answer.ok_response.headers)

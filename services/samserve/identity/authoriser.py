@@ -92,7 +92,8 @@ class Authoriser:
             raise Unauthenticated
         if not found.scopes & scopes_for(call.method, call.route):
             raise PermissionDenied
-        return Caller(found.tenant, found.tenant, found.key_id)
+        plan = known.tenant(found.tenant).plan
+        return Caller(found.tenant, found.tenant, plan, found.key_id)
 
     def _by_key(self, call: Call, known: Snapshot) -> _Credentials | None:
         """Check what may be a key. An unknown id costs the same time as a wrong secret."""

@@ -19,7 +19,7 @@ from samserve.identity.refusal import body_of, headers_of, status_of
 from samserve.identity.v1 import authorization_pb2 as pb
 from samserve.identity.watched import WatchedKeys
 from samserve.infra.metrics import AUTHORISED
-from samserve.wire.callers import EDGE_KEY, KEY_ID_KEY
+from samserve.wire.callers import EDGE_KEY, KEY_ID_KEY, PLAN_KEY
 from samserve.wire.metadata import TENANT_KEY
 from samserve.wire.status import code_of
 
@@ -69,7 +69,11 @@ class AuthorizationServicer:
 
     def _passed(self, caller: Caller) -> pb.CheckResponse:
         """Set the metadata that services believe, each of them, and remove the credentials."""
-        headers = {TENANT_KEY: caller.tenant, KEY_ID_KEY: caller.key_id or NO_KEY_ID}
+        headers = {
+            TENANT_KEY: caller.tenant,
+            KEY_ID_KEY: caller.key_id or NO_KEY_ID,
+            PLAN_KEY: caller.plan.write(),
+        }
         if self._edge_secret:
             headers[EDGE_KEY] = self._edge_secret
         return pb.CheckResponse(

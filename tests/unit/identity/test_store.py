@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from samserve.core.errors import Unavailable
+from samserve.core.plan import Plan
 from samserve.identity.keys import KeyHasher, KeyRecord, new_key
 from samserve.identity.redis_store import RedisStore
 from samserve.identity.scopes import DEFAULT
@@ -49,7 +50,7 @@ def add(store: KeyStore, key: KeyRecord) -> None:
 def test_records_are_kept_and_every_change_shows(store: KeyStore) -> None:
     assert store.load() == Snapshot()
     versions = [store.version()]
-    tenant = TenantRecord("acme", identities=("spiffe://x",))
+    tenant = TenantRecord("acme", Plan(weight=2, requests=60), ("spiffe://x",))
     store.change(lambda _: Snapshot(tenants={"acme": tenant}))
     versions.append(store.version())
     key, _ = record()
