@@ -12,5 +12,15 @@ export default defineConfig({
   worker: { format: "es" },
   server: { headers: isolated, proxy: { "/v1": gateway } },
   // The gateway serves this folder at /; all below assets/ has its hash in its name.
-  build: { outDir: "../../samserve/web", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0 },
+  build: {
+    outDir: "../../samserve/web",
+    emptyOutDir: true,
+    target: "es2022",
+    assetsInlineLimit: 0,
+    rollupOptions: {
+      input: { index: "index.html", sw: "src/sw.ts" },
+      // A service worker serves the folder it is in.
+      output: { entryFileNames: ({ name }) => (name === "sw" ? "sw.js" : "assets/[name]-[hash].js") },
+    },
+  },
 });
