@@ -43,10 +43,17 @@ export function median(values: readonly number[]): number | null {
   return ordered[Math.floor(ordered.length / 2)];
 }
 
+/** For tests and measurements. */
+export interface Probe {
+  timings: Timings;
+  /** The place of a pixel of the image in the window. */
+  toWindow: (x: number, y: number) => [number, number];
+}
+
 declare global {
   interface Window {
-    samserve: { timings: Timings };
+    samserve: Probe;
   }
 }
 
-window.samserve = { timings };
+window.samserve = { timings, toWindow: (x, y) => [x, y] };

@@ -1,6 +1,6 @@
 /** Everything that the page shows: the images, the open one, its labels, and the tools. */
 
-import { batch, computed, effect, signal } from "@preact/signals";
+import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import type { Mask } from "@samserve/decoder";
 import { addClass, changeClass, FIRST_CLASSES, type LabelClass } from "../document/classes";
 import { type Content, EMPTY_CONTENT } from "../document/content";
@@ -149,9 +149,9 @@ export async function openImage(key: string, since = performance.now()): Promise
 
     const imageId = hash ?? (await opening).imageId;
     if (dropTwin(key, imageId)) return;
-    const labels = await load(imageId, image.name);
-    signal.throwIfAborted();
     const { width, height, thumbnail } = decoded;
+    const labels = await load(imageId, image.name, width, height);
+    signal.throwIfAborted();
     batch(() => {
       const levels = new Levels(decoded, () => tilesLoaded.value++);
       opened.value = { key, imageId, name: image.name, file, levels, since };
@@ -172,10 +172,24 @@ export async function openImage(key: string, since = performance.now()): Promise
     void prewarmNext(key);
   } catch (error) {
     if (isLeft(error) || signal.aborted) return;
-    connection.stage.value = { kind: "failed", text: sentenceOf(error), share: null };
-    notify(sentenceOf(error), "error");
-    if (opened.value === null && image.imageId === null) removeImage(key);
+    if (opened.value === null && image.imageId === null) {
+      // It was never an image, or is none that this page can show.
+      notify(sentenceOf(error), "error");
+      removeImage(key);
+    } else connection.stage.value = { kind: "failed", text: sentenceOf(error), share: null };
   }
+}
+
+/** Open the embedding of the image on the screen again, as for another model, or after a failure. */
+export function openAgain(): void {
+  const image = opened.value;
+  if (!image) {
+    if (currentKey.value !== null) void openImage(currentKey.value);
+    return;
+  }
+  connection.leave();
+  candidates.value = [];
+  connection.open(image.file, image.imageId).catch(() => {}); // the stage says what failed
 }
 
 /** Open the image before or after the current one. */
@@ -259,10 +273,19 @@ export function deleteClass(id: number): void {
 
 // The rest is about keeping things.
 
-async function load(imageId: string, name: string): Promise<Content> {
+async function load(imageId: string, name: string, width: number, height: number): Promise<Content> {
   const labels = (await saved?.labels(imageId))?.content ?? EMPTY_CONTENT;
   const imported = (await saved?.takeImport(name)) ?? [];
-  return imported.length === 0 ? labels : { ...labels, objects: [...labels.objects, ...imported] };
+  if (imported.length === 0) return labels;
+  return { ...labels, objects: [...labels.objects, ...ofSize(imported, width, height)] };
+}
+
+/** Imported objects that have the image's size. */
+export function ofSize(objects: Content["objects"], width: number, height: number): Content["objects"] {
+  const fit = objects.filter(({ rle: { size } }) => size[0] === height && size[1] === width);
+  const others = objects.length - fit.length;
+  if (others > 0) notify(`${others} imported objects have the size of another image and were left out.`, "error");
+  return fit;
 }
 
 /** An image that is in the strip twice stays once. */
@@ -352,11 +375,5 @@ effect(() => {
   const now = `${place.value} ${model.value}`;
   if (now === before) return;
   before = now;
-  const image = opened.peek();
-  if (!image) return;
-  connection.leave();
-  candidates.value = [];
-  connection.open(image.file, image.imageId).catch((error: unknown) => {
-    if (!isLeft(error)) notify(sentenceOf(error), "error");
-  });
+  untracked(openAgain);
 });

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { LabelClass } from "../document/classes";
 import { activeClass, classes, content, deleteClass, editClass, newClass } from "../store/workspace";
 import { Button } from "./Button";
@@ -38,6 +38,7 @@ export function ClassList() {
 }
 
 function ClassRow({ each: { id, name, color }, index }: { each: LabelClass; index: number }) {
+  const [renaming, setRenaming] = useState(false);
   const count = content.value.objects.filter(({ classId }) => classId === id).length;
   const active = activeClass.value === id;
   return (
@@ -48,23 +49,48 @@ function ClassRow({ each: { id, name, color }, index }: { each: LabelClass; inde
         aria-label={`Colour of ${name}`}
         onInput={(event) => editClass(id, { color: event.currentTarget.value })}
       />
-      <button
-        type="button"
-        class="item-main"
-        aria-pressed={active}
-        title={index < 9 ? `New objects are “${name}” (Shift+${index + 1})` : `New objects are “${name}”`}
-        onClick={() => (activeClass.value = id)}
-      >
-        <span class="name">{name}</span>
-        <span class="muted">{count > 0 ? count : ""}</span>
-      </button>
-      <Button label={`Rename ${name}`} icon="edit" kind="quiet" onClick={() => rename(id, name)} />
+      {renaming ? (
+        <NameInput id={id} name={name} onEnd={() => setRenaming(false)} />
+      ) : (
+        <button
+          type="button"
+          class="item-main"
+          aria-pressed={active}
+          title={index < 9 ? `New objects are “${name}” (Shift+${index + 1})` : `New objects are “${name}”`}
+          onClick={() => (activeClass.value = id)}
+        >
+          <span class="name">{name}</span>
+          <span class="muted">{count > 0 ? count : ""}</span>
+        </button>
+      )}
+      <Button label={`Rename ${name}`} icon="edit" kind="quiet" onClick={() => setRenaming(true)} />
       <Button label={`Delete ${name}`} icon="trash" kind="quiet" onClick={() => deleteClass(id)} />
     </li>
   );
 }
 
-function rename(id: number, before: string): void {
-  const name = prompt("Name of the class", before)?.trim();
-  if (name) editClass(id, { name });
+/** Takes a new name; Escape keeps the old one. */
+function NameInput({ id, name, onEnd }: { id: number; name: string; onEnd: () => void }) {
+  const element = useRef<HTMLInputElement>(null);
+  useEffect(() => element.current?.select(), []);
+  const save = (event: { currentTarget: HTMLInputElement }) => {
+    const changed = event.currentTarget.value.trim();
+    if (changed !== "") editClass(id, { name: changed });
+    onEnd();
+  };
+  return (
+    <input
+      ref={element}
+      type="text"
+      class="item-main"
+      defaultValue={name}
+      maxLength={64}
+      aria-label={`New name of ${name}`}
+      onBlur={save}
+      onKeyDown={(event) => {
+        if (event.key === "Enter") save(event);
+        if (event.key === "Escape") onEnd();
+      }}
+    />
+  );
 }

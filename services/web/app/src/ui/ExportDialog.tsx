@@ -7,7 +7,7 @@ import { writeYolo } from "../exports/yolo";
 import { pickFile } from "../image/pick";
 import { sentenceOf } from "../server/failure";
 import { notify } from "../store/notices";
-import { classes, dispatch, fileOf, images, keepImport, labelsOf, opened } from "../store/workspace";
+import { classes, dispatch, fileOf, images, keepImport, labelsOf, ofSize, opened } from "../store/workspace";
 import { Button } from "./Button";
 import { dialog } from "./commands";
 import { Modal } from "./Modal";
@@ -125,8 +125,10 @@ async function importCoco(): Promise<void> {
     let waiting = 0;
     for (const [name, objects] of imported.objects) {
       count += objects.length;
-      if (name === opened.value?.name) dispatch({ type: "add", objects: fitting(objects) });
-      else {
+      if (name === opened.value?.name) {
+        const { width, height } = opened.value.levels;
+        dispatch({ type: "add", objects: ofSize(objects, width, height) });
+      } else {
         waiting++;
         await keepImport(name, objects);
       }
@@ -137,14 +139,4 @@ async function importCoco(): Promise<void> {
   } catch (error) {
     notify(`“${file.name}” was not imported: ${sentenceOf(error)}`, "error");
   }
-}
-
-/** Those that have the size of the open image. */
-function fitting<T extends { rle: { size: readonly number[] } }>(objects: readonly T[]): readonly T[] {
-  const { width, height } = opened.value!.levels;
-  const fit = objects.filter(({ rle: { size } }) => size[0] === height && size[1] === width);
-  if (fit.length < objects.length) {
-    notify(`${objects.length - fit.length} objects have the size of another image and were left out.`, "error");
-  }
-  return fit;
 }

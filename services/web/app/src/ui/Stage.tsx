@@ -46,6 +46,11 @@ export function Stage() {
       onFrames(() => drawProgress(progress.current!)),
       fitNewImages(),
     ];
+    window.samserve.toWindow = (x, y) => {
+      const { left, top } = stage.current!.getBoundingClientRect();
+      const at = view.peek();
+      return [left + at.x + x * at.scale, top + at.y + y * at.scale];
+    };
     return () => ends.forEach((end) => end());
   }, []);
 

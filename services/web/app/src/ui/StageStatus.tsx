@@ -1,5 +1,5 @@
 import { cancelSweep, sweeping } from "../store/sweeping";
-import { connection } from "../store/workspace";
+import { connection, openAgain } from "../store/workspace";
 import { Button } from "./Button";
 
 /** How far the work on the image is. */
@@ -12,6 +12,11 @@ export function StageStatus() {
         <div class={`chip is-${kind}`}>
           {kind === "working" && <span class="spinner" aria-hidden="true" />}
           <span>{kind === "working" ? `${text}…` : text}</span>
+          {kind === "failed" && (
+            <Button label="Try again" kind="quiet" onClick={openAgain}>
+              Try again
+            </Button>
+          )}
           {share !== null && <progress value={share} max={1} aria-label={text} />}
         </div>
       )}

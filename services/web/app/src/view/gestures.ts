@@ -44,6 +44,7 @@ export function attachGestures(element: HTMLElement): () => void {
 
   const down = (event: PointerEvent) => {
     if (!imageSize()) return;
+    element.dataset.pressed = "";
     element.focus({ preventScroll: true });
     element.setPointerCapture(event.pointerId);
     const at = placeOf(event);
@@ -99,6 +100,7 @@ export function attachGestures(element: HTMLElement): () => void {
     else pan(-event.deltaY * lines, 0);
   };
 
+  const blur = () => delete element.dataset.pressed;
   const leave = () => {
     if (gesture) return;
     pointer.value = null;
@@ -113,6 +115,7 @@ export function attachGestures(element: HTMLElement): () => void {
     ["pointercancel", up as EventListener],
     ["pointerleave", leave],
     ["wheel", wheel as EventListener],
+    ["blur", blur],
     ["contextmenu", ignore],
   ];
   for (const [name, listener] of listeners) element.addEventListener(name, listener, { passive: false });

@@ -4,6 +4,7 @@ import { maskToPolygons, type Rle } from "@samserve/decoder";
 import { boxOf, cropRuns, type Runs, readRuns } from "../document/runs";
 
 const SLICE = 10; // milliseconds of work at once
+const TOLERANCE = 0.8; // pixels of the image; without it, lines are stairs on enlarged images
 
 const paths = new WeakMap<Rle, Path2D>();
 const queue = new Map<Rle, (() => void)[]>();
@@ -26,7 +27,7 @@ export function pathOf(runs: Runs): Path2D {
   const box = boxOf(runs);
   if (box[2] <= box[0]) return path;
   const [left, top] = box;
-  for (const { exterior, holes } of maskToPolygons(cropRuns(runs, box), 0)) {
+  for (const { exterior, holes } of maskToPolygons(cropRuns(runs, box), TOLERANCE)) {
     for (const ring of [exterior, ...holes]) {
       ring.forEach(([x, y], index) => {
         if (index === 0) path.moveTo(x + left, y + top);
