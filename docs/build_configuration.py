@@ -23,6 +23,7 @@ from samserve.infra.settings import (
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
+    IdentitySettings,
     ProcessSettings,
     variable_of,
 )
@@ -117,6 +118,7 @@ def page() -> str:
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
+        section("Authoriser", rows(IdentitySettings, every)),
     ]
 
     for title, variables in OTHERS.items():

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from samserve.core.plan import NO_PLAN, Plan
+
 DEFAULT_TENANT = "public"
 
 
@@ -17,11 +19,13 @@ class Caller:
     Attributes:
         tenant: To whom its work is accounted.
         owner: Of the cache entries that it may use: the tenant, unless all tenants share theirs.
+        plan: What the tenant may use.
         key_id: Public part of its API key, or what else names its credentials; empty for none.
     """
 
     tenant: str = DEFAULT_TENANT
     owner: str = DEFAULT_TENANT
+    plan: Plan = NO_PLAN
     key_id: str = ""
 
 

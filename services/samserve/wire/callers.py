@@ -18,11 +18,13 @@ from structlog.contextvars import bound_contextvars
 from samserve.core.caller import DEFAULT_TENANT, Caller, acting_for, current_caller
 from samserve.core.errors import InvalidInput, Unauthenticated, shorten
 from samserve.core.limits import MAX_METADATA_BYTES, check_count
+from samserve.core.plan import Plan
 from samserve.wire.metadata import TENANT_KEY
 
 EDGE_KEY = "samserve-edge"  # its value is the secret
 KEY_ID_KEY = "samserve-key-id"
-IDENTITY_KEYS = (TENANT_KEY, EDGE_KEY, KEY_ID_KEY)  # the edge removes a caller's own
+PLAN_KEY = "samserve-plan"
+IDENTITY_KEYS = (TENANT_KEY, EDGE_KEY, KEY_ID_KEY, PLAN_KEY)  # the edge removes a caller's own
 
 SHARED_OWNER = "shared"  # of all cache entries, if tenants share them
 
@@ -87,6 +89,7 @@ class Callers:
         return Caller(
             tenant,
             owner=SHARED_OWNER if self._shared else tenant,
+            plan=self._plan(sent.get(PLAN_KEY, "")),
             key_id=key_id if _KEY_ID.fullmatch(key_id) else "",
         )
 
@@ -99,11 +102,17 @@ class Callers:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return what tells the current caller to another service, but for the tenant itself."""
-        key_id = current_caller().key_id
+        caller = current_caller()
+        key_id, plan = caller.key_id, caller.plan
         return (
             *(((EDGE_KEY, self._secrets[0]),) if self._secrets else ()),
             *(((KEY_ID_KEY, key_id),) if key_id else ()),
+            *(((PLAN_KEY, plan.write()),) if self._secrets else ()),
         )
+
+    def _plan(self, text: str) -> Plan:
+        """Return a tenant's plan: from the edge, and never from a stranger."""
+        return Plan.read(text) if self._secrets and text else Plan()
 
     def _knows(self, secret: str) -> bool:
         """Compare with every secret, in a time that does not tell how much of it is right."""

@@ -1,6 +1,7 @@
 import pytest
 from samserve.core.caller import Caller, acting_for
 from samserve.core.errors import InvalidInput, Unauthenticated
+from samserve.core.plan import Plan
 from samserve.wire.callers import Callers
 
 SECRET, OLD = "the-edge's-own-secret", "the-secret-of-before"
@@ -54,6 +55,18 @@ def test_a_tenants_name_is_checked(name: str) -> None:
 
 
 def test_another_service_is_told_the_caller() -> None:
-    with acting_for(Caller("acme", "acme", key_id="k1")):
-        assert Callers([SECRET]).metadata() == (EDGE, ("samserve-key-id", "k1"))
+    caller = Caller("acme", "acme", Plan(weight=2.0), "k1")
+    with acting_for(caller):
+        told = Callers([SECRET]).metadata()
+    assert told == (EDGE, ("samserve-key-id", "k1"), ("samserve-plan", "weight=2.0"))
+    assert Callers([SECRET]).read([*told, ("samserve-tenant", "acme")]) == caller
+
+
+def test_a_plan_is_believed_from_the_edge_alone() -> None:
+    plan = [("samserve-plan", "weight=9")]
+    assert Callers().read(plan).plan == Plan()
+    assert Callers([SECRET]).read([*plan, EDGE]).plan == Plan(weight=9)
+
+
+def test_nobody_is_told_without_a_secret() -> None:
     assert Callers().metadata() == ()

@@ -7,6 +7,7 @@ from samserve.infra.settings.common import BundleSettings, CommonSettings, Proce
 from samserve.infra.settings.decoder import DecoderSettings
 from samserve.infra.settings.embedding import EmbeddingSettings
 from samserve.infra.settings.gateway import GatewaySettings
+from samserve.infra.settings.identity import IdentitySettings, KeySettings
 from samserve.infra.settings.load import (
     load_settings,
     parse_arguments,
@@ -22,6 +23,8 @@ __all__ = [
     "EmbeddingSettings",
     "EnvironmentSettings",
     "GatewaySettings",
+    "IdentitySettings",
+    "KeySettings",
     "ProcessSettings",
     "load_settings",
     "parse_arguments",
