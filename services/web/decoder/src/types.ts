@@ -117,16 +117,10 @@ export interface ServedModel {
   /** Side of the square that images are resized into, in pixels. */
   side: number;
   lowRes: number;
-  /** How to decode it in a browser; null if that is impossible. */
-  browser: BrowserDecoder | null;
+  /** What to download to decode it in a browser; null if it cannot be decoded there. */
+  browser: { bytes: number } | null;
   /** Why `browser` is null, as a sentence to show. */
   browserNote: string;
-}
-
-export interface BrowserDecoder {
-  kind: "kernel" | "onnx";
-  /** Bytes to download once, for each version of the model. */
-  bytes: number;
 }
 
 /** Pixels of a mask, row by row, 0 or 1. */
