@@ -115,7 +115,7 @@ def server() -> Server:
 def test_every_method_of_both_services_is_limited(server: Server) -> None:
     assert server.generic == 2
     assert set(server.parsers) == {
-        *("Predict", "Interact", "GenerateMasks", "ListModels"),
+        *("Predict", "Interact", "GenerateMasks", "ListModels", "GetDecoder"),
         *("Embed", "EmbedMany", "GetEmbedding", "DeleteEmbedding"),
     }
     for parse in server.parsers.values():

@@ -11,7 +11,9 @@ import type { ModelFacts } from "./sam/model.js";
 import { answer, checkPrompt } from "./sam/predictor.js";
 import { readSafetensors } from "./sam/safetensors.js";
 import { fetchModelFacts, readBody, request, type ServerOptions } from "./server.js";
-import type { DecoderFacts, Mask, OnProgress, Prompt } from "./types.js";
+import type { DecoderFacts, LoadOptions, Mask, OnProgress, Prompt } from "./types.js";
+
+const NO_WEBGPU = "WebGPU is not used: it has given wrong masks, and WebAssembly is fast enough";
 
 interface Image {
   prepared: Prepared;
@@ -26,15 +28,18 @@ export class Session {
     private readonly options: ServerOptions,
     private facts: ModelFacts,
     private readonly engine: Engine,
+    private readonly note: string,
   ) {}
 
   /**
    * Load a model's decoder.
    *
+   * @param backend - that was asked for
    * @param compile - returns the kernel's module
    */
   static async load(
     options: ServerOptions,
+    backend: NonNullable<LoadOptions["backend"]>,
     compile: () => Promise<WebAssembly.Module>,
     onProgress?: OnProgress,
   ): Promise<Session> {
@@ -45,7 +50,8 @@ export class Session {
     const response = await request(path, options);
     const weights = readSafetensors(await readBody(response, "weights", facts.bytes, onProgress));
     const engine = new KernelEngine(new Kernel(module), facts, weights);
-    return new Session({ ...options, model: facts.model, signal: undefined }, facts, engine);
+    const note = backend === "webgpu" ? NO_WEBGPU : "";
+    return new Session({ ...options, model: facts.model, signal: undefined }, facts, engine, note);
   }
 
   get description(): DecoderFacts {
@@ -54,7 +60,7 @@ export class Session {
       threads: 1,
       model: this.facts.model,
       modelVersion: this.facts.version,
-      note: "",
+      note: this.note,
     };
   }
 

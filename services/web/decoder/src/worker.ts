@@ -38,8 +38,8 @@ async function answer(
   onProgress: (progress: Progress) => void,
 ): Promise<Replies[keyof Replies]> {
   if (request.kind === "load") {
-    const { baseUrl, model } = request;
-    session = await Session.load({ baseUrl, model, signal }, compileKernel, onProgress);
+    const { baseUrl, model, backend } = request;
+    session = await Session.load({ baseUrl, model, signal }, backend, compileKernel, onProgress);
     return session.description;
   }
   if (!session) throw new SamserveError("the decoder is not loaded", "CLOSED");
