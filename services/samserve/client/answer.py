@@ -170,6 +170,7 @@ class Model:
         side: of the square that images are resized into, in pixels.
         low_res: side of the low-res logits.
         stretch: whether images are stretched to the whole square; otherwise they keep their shape.
+        concepts: whether it answers `find`.
         decoder_bytes: what a caller downloads to compute the decoder by itself; 0 if it cannot.
         decoder_note: why it cannot.
     """
@@ -179,6 +180,7 @@ class Model:
     side: int
     low_res: int
     stretch: bool = False
+    concepts: bool = False
     decoder_bytes: int = 0
     decoder_note: str = ""
 
@@ -220,6 +222,7 @@ def read_models(answer: pb.ListModelsResponse) -> list[Model]:
             each.side,
             each.low_res,
             each.stretch,
+            each.concepts,
             each.decoder_bytes,
             each.decoder_note,
         )

@@ -7,8 +7,8 @@ from samserve.decoder.registry import ServedModel
 from samserve.v1 import segmentation_pb2 as pb
 
 
-def model_to_proto(model: ServedModel) -> pb.ListModelsResponse.Model:
-    """Return a model as ListModels lists it."""
+def model_to_proto(model: ServedModel, concepts: bool) -> pb.ListModelsResponse.Model:
+    """Return a model as ListModels lists it; `concepts`: whether it answers Find."""
     bundle, handout = model.decoder.bundle, handout_of(model)
     return pb.ListModelsResponse.Model(
         name=model.name,
@@ -16,6 +16,7 @@ def model_to_proto(model: ServedModel) -> pb.ListModelsResponse.Model:
         side=bundle.frame.side,
         low_res=model.low_res,
         stretch=bundle.frame.stretch,
+        concepts=concepts,
         decoder_bytes=handout.size,
         decoder_note=handout.note,
     )
