@@ -32,6 +32,8 @@ from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import DECODED
 from samserve.infra.stages import StageClock
 
+LONG_PROMPT = 16  # points; one of 64 takes as long as several clicks
+
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
@@ -137,7 +139,8 @@ class Segmenter:
             masks = [await self._queue.run(self._pool, next(jobs).masks)]
         else:
             works = (job.masks for job in jobs)
-            masks = await self._queue.run_batch(self._pool, works, len(prompts))
+            long = any(len(prompt.points) > LONG_PROMPT for prompt in prompts)
+            masks = await self._queue.run_batch(self._pool, works, len(prompts), long)
         return Segmented(image, masks)
 
     async def find(
