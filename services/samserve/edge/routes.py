@@ -97,7 +97,7 @@ def _unary(settings: EdgeSettings, match: Json, cluster: str) -> Json:
 
 
 def _other_host() -> Json:
-    """Further attempts go to another host; on the ring, to the next one."""
+    """Further attempts go to another host; by the table, to the next one."""
     kind = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     predicate = {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": typed(kind)}
     return {"retry_host_predicate": [predicate], "host_selection_retry_max_attempts": 5}
