@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from samserve.infra.hosts import AllowedHost, parse_hosts
 PREFIX = "SAMSERVE_"
 MIB = 2**20
 SHORTEST_SECRET = 16  # characters
+ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?")
 
 
 def require_otlp_extra(endpoint: str) -> str:
@@ -70,6 +72,17 @@ def _parse_servers(value: Any) -> Any:
     return servers
 
 
+def _parse_origins(value: Any) -> Any:
+    """Parse `https://HOST[:PORT],...`. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(f"expected origins such as https://example.com; found {origin!r}")
+    return origins
+
+
 def _check_secret(secret: SecretStr) -> SecretStr:
     if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
         raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
@@ -85,6 +98,7 @@ Hosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_publ
 PrivateHosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_private_hosts)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_names)]
 Servers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_servers)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
 Folder = Annotated[Path, BeforeValidator(_as_folder)]
 
 
