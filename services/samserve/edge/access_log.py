@@ -40,9 +40,8 @@ def access_log(which: str) -> list[Json]:
     if which == "off":
         return []
     log = extension(
-        "envoy.access_loggers.file",
-        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path="/dev/stdout",
+        "envoy.access_loggers.stdout",
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
         log_format={"json_format": FIELDS, "omit_empty_values": True},
     )
     if which == "failures":
