@@ -170,6 +170,7 @@ class Model:
         side: of the square that images are resized into, in pixels.
         low_res: side of the low-res logits.
         stretch: whether images are stretched to the whole square; otherwise they keep their shape.
+        concepts: whether it answers `find`.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Model:
     side: int
     low_res: int
     stretch: bool = False
+    concepts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ def read_embed_answer(
 def read_models(answer: pb.ListModelsResponse) -> list[Model]:
     """Convert from the proto."""
     return [
-        Model(each.name, each.version, each.side, each.low_res, each.stretch)
+        Model(each.name, each.version, each.side, each.low_res, each.stretch, each.concepts)
         for each in answer.models
     ]
 

@@ -30,6 +30,7 @@ from samserve.client.base import (
     embedding_address,
 )
 from samserve.client.channel import open_async_channel
+from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -61,6 +62,7 @@ Request = TypeVar(
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
     segmentation_pb2.GenerateMasksRequest,
+    segmentation_pb2.FindRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
@@ -92,6 +94,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
         self._generate_masks = segmentation_stub.GenerateMasks
+        self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -203,6 +206,30 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         proposals = write_proposals(accepted, sureness)
         return await self._everything(image, options, output, on_progress, proposals)
 
+    async def find(
+        self,
+        image: ImageInput,
+        concepts: ConceptsInput,
+        *,
+        threshold: float | None = None,
+        max_overlap: float = 0,
+        low_res_logits: bool = False,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+    ) -> Findings:
+        """Find every instance of concepts, as `Client.find`."""
+        hashed = await self._hash(image)
+        output = write_output(
+            formats=formats,
+            low_res_logits=low_res_logits,
+            polygon_tolerance=polygon_tolerance,
+            max_masks=max_masks,
+        )
+        written = write_concepts(concepts)
+        request = self._find_request(hashed, written, output, threshold, max_overlap)
+        return await _by_hash_then_bytes(self._request_findings, request, hashed)
+
     async def embed(self, image: ImageInput) -> EmbedAnswer:
         """Embed an image before its first click, as `Client.embed`."""
         hashed = await self._hash(image)
@@ -282,6 +309,13 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 except (Unavailable, Overloaded):
                     await asyncio.sleep(pause)
             return await open_interaction(start, opening, self._timeout)
+
+    async def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
+        with tracing.span("Find", tracing.Kind.CLIENT):
+            response = await self._decoder_calls.call(
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
+            )
+            return read_findings(response)
 
     async def _everything(
         self,

@@ -31,6 +31,7 @@ ImageMessage = (
     segmentation_pb2.PredictRequest
     | segmentation_pb2.InteractRequest.Open
     | segmentation_pb2.GenerateMasksRequest
+    | segmentation_pb2.FindRequest
     | embedding_pb2.EmbedRequest
 )
 
@@ -39,6 +40,7 @@ PlacedMessage = (
     segmentation_pb2.PredictRequest
     | segmentation_pb2.InteractRequest.Open
     | segmentation_pb2.GenerateMasksRequest
+    | segmentation_pb2.FindRequest
 )
 
 
@@ -129,6 +131,23 @@ class ClientBase:
             options=write_options(options),
             output=output,
             propose=propose,
+        )
+
+    def _find_request(
+        self,
+        image: HashedImage,
+        concepts: Sequence[types.Concept],
+        output: segmentation_pb2.OutputOptions,
+        threshold: float | None,
+        max_overlap: float,
+    ) -> segmentation_pb2.FindRequest:
+        return segmentation_pb2.FindRequest(
+            ref=types.ImageRef(image_id=image.image_id),
+            model=self._model,
+            concepts=concepts,
+            output=output,
+            threshold=threshold,
+            max_overlap=max_overlap,
         )
 
     def _embed_request(self, image: HashedImage) -> embedding_pb2.EmbedRequest:

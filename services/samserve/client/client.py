@@ -31,6 +31,7 @@ from samserve.client.base import (
 from samserve.client.bulk import BulkEmbedding
 from samserve.client.bulk_scheduler import BulkOptions
 from samserve.client.channel import open_channel
+from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -63,6 +64,7 @@ Request = TypeVar(
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
     segmentation_pb2.GenerateMasksRequest,
+    segmentation_pb2.FindRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
@@ -111,6 +113,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
         self._generate_masks = segmentation_stub.GenerateMasks
+        self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -280,6 +283,47 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         proposals = write_proposals(accepted, sureness)
         return self._everything(image, options, output, on_progress, proposals)
 
+    def find(
+        self,
+        image: ImageInput,
+        concepts: ConceptsInput,
+        *,
+        threshold: float | None = None,
+        max_overlap: float = 0,
+        low_res_logits: bool = False,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+    ) -> Findings:
+        """Find every instance of concepts: `client.find("photo.jpg", ["coin", "table"])`.
+
+        Args:
+            image: as in `segment`.
+            concepts: phrases, or `Concept` with examples or a threshold; at most 16.
+            threshold: least score of an instance, 0 to 1; None for the model's own.
+            max_overlap: IoU of two masks from which the lower-scored one is left out; 0 for never.
+            low_res_logits: whether masks come with their logits, to refine them by `segment`.
+            formats: any of "rle", "png", "polygons" and "bits".
+            polygon_tolerance: pixels that a polygon may differ from the mask to save corners.
+            max_masks: instances of a concept, best first; 0 for all.
+
+        Raises:
+            NoConcepts: the model answers points, boxes and masks only.
+            InvalidInput: the image, an option, or every concept is invalid. One invalid concept
+                among others has its error in its result.
+            OSError: the file cannot be read.
+        """
+        hashed = self._hash(image)
+        output = write_output(
+            formats=formats,
+            low_res_logits=low_res_logits,
+            polygon_tolerance=polygon_tolerance,
+            max_masks=max_masks,
+        )
+        written = write_concepts(concepts)
+        request = self._find_request(hashed, written, output, threshold, max_overlap)
+        return _by_hash_then_bytes(self._request_findings, request, hashed)
+
     def interact(self, image: ImageInput, *, low_res_logits: bool = False) -> Interaction:
         """Open a stream for one image: `with client.interact("photo.jpg") as photo: ...`.
 
@@ -397,6 +441,13 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             )
 
             return read_answer(response)
+
+    def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
+        with tracing.span("Find", tracing.Kind.CLIENT):
+            response = self._decoder_calls.call(
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
+            )
+            return read_findings(response)
 
     def _everything(
         self,

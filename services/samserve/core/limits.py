@@ -19,6 +19,11 @@ MAX_METADATA_BYTES = 8 * 2**10
 MAX_PARTS = 20_000  # fields and list entries of a request
 MAX_FORMATS = 5  # each one once, and "unspecified"
 
+# Of Find.
+MAX_CONCEPTS = 16
+MAX_EXAMPLES = 16  # of a concept
+MAX_CONCEPT_TEXT = 256  # characters
+
 # Of GenerateMasks.
 MAX_POINTS_PER_SIDE = 64
 MAX_GRID_POINTS = MAX_POINTS_PER_SIDE**2  # of one grid of the caller's

@@ -11,6 +11,8 @@ from typing import Any, Never
 from samserve.core.errors import InvalidInput, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.limits import RequestLimits, check_count
+from samserve.decoder.concept_messages import read_find, write_found
+from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.delayed_status import delay_if_draining
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.write import check_output
@@ -71,9 +73,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         streams: StreamLimits = StreamLimits(),
         *,
         sweeper: Sweeper,
+        finder: Finder,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
+        self._finder = finder
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
@@ -114,13 +118,29 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         if call.failed:
             await _abort(call, context)
 
+    async def Find(
+        self, request: pb.FindRequest | RefusedMessage, context: Context
+    ) -> pb.FindResponse:
+        metadata = context.invocation_metadata() or ()
+        clock = StageClock()
+        with call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call:
+            context.set_trailing_metadata(call.trailing_metadata)
+            asked = read_find(parsed(request), context, self._request_limits)
+            with self._transfers.hold_image(asked.image.data):
+                found = await self._finder.find(asked, clock)
+            return write_found(found, clock)
+        return await _abort(call, context)
+
     async def ListModels(
         self, request: pb.ListModelsRequest | RefusedMessage, context: Context
     ) -> pb.ListModelsResponse:
         with call_scope("ListModels", context.invocation_metadata() or ()) as call:
             context.set_trailing_metadata(call.trailing_metadata)
             parsed(request)
-            return pb.ListModelsResponse(models=map(_model, self._segmenter.models))
+            models = self._segmenter.models
+            return pb.ListModelsResponse(
+                models=[_model(model, self._finder.knows_concepts(model)) for model in models]
+            )
         return await _abort(call, context)
 
     async def GenerateMasks(
@@ -273,13 +293,14 @@ def _step_response(answer: StepAnswer, size: Size) -> pb.InteractResponse:
     )
 
 
-def _model(model: ServedModel) -> pb.ListModelsResponse.Model:
+def _model(model: ServedModel, concepts: bool) -> pb.ListModelsResponse.Model:
     return pb.ListModelsResponse.Model(
         name=model.name,
         version=model.model_version,
         side=model.decoder.bundle.frame.side,
         low_res=model.low_res,
         stretch=model.decoder.bundle.frame.stretch,
+        concepts=concepts,
     )
 
 

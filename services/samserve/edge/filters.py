@@ -132,7 +132,7 @@ def _tenant_limit(settings: EdgeSettings) -> Json:
 
 def _grpc_stats() -> Json:
     services = {
-        "Segmentation": ("Predict", "Interact", "GenerateMasks", "ListModels"),
+        "Segmentation": ("Predict", "Find", "Interact", "GenerateMasks", "ListModels"),
         "Embedding": ("Embed", "EmbedMany", "GetEmbedding", "DeleteEmbedding"),
     }
     methods = [

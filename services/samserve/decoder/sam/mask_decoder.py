@@ -21,7 +21,7 @@ from samserve.decoder.sam.onnx_decoder import OnnxDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.sam.single_mask import single_mask_rule
 from samserve.decoder.sam.stability import stability_score
-from samserve.decoder.sam.support import supports
+from samserve.decoder.sam.support import LOGITS_PER_CELL, supports
 from samserve.decoder.sam.threads import PausingShare, Threads, ThreadShare
 
 SINGLE_MASK = [0]
@@ -134,7 +134,7 @@ def _family_of(bundle: Bundle) -> Family:
 
 
 def _side_in_cells(bundle: Bundle) -> int:
-    return bundle.low_res // 4
+    return bundle.low_res // LOGITS_PER_CELL
 
 
 def _load_backends(bundle: Bundle, family: Family, threads: int) -> list[DecoderBackend]:
@@ -143,7 +143,8 @@ def _load_backends(bundle: Bundle, family: Family, threads: int) -> list[Decoder
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }
-    if not supports(weights, family, bundle.embedding, bundle.frame):
+    if not supports(weights, family, bundle.embedding, bundle.low_res):
         return [onnx_decoder]
 
-    return [KernelDecoder(weights, _side_in_cells(bundle), family), onnx_decoder]
+    kernel = KernelDecoder(weights, _side_in_cells(bundle), bundle.frame.side, family)
+    return [kernel, onnx_decoder]

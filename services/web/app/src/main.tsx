@@ -1,3 +1,7 @@
 import { render } from "preact";
+import "./style.css";
+import { start } from "./store/workspace";
+import { App } from "./ui/App";
 
-render(<h1>samserve</h1>, document.getElementById("app")!);
+render(<App />, document.getElementById("app")!);
+void start();
