@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from samserve.client.base import (
 )
 from samserve.client.channel import open_async_channel
 from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
+from samserve.client.decoder_files import DecoderDescription, read_description
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -67,6 +68,8 @@ Request = TypeVar(
 )
 Result = TypeVar("Result")
 
+NO_DESCRIPTION = "the decoder ended the stream before its description; retry"
+
 
 class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     """A connection to a decoder and an embedding service, for one event loop.
@@ -96,6 +99,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self._generate_masks = segmentation_stub.GenerateMasks
         self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
+        self._get_decoder = segmentation_stub.GetDecoder
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
         self._embed = embedding_stub.Embed
@@ -266,6 +270,36 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
             metadata=self._metadata,
         )
         return read_models(response)
+
+    async def decoder_description(self) -> DecoderDescription:
+        """Return how the model's decoder is computed."""
+        messages = [each async for each in self._decoder_messages(description_only=True)]
+        if not messages:
+            raise Unavailable(NO_DESCRIPTION)
+        return read_description(messages[0].description)
+
+    async def decoder_weights(self) -> AsyncGenerator[DecoderDescription | bytes, None]:
+        """Yield how the model's decoder is computed, then the bytes of its weights in chunks."""
+        async with aclosing(self._decoder_messages(description_only=False)) as messages:
+            async for message in messages:
+                if message.WhichOneof("message") == "description":
+                    yield read_description(message.description)
+                else:
+                    yield message.chunk
+
+    async def _decoder_messages(
+        self, *, description_only: bool
+    ) -> AsyncGenerator[segmentation_pb2.GetDecoderResponse, None]:
+        request = segmentation_pb2.GetDecoderRequest(
+            model=self._model, description_only=description_only
+        )
+        try:
+            async for message in self._get_decoder(
+                request, timeout=self._timeout, metadata=self._metadata
+            ):
+                yield message
+        except grpc.RpcError as problem:
+            raise error_of(problem, DECODER) from problem
 
     async def _hash(self, image: ImageInput) -> HashedImage:
         """Read and hash an image, in a thread: megabytes take milliseconds."""
