@@ -20,10 +20,12 @@ from samserve.infra.settings import (
     BundleSettings,
     CommonSettings,
     DecoderSettings,
+    EdgeSettings,
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
     IdentitySettings,
+    ListenerSettings,
     ProcessSettings,
     variable_of,
 )
@@ -119,6 +121,7 @@ def page() -> str:
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
         section("Authoriser", rows(IdentitySettings, every)),
+        section("Edge", rows(EdgeSettings, ListenerSettings.model_fields)),
     ]
 
     for title, variables in OTHERS.items():

@@ -19,8 +19,8 @@ from samserve.identity.refusal import body_of, headers_of, status_of
 from samserve.identity.v1 import authorization_pb2 as pb
 from samserve.identity.watched import WatchedKeys
 from samserve.infra.metrics import AUTHORISED
-from samserve.wire.callers import EDGE_KEY, KEY_ID_KEY, PLAN_KEY
-from samserve.wire.metadata import TENANT_KEY
+from samserve.wire.callers import KEY_ID_KEY, PLAN_KEY
+from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
 from samserve.wire.status import code_of
 
 SERVICE = "envoy.service.auth.v3.Authorization"

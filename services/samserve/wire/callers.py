@@ -19,9 +19,8 @@ from samserve.core.caller import DEFAULT_TENANT, Caller, acting_for, current_cal
 from samserve.core.errors import InvalidInput, Unauthenticated, shorten
 from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.core.plan import Plan
-from samserve.wire.metadata import TENANT_KEY
+from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
 
-EDGE_KEY = "samserve-edge"  # its value is the secret
 KEY_ID_KEY = "samserve-key-id"
 PLAN_KEY = "samserve-plan"
 IDENTITY_KEYS = (TENANT_KEY, EDGE_KEY, KEY_ID_KEY, PLAN_KEY)  # the edge removes a caller's own

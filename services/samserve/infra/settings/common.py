@@ -31,8 +31,8 @@ class BundleSettings(EnvironmentSettings):
     )
 
 
-class ProcessSettings(EnvironmentSettings):
-    """The settings that every program that serves reads."""
+class ListenerSettings(EnvironmentSettings):
+    """The settings that every program that listens reads, the edge too."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -44,6 +44,16 @@ class ProcessSettings(EnvironmentSettings):
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
     )
+    log_level: str = Field(
+        default="info",
+        pattern="(?i)^(debug|info|warning|error)$",
+        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
+    )
+
+
+class ProcessSettings(ListenerSettings):
+    """The settings that every program that serves reads."""
+
     edge_secret: Secret = Field(
         default=SecretStr(""),
         description=(
@@ -74,11 +84,6 @@ class ProcessSettings(EnvironmentSettings):
     )
     slow_s: float = Field(
         default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
-    )
-    log_level: str = Field(
-        default="info",
-        pattern="(?i)^(debug|info|warning|error)$",
-        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
     )
     otlp_endpoint: Endpoint = Field(
         default="",
