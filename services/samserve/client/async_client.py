@@ -19,10 +19,11 @@ from samserve.client.answer import (
     read_embed_answer,
     read_models,
 )
-from samserve.client.async_interaction import AsyncInteraction, exchange
+from samserve.client.async_interaction import AsyncInteraction, open_interaction
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
+    OPENING_PAUSES,
     ClientBase,
     add_bytes,
     decoder_address,
@@ -47,9 +48,10 @@ from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_i
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
 from samserve.client.retry import AsyncRetryingCaller
+from samserve.client.servers import for_attempts, open_async_servers
 from samserve.client.split import Part, ask_in_parts_async
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, Unavailable
+from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -88,7 +90,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     ) -> None:
         """Connect lazily; the first call opens the connection."""
         super().__init__(model, tenant, timeout, metadata)
-        self._decoder = open_async_channel(decoder_address(decoder), credentials)
+        self._decoder = open_async_servers(decoder_address(decoder), credentials)
         self._embedding = open_async_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
@@ -323,7 +325,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
-                metadata=self._metadata,
+                metadata=self._placed(request),
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
@@ -333,15 +335,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self, opening: segmentation_pb2.InteractRequest.Open
     ) -> AsyncInteraction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            call = self._interact(metadata=(*self._metadata, *tracing.inject_headers()))
-            request = segmentation_pb2.InteractRequest(open=opening)
-            response = await exchange(call, request, self._timeout)
-            return AsyncInteraction(call, response.opened, self._timeout)
+            metadata = (*self._placed(opening), *tracing.inject_headers())
+            start = partial(for_attempts(self._interact), metadata=metadata)
+            for pause in OPENING_PAUSES:
+                try:
+                    return await open_interaction(start, opening, self._timeout)
+                except (Unavailable, Overloaded):
+                    await asyncio.sleep(pause)
+            return await open_interaction(start, opening, self._timeout)
 
     async def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
         with tracing.span("Find", tracing.Kind.CLIENT):
             response = await self._decoder_calls.call(
-                self._find, request, timeout=self._timeout, metadata=self._metadata
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return read_findings(response)
 
@@ -361,17 +367,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     async def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
     ) -> Everything:
+        method = for_attempts(self._generate_masks)
+
         async def read(
             request: segmentation_pb2.GenerateMasksRequest, **options: Any
         ) -> Everything:
             reader = EverythingReader(on_progress)
-            async for message in self._generate_masks(request, **options):
+            async for message in method(request, **options):
                 reader.read(message)
             return reader.everything()
 
         with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
             everything: Everything = await self._decoder_calls.call(
-                read, request, timeout=self._timeout, metadata=self._metadata
+                read, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return everything
 
