@@ -25,7 +25,7 @@ SETS = {
     "decoder": ("decoder", "tracing"),
     "embedding": ("embedding", "tracing"),
     "gateway": ("gateway", "tracing"),
-    "edge": ("edge",),
+    "edge": ("edge", "identity"),
     "supply": ("supply",),
 }
 HEADER = """\

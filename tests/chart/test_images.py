@@ -177,7 +177,7 @@ def test_packages_are_installed_with_constraints(file: Path) -> None:
 PROGRAMS = {
     "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
     "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
-    "edge": ["samserve.edge.__main__", "samserve.edge.drain", "envoy"],
+    "edge": ["samserve.edge.__main__", "samserve.edge.drain", "samserve.identity.server", "envoy"],
     "gateway": ["samserve.gateway.main", "samserve.infra.otel"],
     "triton": [
         "samserve.cli.main",

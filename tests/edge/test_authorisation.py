@@ -150,3 +150,11 @@ def test_an_unsigned_or_falsely_signed_token_gives_no_claims(
         code = refusal(edge, ("authorization", f"Bearer {token}"))
         assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
     assert not any(b"claimed" in asked for asked in authoriser.asked)
+
+
+def test_a_key_at_the_beginning_of_a_body_is_seen_and_the_body_arrives(edge: Edge) -> None:
+    body = json.dumps({"api_key": "key-of-a", "image": "A" * 100_000}).encode()
+    answer = httpx.post(f"http://{edge.address}/sam/embed_image", content=body, timeout=CAP)
+    assert answer.text == "ok"
+    late = json.dumps({"image": "A" * 100_000, "api_key": "key-of-a"}).encode()
+    assert httpx.post(f"http://{edge.address}/sam/x", content=late, timeout=CAP).status_code == 403

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from samserve.cli import embed, everything, label_studio, models, segment, stack
+from samserve.cli import embed, everything, keys, label_studio, models, segment, stack
 from samserve.cli.console import Command
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("segment", cls=Command)(segment.segment)
 app.command("embed", cls=Command)(embed.embed)
 app.command("everything", cls=Command)(everything.everything)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.add_typer(label_studio.app, name="label-studio")
 
 

@@ -193,7 +193,7 @@ class Embedder:
         """
         spec = await self._encoder.spec(request.model)
         image_id = await request.identify(self._hash)
-        return await self._cache.delete(CacheKey(request.tenant, spec.model_version, image_id))
+        return await self._cache.delete(CacheKey(request.owner, spec.model_version, image_id))
 
     async def _check(
         self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float
@@ -208,7 +208,7 @@ class Embedder:
             image_id = await request.identify(self._hash)
         bind_image_id(image_id)
 
-        key = CacheKey(request.tenant, spec.model_version, image_id)
+        key = CacheKey(request.owner, spec.model_version, image_id)
         return _Job(key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:

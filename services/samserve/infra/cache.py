@@ -50,12 +50,12 @@ Command = tuple[Any, ...]
 class CacheKey:
     """Everything that an embedding depends on, and the tenant that owns it."""
 
-    tenant: str
+    owner: str
     model_version: str
     image_id: str
 
     def __str__(self) -> str:
-        return f"samserve:{self.tenant}:{self.model_version}:{self.image_id}"
+        return f"samserve:{self.owner}:{self.model_version}:{self.image_id}"
 
 
 class Claim(Enum):
