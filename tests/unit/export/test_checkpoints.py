@@ -234,7 +234,8 @@ def test_another_kind_of_model_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"model_type": "sam9"}))
     with pytest.raises(
         BadCheckpoint,
-        match=r"unsupported model_type 'sam9' in .*; supported: sam, sam2, sam2_video, sam3_video, sam_hq",
+        match=r"unsupported model_type 'sam9' in .*; "
+        r"supported: sam, sam2, sam2_video, sam3_video, sam_hq",
     ):
         read_checkpoint(copy)
 
