@@ -8,7 +8,7 @@ comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
-.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults clients fuzz sanitize nano quality wheel images docs clean
+.PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults clients fuzz sanitize nano quality wheel images web docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -34,10 +34,15 @@ setup: $(VENV)/.dev  ## create a development environment in .venv
 demo: $(VENV)/.local  ## start the stack, segment the sample image, stop; writes build/demo
 	$(BIN)/python -m samserve.local.demo
 
+web: $(VENV)/.local  ## build the page and the npm package into services/samserve/web; needs npm's registry once
+	$(BIN)/python services/web/build.py
+
 up: $(VENV)/.local  ## run the stack until Ctrl-C
+	$(BIN)/python services/web/build.py --optional
 	$(BIN)/samserve up
 
 test: $(VENV)/.dev  ## run every test, including the real stack
+	$(BIN)/python services/web/build.py --optional
 	$(BIN)/pytest
 
 check: $(VENV)/.dev  ## check formatting, lint, types, imports, protos, docs, chart, kernels under sanitizers
@@ -106,7 +111,7 @@ nano: $(VENV)/.dev  ## train nano on the photos in PHOTOS (resumes); then run sa
 quality: $(VENV)/.dev  ## measure nano's masks (and on photos: PHOTOS=FOLDER); writes build/quality
 	$(BIN)/python -m loadtest.bench.quality $(if $(PHOTOS),--photos $(PHOTOS))
 
-wheel: $(VENV)/.local  ## build the wheel; writes dist
+wheel: web  ## build the wheel, the page in it; writes dist
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 images: $(VENV)/.dev  ## build the images without Docker and get a mask from their containers (root; buildah, podman)

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: all surfaces, health, and one scope around each request."""
+"""The gateway as an ASGI application: every surface, the page, health, a scope for each request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from samserve.core.errors import SamserveError
-from samserve.gateway import cvat
+from samserve.gateway import cvat, page
 from samserve.gateway.label_studio import routes as label_studio
 from samserve.gateway.middleware import Observed
 from samserve.gateway.problem import problem_of
@@ -47,7 +47,7 @@ def build(service: Service) -> FastAPI:
     )
     app.add_exception_handler(HTTPException, _answer_unrouted)
 
-    for surface in (rest, roboflow, label_studio, cvat, xanylabeling):
+    for surface in (rest, roboflow, label_studio, cvat, xanylabeling, page):
         app.include_router(surface.routes(service))
 
     @app.get("/healthz", tags=["health"])

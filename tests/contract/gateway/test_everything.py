@@ -6,13 +6,15 @@ import asyncio
 from typing import Any
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 from contract.gateway.conftest import serving
 from fastapi import FastAPI
 from samserve.client import AsyncClient
 from samserve.core.errors import Unavailable
-from samserve.core.rle import decode_rle
+from samserve.core.rle import decode_rle, encode_rle
+from samserve.core.runs import runs_of
 
 ALL = {"points_per_side": 3, "points_per_batch": 3, "pred_iou_thresh": 0}
 KEEP = {**ALL, "stability_score_thresh": 0, "box_nms_thresh": 1}
@@ -46,6 +48,32 @@ async def test_progress_comes_before_the_masks(http: httpx.AsyncClient, url: str
         assert decode_rle(mask["rle"]["counts"].encode(), height, width).sum() == mask["area"] > 0
         assert mask["geojson"]["type"] == "MultiPolygon"
         assert mask["crop_box"] == [0, 0, 320, 200]
+
+
+async def test_proposals_leave_out_what_is_accepted(http: httpx.AsyncClient, url: str) -> None:
+    url = url.replace("everything", "proposals")
+    asked = {"points_per_side": 3, "pred_iou_thresh": 0, "stability_score_thresh": 0}
+    _, found = events((await http.post(url, json=asked)).text)[-1]
+    for mask in found["masks"]:
+        assert 0 <= mask["disagreement"] <= 1
+        assert mask["sure"] or 0 <= mask["ask"][0] <= 320
+
+    whole = encode_rle(runs_of(np.ones((200, 320), np.bool_))).decode()
+    accepted = [{"size": [200, 320], "counts": whole}]
+    _, left = events((await http.post(url, json={**asked, "accepted": accepted})).text)[-1]
+    assert len(found["masks"]) > len(left["masks"]) == 0
+
+
+@pytest.mark.parametrize(
+    "region",
+    [{"size": [200], "counts": "0"}, {"size": [200, 320], "counts": "\u00e9"}, {"counts": "0"}],
+)
+async def test_a_malformed_accepted_region_is_refused(
+    http: httpx.AsyncClient, url: str, region: dict[str, Any]
+) -> None:
+    answer = await http.post(url.replace("everything", "proposals"), json={"accepted": [region]})
+    assert answer.status_code == 422
+    assert answer.json()["field"].startswith("accepted[0]")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def documents() -> list[Path]:
     found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     for folder in ("docs", "services", "helm", "loadtest", "tests"):
         found += sorted((ROOT / folder).rglob("*.md"))
-    return found
+    return [path for path in found if "node_modules" not in path.parts]
 
 
 def name_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Segmenting everything, as server-sent events: progress, then the masks."""
+"""Segmenting everything, or proposing what is left, as server-sent events: progress, then masks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import orjson
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from samserve.client import AsyncClient, CachedImage
-from samserve.client.everything import Everything, GridOptions, Record
+from samserve.client import AsyncClient, CachedImage, Mask
+from samserve.client.everything import Everything, GridOptions, OnProgress, Record, Sureness
+from samserve.core.geometry import Size
 from samserve.core.limits import (
+    MAX_ACCEPTED,
     MAX_CROP_LAYERS,
     MAX_FORMATS,
     MAX_POINTS_PER_BATCH,
@@ -28,6 +30,10 @@ Event = tuple[str, Any]
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 OUTPUT = {"formats", "polygon_tolerance", "max_masks", "model"}  # what is not an option
+PROPOSING = {
+    *("accepted", "sure_pred_iou_thresh"),
+    *("sure_stability_score_thresh", "sure_disagreement_thresh"),
+}
 
 
 class EverythingRequest(Strict):
@@ -60,7 +66,68 @@ class EverythingRequest(Strict):
     @property
     def options(self) -> GridOptions:
         """The parameters, for the client."""
-        return GridOptions(**self.model_dump(exclude=OUTPUT))
+        return GridOptions(**self.model_dump(exclude=OUTPUT | PROPOSING))
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """The parameters of the answer, for the client."""
+        return {
+            "formats": wire_formats(self.formats),
+            "polygon_tolerance": self.polygon_tolerance,
+            "max_masks": self.max_masks,
+        }
+
+    async def masks(
+        self, client: AsyncClient, image: CachedImage, on_progress: OnProgress
+    ) -> Everything:
+        """Ask for the masks."""
+        return await client.generate_masks(
+            image, self.options, **self.output, on_progress=on_progress
+        )
+
+
+class AcceptedModel(Strict):
+    """An accepted region, as the `rle` of a mask."""
+
+    size: Annotated[
+        list[Annotated[int, Field(ge=1, lt=2**31)]],
+        Field(min_length=2, max_length=2, description="Height and width of the image."),
+    ]
+    counts: Annotated[str, Field(pattern="^[0-o]*$", description="COCO's compressed run lengths.")]
+
+    def mask(self) -> Mask:
+        """Convert for the client, which reads nothing else of an accepted mask."""
+        height, width = self.size
+        rle = self.counts.encode("ascii")
+        return Mask(Size(width, height), rle, 0, 0, 0, (0, 0, 0, 0), b"", b"", [], b"")
+
+
+class ProposalsRequest(EverythingRequest):
+    """What is left beside accepted regions. The two thresholds say what is proposed at all."""
+
+    accepted: list[AcceptedModel] = Field(default=[], max_length=MAX_ACCEPTED)
+    sure_pred_iou_thresh: Share | None = None
+    sure_stability_score_thresh: Share | None = None
+    sure_disagreement_thresh: Share | None = None
+
+    async def masks(
+        self, client: AsyncClient, image: CachedImage, on_progress: OnProgress
+    ) -> Everything:
+        """Ask for the proposals."""
+        accepted = [region.mask() for region in self.accepted]
+        sureness = Sureness(
+            self.sure_pred_iou_thresh,
+            self.sure_stability_score_thresh,
+            self.sure_disagreement_thresh,
+        )
+        return await client.propose(
+            image,
+            accepted,
+            self.options,
+            sureness=sureness,
+            **self.output,
+            on_progress=on_progress,
+        )
 
 
 async def stream(
@@ -76,16 +143,7 @@ async def stream(
     def note(done: int, points: int) -> None:
         progress.put_nowait(("progress", {"points": points, "done": done}))
 
-    work = asyncio.create_task(
-        client.generate_masks(
-            image,
-            asked.options,
-            formats=wire_formats(asked.formats),
-            polygon_tolerance=asked.polygon_tolerance,
-            max_masks=asked.max_masks,
-            on_progress=note,
-        )
-    )
+    work = asyncio.create_task(asked.masks(client, image, note))
     work.add_done_callback(lambda _: progress.put_nowait(None))
     try:
         first = await progress.get()
@@ -121,7 +179,8 @@ def _event(name: str, data: Any) -> bytes:
 
 
 def _everything_json(found: Everything, asked: EverythingRequest) -> dict[str, Any]:
-    records = [_record_json(record, asked) for record in found.records]
+    write = _proposal_json if isinstance(asked, ProposalsRequest) else _record_json
+    records = [write(record, asked) for record in found.records]
     return {**image_json(found), "found": found.found, "masks": records}
 
 
@@ -130,4 +189,13 @@ def _record_json(record: Record, asked: EverythingRequest) -> dict[str, Any]:
         **mask_json(record.mask, asked.formats),
         "point": record.point,
         "crop_box": record.crop_box,
+    }
+
+
+def _proposal_json(record: Record, asked: EverythingRequest) -> dict[str, Any]:
+    return {
+        **_record_json(record, asked),
+        "sure": record.sure,
+        "disagreement": record.disagreement,
+        "ask": record.ask,
     }

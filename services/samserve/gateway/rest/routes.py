@@ -122,6 +122,20 @@ def routes(service: Service) -> APIRouter:
         client = service.sweeping().using(model=asked.model)
         return await everything.stream(client, CachedImage(image_id), asked)
 
+    @router.post(
+        "/images/{image_id}/proposals",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}},
+    )
+    async def propose(image_id: ImageId, asked: everything.ProposalsRequest) -> StreamingResponse:
+        """Propose what is left beside accepted regions: events as of `everything`.
+
+        A mask has three more fields. `sure`: it may be accepted unseen. `disagreement`: how much
+        the candidates at its point differ. `ask`: where a click helps most, if it is not sure.
+        """
+        client = service.sweeping().using(model=asked.model)
+        return await everything.stream(client, CachedImage(image_id), asked)
+
     @router.get(
         "/images/{image_id}/embedding",
         response_class=StreamingResponse,

@@ -8,7 +8,15 @@ from pydantic import Field, SecretStr
 
 from samserve.infra.addresses import DECODER_ADDRESS, EMBEDDING_ADDRESS, GATEWAY_PORT
 from samserve.infra.settings.common import ProcessSettings
-from samserve.infra.settings.values import MIB, Hosts, ModelNames, Port, PrivateHosts, variable
+from samserve.infra.settings.values import (
+    MIB,
+    Hosts,
+    ModelNames,
+    Origins,
+    Port,
+    PrivateHosts,
+    variable,
+)
 
 
 class GatewaySettings(ProcessSettings):
@@ -122,4 +130,13 @@ class GatewaySettings(ProcessSettings):
         ge=0,
         le=100,
         description="Images of the next tasks that are embedded ahead of the annotator.",
+    )
+    page_embedders: Origins = Field(
+        default=(),
+        validate_default=False,
+        description=(
+            "Origins whose pages may show samserve's page in a frame, such as "
+            "`https://portal.example.com`, separated by commas. Empty: none may, and the page is "
+            "cross-origin isolated."
+        ),
     )

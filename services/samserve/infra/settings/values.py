@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from samserve.infra.hosts import AllowedHost, parse_hosts
 PREFIX = "SAMSERVE_"
 MIB = 2**20
 SHORTEST_SECRET = 16  # characters
+ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?")
 
 
 def require_otlp_extra(endpoint: str) -> str:
@@ -51,6 +53,17 @@ def _parse_private_hosts(value: Any) -> Any:
     return parse_hosts(value, private=True) if isinstance(value, str) else value
 
 
+def _parse_origins(value: Any) -> Any:
+    """Parse `https://HOST[:PORT],...`. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(f"expected origins such as https://example.com; found {origin!r}")
+    return origins
+
+
 def _check_secret(secret: SecretStr) -> SecretStr:
     if 0 < len(secret.get_secret_value()) < SHORTEST_SECRET:
         raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
@@ -64,6 +77,7 @@ Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
 ModelNames = Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_model_names)]
 Hosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_public_hosts)]
 PrivateHosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_private_hosts)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
 Folder = Annotated[Path, BeforeValidator(_as_folder)]
 
 
