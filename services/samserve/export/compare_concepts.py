@@ -38,7 +38,8 @@ def concept_differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
         return {}
     judge = concepts.reference(checkpoint.build())
     tokens = concepts.tokens(checkpoint.config)
-    features, trunk = judge.image(_pixels(checkpoint))
+    trunk = judge.trunk(_pixels(checkpoint)).half()
+    features = judge.features(trunk.float())
 
     # Phrases.
     random = torch.Generator().manual_seed(0)
@@ -59,7 +60,7 @@ def concept_differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
     labels = torch.randint(0, 2, boxes.shape[:2], generator=random)
     given = torch.arange(max(EXAMPLES))[None] < torch.tensor(EXAMPLES)[:, None]
     inputs = {
-        "trunk": trunk.half().numpy(),
+        "trunk": trunk.numpy(),
         "text": text,
         "text_mask": text_mask.float().numpy(),
         "examples": boxes.numpy(),
@@ -70,12 +71,12 @@ def concept_differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
         phrase = torch.from_numpy(text[i : i + 1, :count]).float()
         wanted = judge.find(features, phrase, boxes[i : i + 1, :shown], labels[i : i + 1, :shown])
         found = dict(zip(OUTPUTS, (output[i] for output in outputs), strict=True))
-        for name, difference in _instance_differences(found, wanted).items():
+        for name, difference in instance_differences(found, wanted).items():
             largest[name] = float(np.maximum(largest.get(name, 0.0), difference))
     return largest
 
 
-def _instance_differences(
+def instance_differences(
     found: dict[str, Any], wanted: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> dict[str, float]:
     """Compare one concept's instances; those of nearly equal scores may have changed places."""

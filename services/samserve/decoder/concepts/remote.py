@@ -98,7 +98,8 @@ class RemoteHead:
     async def find(self, query: ConceptQuery, clock: StageClock) -> ConceptAnswer:
         """Find the concepts: in the cache, or by the embedding service.
 
-        While that is away, concepts that are cached are answered, and the others fail alone.
+        While that is away, concepts that are cached are answered, and the others fail alone. If all
+        fail, the call does.
 
         Raises:
             EmbeddingNotCached, ModelVersionMismatch, InvalidInput, Overloaded, Unavailable,
@@ -122,9 +123,11 @@ class RemoteHead:
                     answer = await self._ask(query, missing)
                     results |= await asyncio.to_thread(self._read, answer)
                 except TEMPORARY as problem:
-                    if image is None:
-                        raise
                     results |= dict.fromkeys(missing, problem)
+
+        failures = [each for each in results.values() if isinstance(each, TEMPORARY)]
+        if len(failures) == len(results):
+            raise failures[0]
 
         _count(query.model, results)
         if answer is not None:

@@ -132,12 +132,22 @@ class ConceptJudge:
     def __init__(self, model: Sam3) -> None:
         self.detector = model.detector_model
 
-    def image(self, pixels: Tensor) -> tuple[Any, Tensor]:
-        """Return the features of an image [1, 3, frame, frame], and its trunk."""
-        features = self.detector.vision_encoder(pixels)
-        hidden = features.last_hidden_state
+    def trunk(self, pixels: Tensor) -> Tensor:
+        """Return the trunk of an image [1, 3, frame, frame]: [1, C, G, G]."""
+        hidden = self.detector.vision_encoder(pixels).last_hidden_state
         side = math.isqrt(hidden.shape[1])
-        return features, hidden.transpose(1, 2).reshape(1, -1, side, side)
+        return hidden.transpose(1, 2).reshape(1, -1, side, side)
+
+    def features(self, trunk: Tensor) -> Any:
+        """Return the features of an image, from its trunk."""
+        levels, places = self.detector.vision_encoder.neck(trunk)
+        return SimpleNamespace(
+            fpn_hidden_states=levels,
+            fpn_position_encoding=places,
+            last_hidden_state=None,
+            hidden_states=None,
+            attentions=None,
+        )
 
     def text(self, ids: Tensor) -> Tensor:
         """Token ids [1, T] -> features [1, T, C]."""
