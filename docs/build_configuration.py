@@ -20,9 +20,12 @@ from samserve.infra.settings import (
     BundleSettings,
     CommonSettings,
     DecoderSettings,
+    EdgeSettings,
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
+    IdentitySettings,
+    ListenerSettings,
     ProcessSettings,
     variable_of,
 )
@@ -117,6 +120,8 @@ def page() -> str:
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
+        section("Authoriser", rows(IdentitySettings, every)),
+        section("Edge", rows(EdgeSettings, ListenerSettings.model_fields)),
     ]
 
     for title, variables in OTHERS.items():

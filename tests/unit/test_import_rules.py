@@ -21,7 +21,10 @@ BUILDERS = (  # not part of any service but Triton
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("redis", ["infra/cache.py", "local/probes.py"]),  # the probe pings any URL
+        (
+            "redis",
+            ["identity/redis_store.py", "infra/cache.py", "local/probes.py"],
+        ),  # the probe pings any URL
         ("tritonclient", ["embedding/encoder.py"]),
         ("onnxruntime", ["decoder/sam/onnx_decoder.py"]),
         ("opentelemetry", ["infra/otel.py"]),
@@ -49,6 +52,7 @@ def test_only_its_owners_import_a_library(library: str, owners: list[str]) -> No
             "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer "
             "opentelemetry prometheus_client",
         ),
+        ("samserve.edge.__main__", "ray torch redis onnxruntime grpc typer prometheus_client"),
     ],
 )
 def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:

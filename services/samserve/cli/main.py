@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from samserve.cli import embed, everything, find, label_studio, models, segment, stack
+from samserve.cli import embed, everything, find, keys, label_studio, models, segment, stack
 from samserve.cli.console import Command
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("find", cls=Command)(find.find)
 app.command("embed", cls=Command)(embed.embed)
 app.command("everything", cls=Command)(everything.everything)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.add_typer(label_studio.app, name="label-studio")
 
 

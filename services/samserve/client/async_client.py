@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,10 +19,11 @@ from samserve.client.answer import (
     read_embed_answer,
     read_models,
 )
-from samserve.client.async_interaction import AsyncInteraction, exchange
+from samserve.client.async_interaction import AsyncInteraction, open_interaction
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
+    OPENING_PAUSES,
     ClientBase,
     add_bytes,
     decoder_address,
@@ -30,6 +31,7 @@ from samserve.client.base import (
 )
 from samserve.client.channel import open_async_channel
 from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
+from samserve.client.decoder_files import DecoderDescription, read_description
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -46,13 +48,14 @@ from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_i
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
 from samserve.client.retry import AsyncRetryingCaller
+from samserve.client.servers import for_attempts, open_async_servers
 from samserve.client.split import Part, ask_in_parts_async
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
 Request = TypeVar(
@@ -64,6 +67,8 @@ Request = TypeVar(
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
+
+NO_DESCRIPTION = "the decoder ended the stream before its description; retry"
 
 
 class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
@@ -85,7 +90,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     ) -> None:
         """Connect lazily; the first call opens the connection."""
         super().__init__(model, tenant, timeout, metadata)
-        self._decoder = open_async_channel(decoder_address(decoder), credentials)
+        self._decoder = open_async_servers(decoder_address(decoder), credentials)
         self._embedding = open_async_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
@@ -94,6 +99,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self._generate_masks = segmentation_stub.GenerateMasks
         self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
+        self._get_decoder = segmentation_stub.GetDecoder
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
         self._embed = embedding_stub.Embed
@@ -265,6 +271,36 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         )
         return read_models(response)
 
+    async def decoder_description(self) -> DecoderDescription:
+        """Return how the model's decoder is computed."""
+        messages = [each async for each in self._decoder_messages(description_only=True)]
+        if not messages:
+            raise Unavailable(NO_DESCRIPTION)
+        return read_description(messages[0].description)
+
+    async def decoder_weights(self) -> AsyncGenerator[DecoderDescription | bytes, None]:
+        """Yield how the model's decoder is computed, then the bytes of its weights in chunks."""
+        async with aclosing(self._decoder_messages(description_only=False)) as messages:
+            async for message in messages:
+                if message.WhichOneof("message") == "description":
+                    yield read_description(message.description)
+                else:
+                    yield message.chunk
+
+    async def _decoder_messages(
+        self, *, description_only: bool
+    ) -> AsyncGenerator[segmentation_pb2.GetDecoderResponse, None]:
+        request = segmentation_pb2.GetDecoderRequest(
+            model=self._model, description_only=description_only
+        )
+        try:
+            async for message in self._get_decoder(
+                request, timeout=self._timeout, metadata=self._metadata
+            ):
+                yield message
+        except grpc.RpcError as problem:
+            raise error_of(problem, DECODER) from problem
+
     async def _hash(self, image: ImageInput) -> HashedImage:
         """Read and hash an image, in a thread: megabytes take milliseconds."""
         if isinstance(image, CachedImage) or image is self._last_image.data:
@@ -289,7 +325,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
-                metadata=self._metadata,
+                metadata=self._placed(request),
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
@@ -299,15 +335,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self, opening: segmentation_pb2.InteractRequest.Open
     ) -> AsyncInteraction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            call = self._interact(metadata=(*self._metadata, *tracing.inject_headers()))
-            request = segmentation_pb2.InteractRequest(open=opening)
-            response = await exchange(call, request, self._timeout)
-            return AsyncInteraction(call, response.opened, self._timeout)
+            metadata = (*self._placed(opening), *tracing.inject_headers())
+            start = partial(for_attempts(self._interact), metadata=metadata)
+            for pause in OPENING_PAUSES:
+                try:
+                    return await open_interaction(start, opening, self._timeout)
+                except (Unavailable, Overloaded):
+                    await asyncio.sleep(pause)
+            return await open_interaction(start, opening, self._timeout)
 
     async def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
         with tracing.span("Find", tracing.Kind.CLIENT):
             response = await self._decoder_calls.call(
-                self._find, request, timeout=self._timeout, metadata=self._metadata
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return read_findings(response)
 
@@ -327,17 +367,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     async def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
     ) -> Everything:
+        method = for_attempts(self._generate_masks)
+
         async def read(
             request: segmentation_pb2.GenerateMasksRequest, **options: Any
         ) -> Everything:
             reader = EverythingReader(on_progress)
-            async for message in self._generate_masks(request, **options):
+            async for message in method(request, **options):
                 reader.read(message)
             return reader.everything()
 
         with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
             everything: Everything = await self._decoder_calls.call(
-                read, request, timeout=self._timeout, metadata=self._metadata
+                read, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return everything
 

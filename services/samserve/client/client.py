@@ -22,6 +22,7 @@ from samserve.client.answer import (
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
+    OPENING_PAUSES,
     ClientBase,
     add_bytes,
     decoder_address,
@@ -48,13 +49,14 @@ from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
 from samserve.client.retry import RetryingCaller
+from samserve.client.servers import for_attempts, open_servers
 from samserve.client.split import Part, ask_in_parts
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
 Request = TypeVar(
@@ -90,8 +92,8 @@ class Client(ClientBase, AbstractContextManager["Client"]):
 
         Args:
             decoder: address of the decoder, host:port; by default DECODER_URL of the environment,
-                else this machine. With `dns:///NAME:PORT` calls are balanced over all servers of
-                the name; new servers are found when connections end.
+                else this machine. With `dns:///NAME:PORT`, or several addresses separated by
+                commas, each call goes to the decoder that has its image ready.
             embedding: address of the embedding service; by default EMBEDDING_URL.
             model: the model of all calls; empty for the server's default.
             tenant: whose cache entries the calls use.
@@ -104,7 +106,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             InvalidInput: the metadata is too large.
         """
         super().__init__(model, tenant, timeout, metadata)
-        self._decoder = open_channel(decoder_address(decoder), credentials)
+        self._decoder = open_servers(decoder_address(decoder), credentials)
         self._embedding = open_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
@@ -433,7 +435,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
-                metadata=self._metadata,
+                metadata=self._placed(request),
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
@@ -443,7 +445,7 @@ class Client(ClientBase, AbstractContextManager["Client"]):
     def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
         with tracing.span("Find", tracing.Kind.CLIENT):
             response = self._decoder_calls.call(
-                self._find, request, timeout=self._timeout, metadata=self._metadata
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return read_findings(response)
 
@@ -463,22 +465,30 @@ class Client(ClientBase, AbstractContextManager["Client"]):
     def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
     ) -> Everything:
+        method = for_attempts(self._generate_masks)
+
         def read(request: segmentation_pb2.GenerateMasksRequest, **options: Any) -> Everything:
             reader = EverythingReader(on_progress)
-            for message in self._generate_masks(request, **options):
+            for message in method(request, **options):
                 reader.read(message)
             return reader.everything()
 
         with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
             everything: Everything = self._decoder_calls.call(
-                read, request, timeout=self._timeout, metadata=self._metadata
+                read, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return everything
 
     def _open_interaction(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            metadata = (*self._metadata, *tracing.inject_headers())
-            return Interaction(partial(self._interact, metadata=metadata), opening, self._timeout)
+            metadata = (*self._placed(opening), *tracing.inject_headers())
+            start = partial(for_attempts(self._interact), metadata=metadata)
+            for pause in OPENING_PAUSES:
+                try:
+                    return Interaction(start, opening, self._timeout)
+                except (Unavailable, Overloaded):
+                    time.sleep(pause)
+            return Interaction(start, opening, self._timeout)
 
     def _request_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):

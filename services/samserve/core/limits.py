@@ -37,6 +37,10 @@ MAX_ACCEPTED = 1000  # masks that a person has accepted already
 MAX_ACCEPTED_CROSSINGS = 4_000_000  # of their polygons and the image's columns
 MAX_ACCEPTED_NUMBERS = 2**22  # bytes of their run lengths and coordinates of their polygons
 
+# Of GetDecoder.
+MAX_DECODER_BYTES = 32 * 2**20  # weights that a page downloads
+MAX_DOWNLOADS = 16  # in progress
+
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:

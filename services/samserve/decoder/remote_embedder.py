@@ -10,6 +10,7 @@ import grpc.aio
 
 from samserve.codec.packed import DamagedEmbedding, unpack
 from samserve.core.cache_status import CacheStatus
+from samserve.core.caller import current_caller
 from samserve.core.concept import TokenizedConcept
 from samserve.core.crop import Crop
 from samserve.core.embedding import Embedding
@@ -20,6 +21,7 @@ from samserve.infra.tracing import Kind, span
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
+from samserve.wire.callers import Callers
 from samserve.wire.channel import EVERY_SERVER, message_limits, proxy_options
 from samserve.wire.convert import cache_status_from_proto, write_examples
 from samserve.wire.metadata import TENANT_KEY, call_options
@@ -45,13 +47,16 @@ class RemoteEmbedding:
 class RemoteEmbedder:
     """Has images embedded by the embedding service."""
 
-    def __init__(self, url: str, timeout: float, max_image_bytes: int) -> None:
-        """Open a channel to `url`; calls fail after `timeout` seconds."""
+    def __init__(
+        self, url: str, timeout: float, max_image_bytes: int, callers: Callers | None = None
+    ) -> None:
+        """Open a channel to `url`; calls fail after `timeout` seconds, and name their callers."""
         self._channel = grpc.aio.insecure_channel(
             url, options=[*message_limits(max_image_bytes), *proxy_options(url), EVERY_SERVER]
         )
         self._stub = rpc.EmbeddingServiceStub(self._channel)
         self._timeout = timeout
+        self._callers = callers or Callers()
 
     async def embed(self, request: ImageRequest) -> RemoteEmbedding:
         """Send the image's bytes, and return its embedding.
@@ -71,7 +76,8 @@ class RemoteEmbedder:
             crop=None if request.crop is None else _box(request.crop),
             priority=pb.PRIORITY_INTERACTIVE if request.crop is None else pb.PRIORITY_BULK,
         )
-        metadata = ((TENANT_KEY, request.tenant), *request_id_here())
+        tenant = (TENANT_KEY, current_caller().tenant)
+        metadata = (tenant, *self._callers.metadata(), *request_id_here())
         try:
             with span("Embed", Kind.CLIENT):
                 response = await self._stub.Embed(message, **call_options(self._timeout, metadata))
@@ -119,7 +125,8 @@ class RemoteEmbedder:
         else:
             message.data = request.data
 
-        metadata = ((TENANT_KEY, request.tenant), *request_id_here())
+        tenant = (TENANT_KEY, current_caller().tenant)
+        metadata = (tenant, *self._callers.metadata(), *request_id_here())
         reader = ConceptReader(list(concepts))
         try:
             with span("FindConcepts", Kind.CLIENT):

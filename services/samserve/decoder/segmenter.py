@@ -32,6 +32,8 @@ from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import DECODED
 from samserve.infra.stages import StageClock
 
+LONG_PROMPT = 16  # points; one of 64 takes as long as several clicks
+
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
@@ -137,7 +139,8 @@ class Segmenter:
             masks = [await self._queue.run(self._pool, next(jobs).masks)]
         else:
             works = (job.masks for job in jobs)
-            masks = await self._queue.run_batch(self._pool, works, len(prompts))
+            long = any(len(prompt.points) > LONG_PROMPT for prompt in prompts)
+            masks = await self._queue.run_batch(self._pool, works, len(prompts), long)
         return Segmented(image, masks)
 
     async def find(
@@ -198,7 +201,7 @@ class Segmenter:
         version = request.model_version or self._source.version_served(model)
 
         with clock.stage("embedding"):
-            key = CacheKey(request.tenant, version, image_id)
+            key = CacheKey(request.owner, version, image_id)
             found = await self._source.find(key, model, request.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         key = replace(key, model_version=found.image.model_version)

@@ -48,6 +48,7 @@ from samserve.infra.cache import (
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+from samserve.wire.callers import Callers
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
 
@@ -75,8 +76,9 @@ async def serve(settings: DecoderSettings) -> None:
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
     cache = EmbeddingCache(settings.cache_options)
+    callers = Callers.of(settings)
     embedder = RemoteEmbedder(
-        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
+        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes, callers
     )
     resident = ImageLru(settings.resident_bytes)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
@@ -107,6 +109,7 @@ async def serve(settings: DecoderSettings) -> None:
             transfers,
             streams,
             sweeper=Sweeper(segmenter, sweeps),
+            callers=callers,
             finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),

@@ -10,16 +10,17 @@ from typing import Any, Never
 
 from samserve.core.errors import InvalidInput, Overloaded, Unavailable
 from samserve.core.geometry import Size
-from samserve.core.limits import RequestLimits, check_count
+from samserve.core.limits import RequestLimits, check_count, check_string
 from samserve.decoder.concept_messages import read_find, write_found
 from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.delayed_status import delay_if_draining
+from samserve.decoder.handout import Downloads, chunks, handout_of
+from samserve.decoder.handout_messages import description_of, model_to_proto
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.write import check_output
 from samserve.decoder.messages import Context, mask_to_proto, read_image, read_output, read_prompt
 from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import PromptInput
-from samserve.decoder.registry import ServedModel
 from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segmenter
 from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.sweep_messages import SweepWriter, read_sweep
@@ -29,6 +30,7 @@ from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.wire.call import Call, call_scope
+from samserve.wire.callers import Callers
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.status import status_of
@@ -74,10 +76,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         *,
         sweeper: Sweeper,
         finder: Finder,
+        callers: Callers | None = None,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
         self._finder = finder
+        self._callers = callers or Callers()
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
@@ -85,15 +89,19 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         self._transfers = transfers
         self._stream_limits = streams
         self._streams = 0
+        self._downloads = Downloads()
 
     async def Predict(
         self, request: pb.PredictRequest | RefusedMessage, context: Context
     ) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = _mask_request(parsed(request), context, self._request_limits)
+            asked = _mask_request(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 segmented = await self._segmenter.segment(asked, clock)
             return _response(segmented, clock)
@@ -101,7 +109,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         metadata = context.invocation_metadata() or ()
-        with call_scope("Interact", metadata, traced=False) as call:
+        with (
+            call_scope("Interact", metadata, traced=False) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
             with self._stream():
                 interaction, size = await self._open(context)
@@ -123,9 +134,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> pb.FindResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_find(parsed(request), context, self._request_limits)
+            asked = read_find(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 found = await self._finder.find(asked, clock)
             return write_found(found, clock)
@@ -134,23 +148,47 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest | RefusedMessage, context: Context
     ) -> pb.ListModelsResponse:
-        with call_scope("ListModels", context.invocation_metadata() or ()) as call:
+        metadata = context.invocation_metadata() or ()
+        with call_scope("ListModels", metadata) as call, self._callers.acting(metadata):
             context.set_trailing_metadata(call.trailing_metadata)
             parsed(request)
             models = self._segmenter.models
             return pb.ListModelsResponse(
-                models=[_model(model, self._finder.knows_concepts(model)) for model in models]
+                models=[
+                    model_to_proto(model, self._finder.knows_concepts(model)) for model in models
+                ]
             )
         return await _abort(call, context)
+
+    async def GetDecoder(
+        self, request: pb.GetDecoderRequest | RefusedMessage, context: Context
+    ) -> None:
+        with call_scope("GetDecoder", context.invocation_metadata() or ()) as call:
+            context.set_trailing_metadata(call.trailing_metadata)
+            asked = parsed(request)
+            model = self._segmenter.resolve(check_string(asked.model, "model"))
+            with self._downloads.one():
+                description = description_of(model)
+                await self._transfers.send(context, pb.GetDecoderResponse(description=description))
+                if description.bytes and not asked.description_only:
+                    async with aclosing(chunks(handout_of(model))) as pieces:
+                        async for piece in pieces:
+                            await self._transfers.send(context, pb.GetDecoderResponse(chunk=piece))
+
+        if call.failed:
+            await _abort(call, context)
 
     async def GenerateMasks(
         self, request: pb.GenerateMasksRequest | RefusedMessage, context: Context
     ) -> None:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("GenerateMasks", metadata, clock=clock) as call:
+        with (
+            call_scope("GenerateMasks", metadata, clock=clock) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_sweep(parsed(request), context, self._request_limits)
+            asked = read_sweep(parsed(request), self._request_limits)
             del request  # with the image's bytes, if `asked` does not need them
             with self._transfers.hold_image(asked.image.data):
                 async with aclosing(self._sweeper.sweep(asked, clock)) as events:
@@ -187,7 +225,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         check_output(output)
 
         clock = StageClock()
-        asked = read_image(request.open, context)
+        asked = read_image(request.open)
         with span("Interact.open", Kind.SERVER), self._transfers.hold_image(asked.data):
             image = await self._segmenter.find(asked, model, clock)
         await self._transfers.send(context, _opened_response(image, clock))
@@ -233,12 +271,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             )
 
 
-def _mask_request(
-    request: pb.PredictRequest, context: Context, limits: RequestLimits
-) -> MaskRequest:
+def _mask_request(request: pb.PredictRequest, limits: RequestLimits) -> MaskRequest:
     check_count(len(request.prompts), limits.prompts, "prompts", "prompts in one call")
     return MaskRequest(
-        image=read_image(request, context),
+        image=read_image(request),
         prompts=[
             read_prompt(prompt, f"prompts[{index}]", limits)
             for index, prompt in enumerate(request.prompts)
@@ -290,17 +326,6 @@ def _step_response(answer: StepAnswer, size: Size) -> pb.InteractResponse:
             error=None if answer.error is None else status_of(answer.error),
             timings=stage_times(answer.milliseconds),
         )
-    )
-
-
-def _model(model: ServedModel, concepts: bool) -> pb.ListModelsResponse.Model:
-    return pb.ListModelsResponse.Model(
-        name=model.name,
-        version=model.model_version,
-        side=model.decoder.bundle.frame.side,
-        low_res=model.low_res,
-        stretch=model.decoder.bundle.frame.stretch,
-        concepts=concepts,
     )
 
 

@@ -25,6 +25,7 @@ from samserve.infra.cache import EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.wire.callers import Callers
 
 GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
@@ -75,7 +76,13 @@ class EmbeddingService(EmbeddingServicer):
             pool=pool,
             limits=SizeLimits(limits.max_pixels, limits.max_aspect),
         )
-        super().__init__(embedder, finder, limits=settings.bulk_limits, slow=settings.slow_s)
+        super().__init__(
+            embedder,
+            finder,
+            limits=settings.bulk_limits,
+            slow=settings.slow_s,
+            callers=Callers.of(settings),
+        )
 
         # Keep a reference so that the task is not garbage-collected.
         self._cache_check = asyncio.ensure_future(cache.check())

@@ -331,7 +331,7 @@ class ConceptFinder:
     async def _phrase(self, search: _Search, concept: TokenizedConcept) -> Phrase:
         """Return a concept as the head takes it; its text is embedded unless it is cached."""
         head = search.spec.version
-        key = phrase_key(search.job.key.tenant, head, concept.text_digest)
+        key = phrase_key(search.job.key.owner, head, concept.text_digest)
         entry = await self._cache.get(key, _PhraseContract(len(concept.tokens)))
         if entry is not None:
             return Phrase(entry.tensors[TEXT], concept.examples)

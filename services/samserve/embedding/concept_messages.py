@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from samserve.core.caller import current_caller
 from samserve.core.concept import TokenizedConcept
 from samserve.core.errors import SamserveError
 from samserve.core.image_request import ImageRequest
@@ -18,14 +19,13 @@ from samserve.wire.convert import (
     read_examples,
     stage_times,
 )
-from samserve.wire.metadata import tenant_of
 from samserve.wire.status import status_of
 
 
-def read_image(request: pb.FindConceptsRequest, metadata: list[tuple[str, str]]) -> ImageRequest:
-    """Return the image that a request is about. Raises InvalidInput."""
+def read_image(request: pb.FindConceptsRequest) -> ImageRequest:
+    """Return the image that a request of the current caller is about. Raises InvalidInput."""
     return ImageRequest(
-        tenant=tenant_of(metadata),
+        owner=current_caller().owner,
         model=check_string(request.model, "model"),
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.ref.image_id,

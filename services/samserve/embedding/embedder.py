@@ -233,7 +233,7 @@ class Embedder:
         """
         spec = await self._encoder.spec(request.model)
         image_id = await request.identify(self._hash)
-        key = CacheKey(request.tenant, spec.model_version, image_id)
+        key = CacheKey(request.owner, spec.model_version, image_id)
         if spec.trunk:
             await self._cache.delete(trunk_key(key))
         return await self._cache.delete(key)
@@ -251,7 +251,7 @@ class Embedder:
             image_id = await request.identify(self._hash)
         bind_image_id(image_id)
 
-        key = CacheKey(request.tenant, spec.model_version, image_id)
+        key = CacheKey(request.owner, spec.model_version, image_id)
         return Job(key, key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:

@@ -49,22 +49,22 @@ Command = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """Everything that an entry depends on, and the tenant that owns it.
+    """Everything that an entry depends on, and its owner.
 
     Attributes:
-        tenant: The owner.
+        owner: Of the entry.
         model_version: Of the model, or of the part of it, that made the entry.
         image_id: Of the image; for a phrase, the word for that kind.
         part: What the entry is of the image; empty for the embedding.
     """
 
-    tenant: str
+    owner: str
     model_version: str
     image_id: str
     part: str = ""
 
     def __str__(self) -> str:
-        name = f"samserve:{self.tenant}:{self.model_version}:{self.image_id}"
+        name = f"samserve:{self.owner}:{self.model_version}:{self.image_id}"
         return f"{name}:{self.part}" if self.part else name
 
 
@@ -73,9 +73,9 @@ def trunk_key(key: CacheKey) -> CacheKey:
     return replace(key, part=TRUNK)
 
 
-def phrase_key(tenant: str, head: str, digest: str) -> CacheKey:
+def phrase_key(owner: str, head: str, digest: str) -> CacheKey:
     """Return the key of a phrase's features, by a version of the head."""
-    return CacheKey(tenant, head, "phrase", digest)
+    return CacheKey(owner, head, "phrase", digest)
 
 
 def concept_key(key: CacheKey, head: str, digest: str) -> CacheKey:
@@ -86,7 +86,7 @@ def concept_key(key: CacheKey, head: str, digest: str) -> CacheKey:
         head: Version of the head.
         digest: Of the concept.
     """
-    return CacheKey(key.tenant, head, f"{key.model_version}:{key.image_id}", f"concept:{digest}")
+    return CacheKey(key.owner, head, f"{key.model_version}:{key.image_id}", f"concept:{digest}")
 
 
 class Claim(Enum):

@@ -90,6 +90,13 @@ STAGE_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
 
+# The authoriser.
+AUTHORISED = Counter(
+    "samserve_authorised_total",
+    "Calls that the authoriser judged: ok, unauthenticated, permission_denied, unavailable.",
+    ["outcome"],
+)
+
 # Requests of the HTTP gateway.
 HTTP_REQUESTS = Counter(
     "samserve_http_requests_total",

@@ -115,7 +115,7 @@ def server() -> Server:
 def test_every_method_of_both_services_is_limited(server: Server) -> None:
     assert server.generic == 2
     assert set(server.parsers) == {
-        *("Predict", "Interact", "GenerateMasks", "Find", "ListModels"),
+        *("Predict", "Interact", "GenerateMasks", "Find", "ListModels", "GetDecoder"),
         *("Embed", "EmbedMany", "GetEmbedding", "FindConcepts", "DeleteEmbedding"),
     }
     for parse in server.parsers.values():

@@ -149,7 +149,7 @@ class RemoteHead:
         self, query: ConceptQuery, concepts: Mapping[int, TokenizedConcept]
     ) -> dict[int, Embedding]:
         """Return the entries that are in the cache."""
-        key = CacheKey(query.image.tenant, self._version(query), query.image_id)
+        key = CacheKey(query.image.owner, self._version(query), query.image_id)
         entries = await asyncio.gather(
             *(
                 self._cache.get(concept_key(key, self._head_version, each.digest), self._contract)
@@ -164,7 +164,7 @@ class RemoteHead:
     ) -> RemoteConcepts:
         """Have concepts found by the embedding service, and remember which versions it runs."""
         request = ImageRequest(
-            query.image.tenant,
+            query.image.owner,
             query.model.name,
             query.image.data,
             query.image_id,

@@ -26,7 +26,10 @@ class GatewaySettings(ProcessSettings):
     decoder_url: str = Field(
         default=DECODER_ADDRESS,
         validation_alias=variable("DECODER_URL"),
-        description="Address of the decoder; `dns:///NAME:PORT` balances over all its servers.",
+        description=(
+            "Address of the decoder, or several, separated by commas. With `dns:///NAME:PORT` all "
+            "servers of the name are used, each for its share of the images."
+        ),
     )
     embedding_url: str = Field(
         default=EMBEDDING_ADDRESS,
@@ -123,6 +126,13 @@ class GatewaySettings(ProcessSettings):
         description=(
             "Personal access token or legacy token of a user of Label Studio. "
             "It is sent to `SAMSERVE_LABEL_STUDIO_URL` only."
+        ),
+    )
+    label_studio_tenant: str = Field(
+        default="public",
+        description=(
+            "Tenant that Label Studio belongs to. The images of its tasks are fetched with its "
+            "token, so that other tenants' requests for them are refused."
         ),
     )
     label_studio_prewarm: int = Field(
