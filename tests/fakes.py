@@ -156,6 +156,7 @@ class HeldDecoder:
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle
+        self.has_kernel = decoder.has_kernel
         self.decoded: list[Prompt] = []
         self.busy, self.go = threading.Event(), threading.Event()
         self.go.set()
