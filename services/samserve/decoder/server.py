@@ -24,6 +24,7 @@ from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.concepts.head import ConceptHeads
+from samserve.decoder.concepts.remote import RemoteHead
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
@@ -82,6 +83,11 @@ async def serve(settings: DecoderSettings) -> None:
     resident = ImageLru(settings.resident_bytes)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
+    heads = {
+        bundle.name: RemoteHead(bundle, cache, embedder, settings.size_limits)
+        for bundle in bundles
+        if bundle.concepts is not None
+    }
     sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
 
     # Build the server.
@@ -104,7 +110,7 @@ async def serve(settings: DecoderSettings) -> None:
             streams,
             sweeper=Sweeper(segmenter, sweeps),
             callers=callers,
-            finder=Finder(segmenter, ConceptHeads({}), pool, queue),
+            finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),
     )
