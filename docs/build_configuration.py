@@ -24,6 +24,7 @@ from samserve.infra.settings import (
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
+    IdentitySettings,
     ListenerSettings,
     ProcessSettings,
     variable_of,
@@ -119,6 +120,7 @@ def page() -> str:
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
+        section("Authoriser", rows(IdentitySettings, every)),
         section("Edge", rows(EdgeSettings, ListenerSettings.model_fields)),
     ]
 

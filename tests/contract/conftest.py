@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_triton import FakeTriton
 from fakes import FakeEmbeddings, HeldDecoder
+from pydantic import SecretStr
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
@@ -40,6 +41,7 @@ from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import segmentation_pb2_grpc as rpc
+from samserve.wire.callers import Callers
 from samserve.wire.channel import METADATA_LIMITS
 from samserve.wire.parts import PartLimit
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
@@ -162,8 +164,18 @@ def app() -> ModuleType:
 
 
 @pytest.fixture
+def edge_secret() -> str:
+    """What the edge and the services share; empty for open services."""
+    return ""
+
+
+@pytest.fixture
 async def path(
-    app: ModuleType, decoder: MaskDecoder, redis: str, monkeypatch: pytest.MonkeyPatch
+    app: ModuleType,
+    decoder: MaskDecoder,
+    redis: str,
+    edge_secret: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Path]:
     bundle, servers = decoder.bundle, [grpc.aio.server() for _ in range(3)]
     at = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for server in servers]
@@ -179,10 +191,12 @@ async def path(
         "set_up_logs": None,
     }.items():
         monkeypatch.setattr(app, name, lambda *_, part=part: part)
-    service = app.EmbeddingService(EmbeddingSettings())
+    settings = EmbeddingSettings(edge_secret=SecretStr(edge_secret))
+    callers = Callers.of(settings)
+    service = app.EmbeddingService(settings)
     add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
-        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
+        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20, callers)
         images = ImageLru(2**30)
         embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
@@ -195,6 +209,7 @@ async def path(
             limits,
             Transfers(60, 2**30),
             sweeper=sweeper,
+            callers=callers,
             finder=Finder(segmenter, ConceptHeads({}), pool, admission),
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])

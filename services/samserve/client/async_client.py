@@ -50,12 +50,12 @@ from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_promp
 from samserve.client.retry import AsyncRetryingCaller
 from samserve.client.servers import for_attempts, open_async_servers
 from samserve.client.split import Part, ask_in_parts_async
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
 Request = TypeVar(

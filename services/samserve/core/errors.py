@@ -8,6 +8,8 @@ SamserveError                INTERNAL             a bug; has an id to find the l
 ├─ NoConcepts            FAILED_PRECONDITION  ErrorInfo NO_CONCEPTS, the models that do
 ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
 ├─ Unavailable               UNAVAILABLE          RetryInfo
+├─ Unauthenticated           UNAUTHENTICATED      ErrorInfo without anything that helps to guess
+├─ PermissionDenied          PERMISSION_DENIED    ErrorInfo, likewise
 └─ DeadlinePassed            DEADLINE_EXCEEDED    ErrorInfo with the stage
 """
 
@@ -96,3 +98,17 @@ class DeadlinePassed(SamserveError):
     def __init__(self, stage: str) -> None:
         super().__init__(f"deadline exceeded in stage {stage!r}; allow more time")
         self.stage = stage
+
+
+class Unauthenticated(SamserveError):
+    """The call has no valid credentials. All reasons are told alike."""
+
+    def __init__(self) -> None:
+        super().__init__("missing or invalid credentials; send a valid key to the public address")
+
+
+class PermissionDenied(SamserveError):
+    """The credentials are valid, but do not allow the call."""
+
+    def __init__(self) -> None:
+        super().__init__("these credentials do not allow the call; use a key with its scope")

@@ -15,7 +15,7 @@ class ImageRequest:
     """One image and the model to use.
 
     Attributes:
-        tenant: Owner of the cache entries that the call may use.
+        owner: Of the cache entries that the call may use, as in `Caller`.
         model: Name of the model; empty means the default.
         data: The encoded image, or None if only its id is sent.
         image_id: The image's id; read only if there is no `data`.
@@ -24,7 +24,7 @@ class ImageRequest:
         crop: Part of the image that the call is about instead.
     """
 
-    tenant: str
+    owner: str
     model: str
     data: bytes | None
     image_id: str = ""

@@ -136,7 +136,7 @@ class ImageSource:
         if data is None:
             raise EmbeddingNotCached(key.image_id)
         remote = await self._embedder.embed(
-            ImageRequest(key.tenant, model.name, data, expected_image_id=key.image_id, crop=crop)
+            ImageRequest(key.owner, model.name, data, expected_image_id=key.image_id, crop=crop)
         )
         version = remote.embedding.model_version
         if version in model.versions:

@@ -24,6 +24,7 @@ from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.concepts.head import ConceptHeads
+from samserve.decoder.concepts.remote import RemoteHead
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
@@ -47,6 +48,7 @@ from samserve.infra.cache import (
 from samserve.infra.logs import set_up_logs
 from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+from samserve.wire.callers import Callers
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
 
@@ -74,12 +76,18 @@ async def serve(settings: DecoderSettings) -> None:
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
     queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
     cache = EmbeddingCache(settings.cache_options)
+    callers = Callers.of(settings)
     embedder = RemoteEmbedder(
-        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
+        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes, callers
     )
     resident = ImageLru(settings.resident_bytes)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
+    heads = {
+        bundle.name: RemoteHead(bundle, cache, embedder, settings.size_limits)
+        for bundle in bundles
+        if bundle.concepts is not None
+    }
     sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
 
     # Build the server.
@@ -101,7 +109,8 @@ async def serve(settings: DecoderSettings) -> None:
             transfers,
             streams,
             sweeper=Sweeper(segmenter, sweeps),
-            finder=Finder(segmenter, ConceptHeads({}), pool, queue),
+            callers=callers,
+            finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),
     )

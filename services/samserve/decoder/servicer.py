@@ -30,6 +30,7 @@ from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.wire.call import Call, call_scope
+from samserve.wire.callers import Callers
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.status import status_of
@@ -75,10 +76,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         *,
         sweeper: Sweeper,
         finder: Finder,
+        callers: Callers | None = None,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
         self._finder = finder
+        self._callers = callers or Callers()
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
@@ -93,9 +96,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = _mask_request(parsed(request), context, self._request_limits)
+            asked = _mask_request(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 segmented = await self._segmenter.segment(asked, clock)
             return _response(segmented, clock)
@@ -103,7 +109,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         metadata = context.invocation_metadata() or ()
-        with call_scope("Interact", metadata, traced=False) as call:
+        with (
+            call_scope("Interact", metadata, traced=False) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
             with self._stream():
                 interaction, size = await self._open(context)
@@ -125,9 +134,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> pb.FindResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_find(parsed(request), context, self._request_limits)
+            asked = read_find(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 found = await self._finder.find(asked, clock)
             return write_found(found, clock)
@@ -136,7 +148,8 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest | RefusedMessage, context: Context
     ) -> pb.ListModelsResponse:
-        with call_scope("ListModels", context.invocation_metadata() or ()) as call:
+        metadata = context.invocation_metadata() or ()
+        with call_scope("ListModels", metadata) as call, self._callers.acting(metadata):
             context.set_trailing_metadata(call.trailing_metadata)
             parsed(request)
             models = self._segmenter.models
@@ -170,9 +183,12 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> None:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("GenerateMasks", metadata, clock=clock) as call:
+        with (
+            call_scope("GenerateMasks", metadata, clock=clock) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_sweep(parsed(request), context, self._request_limits)
+            asked = read_sweep(parsed(request), self._request_limits)
             del request  # with the image's bytes, if `asked` does not need them
             with self._transfers.hold_image(asked.image.data):
                 async with aclosing(self._sweeper.sweep(asked, clock)) as events:
@@ -209,7 +225,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         check_output(output)
 
         clock = StageClock()
-        asked = read_image(request.open, context)
+        asked = read_image(request.open)
         with span("Interact.open", Kind.SERVER), self._transfers.hold_image(asked.data):
             image = await self._segmenter.find(asked, model, clock)
         await self._transfers.send(context, _opened_response(image, clock))
@@ -255,12 +271,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             )
 
 
-def _mask_request(
-    request: pb.PredictRequest, context: Context, limits: RequestLimits
-) -> MaskRequest:
+def _mask_request(request: pb.PredictRequest, limits: RequestLimits) -> MaskRequest:
     check_count(len(request.prompts), limits.prompts, "prompts", "prompts in one call")
     return MaskRequest(
-        image=read_image(request, context),
+        image=read_image(request),
         prompts=[
             read_prompt(prompt, f"prompts[{index}]", limits)
             for index, prompt in enumerate(request.prompts)

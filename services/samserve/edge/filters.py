@@ -5,6 +5,7 @@ from __future__ import annotations
 from samserve.edge.clusters import AUTHORISER
 from samserve.edge.values import FILTERS, Json, extension, typed
 from samserve.infra.settings import EdgeSettings
+from samserve.wire.callers import KEY_ID_KEY, PLAN_KEY
 from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
 
 AUTHORISER_S = "1s"
@@ -12,7 +13,15 @@ TOKENS = "envoy.filters.http.jwt_authn"
 MOST_TENANTS = 10_000  # whose calls are counted apart, for rate limits
 
 # Headers that only the edge may set, or that services must not believe.
-INTERNAL = (EDGE_KEY, "x-forwarded-host", "x-real-ip", "forwarded", "x-original-url")
+INTERNAL = (
+    EDGE_KEY,
+    KEY_ID_KEY,
+    PLAN_KEY,
+    "x-forwarded-host",
+    "x-real-ip",
+    "forwarded",
+    "x-original-url",
+)
 
 
 def http_filters(settings: EdgeSettings) -> list[Json]:

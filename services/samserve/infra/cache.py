@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -28,8 +28,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
 from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
-from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
+from samserve.core.embedding import MOST_TEXT, Contract, Embedding, EmbeddingHeader
 from samserve.core.errors import Unavailable
+from samserve.core.family import TRUNK
 from samserve.infra import tracing
 from samserve.infra.breaker import Breaker, BreakerOpen
 from samserve.infra.cache_options import CacheOptions
@@ -48,14 +49,44 @@ Command = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """Everything that an embedding depends on, and the tenant that owns it."""
+    """Everything that an entry depends on, and its owner.
 
-    tenant: str
+    Attributes:
+        owner: Of the entry.
+        model_version: Of the model, or of the part of it, that made the entry.
+        image_id: Of the image; for a phrase, the word for that kind.
+        part: What the entry is of the image; empty for the embedding.
+    """
+
+    owner: str
     model_version: str
     image_id: str
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"samserve:{self.tenant}:{self.model_version}:{self.image_id}"
+        name = f"samserve:{self.owner}:{self.model_version}:{self.image_id}"
+        return f"{name}:{self.part}" if self.part else name
+
+
+def trunk_key(key: CacheKey) -> CacheKey:
+    """Return the key of an image's trunk, from that of its embedding."""
+    return replace(key, part=TRUNK)
+
+
+def phrase_key(owner: str, head: str, digest: str) -> CacheKey:
+    """Return the key of a phrase's features, by a version of the head."""
+    return CacheKey(owner, head, "phrase", digest)
+
+
+def concept_key(key: CacheKey, head: str, digest: str) -> CacheKey:
+    """Return the key of what a version of the head found of a concept on an image.
+
+    Args:
+        key: Of the image's embedding.
+        head: Version of the head.
+        digest: Of the concept.
+    """
+    return CacheKey(key.owner, head, f"{key.model_version}:{key.image_id}", f"concept:{digest}")
 
 
 class Claim(Enum):
@@ -111,16 +142,12 @@ class EmbeddingCache:
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._breaker = Breaker("Redis")
 
-    async def head(
-        self, key: CacheKey, contract: EmbeddingContract | None = None
-    ) -> EmbeddingHeader | None:
+    async def head(self, key: CacheKey, contract: Contract | None = None) -> EmbeddingHeader | None:
         """Return the embedding's header without fetching its tensors. See `get`."""
         entry = await self._fetch(key, self._get_header(key))
         return None if entry is None else await self._read_header(key, entry, contract)
 
-    async def get(
-        self, key: CacheKey, contract: EmbeddingContract | None = None
-    ) -> Embedding | None:
+    async def get(self, key: CacheKey, contract: Contract | None = None) -> Embedding | None:
         """Return the embedding, or None if it is missing, damaged, or Redis is down.
 
         Args:
@@ -266,7 +293,7 @@ class EmbeddingCache:
         return ("GETRANGE", self._name(key), 0, self._seal.header_bytes - 1)
 
     async def _read_header(
-        self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None = None
+        self, key: CacheKey, entry: bytes, contract: Contract | None = None
     ) -> EmbeddingHeader | None:
         try:
             header = unpack_header(self._seal.open_header(self._name(key), entry), contract)
@@ -276,7 +303,7 @@ class EmbeddingCache:
             return None
         return header
 
-    def _open(self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None) -> Embedding:
+    def _open(self, key: CacheKey, entry: bytes, contract: Contract | None) -> Embedding:
         """Unpack an entry. Raises DamagedEmbedding."""
         embedding = unpack(self._seal.open(self._name(key), entry), contract)
         _check_version(key, embedding.model_version)

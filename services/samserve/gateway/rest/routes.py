@@ -29,7 +29,7 @@ Model = Annotated[str, Query(max_length=64, description="Empty: the default mode
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.ProblemModel, "content": {"application/problem+json": {}}}
-    for status in (400, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 }
 ANY_BYTES = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_BODY = {

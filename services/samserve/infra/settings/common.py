@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from samserve.bundles.names import DEFAULT_MODEL, user_folder
@@ -52,6 +54,26 @@ class ListenerSettings(EnvironmentSettings):
 class ProcessSettings(ListenerSettings):
     """The settings that every program that serves reads."""
 
+    edge_secret: Secret = Field(
+        default=SecretStr(""),
+        description=(
+            "Secret of at least 16 characters that the edge and all services share. A service then "
+            "refuses every call without it, and takes the tenant from the others. Empty: every "
+            "caller names its tenant itself; for loopback only."
+        ),
+    )
+    edge_secret_previous: Secret = Field(
+        default=SecretStr(""),
+        description="The secret before the last change, accepted as well while programs restart.",
+    )
+    tenants: Literal["separate", "shared"] = Field(
+        default="separate",
+        description=(
+            "`separate`: an image that two tenants send is embedded once for each, and neither can "
+            "tell whether the other has it. `shared`: once for all, for tenants that trust each "
+            "other. All services must have the same value."
+        ),
+    )
     max_connections: int = Field(
         default=1024,
         gt=0,
@@ -70,6 +92,17 @@ class ProcessSettings(ListenerSettings):
             "Empty means no traces; needs the extra `samserve[tracing]`."
         ),
     )
+
+    @property
+    def edge_secrets(self) -> tuple[str, ...]:
+        """The secrets of the edge that are accepted; the first is sent. None: calls are open."""
+        secrets = (self.edge_secret, self.edge_secret_previous)
+        return tuple(secret.get_secret_value() for secret in secrets if secret.get_secret_value())
+
+    @property
+    def tenants_share(self) -> bool:
+        """Whether all tenants share their cache entries."""
+        return self.tenants == "shared"
 
 
 class CommonSettings(ProcessSettings):
