@@ -21,8 +21,13 @@ RUN python -m venv --without-pip /opt/samserve \
  && cd /opt/samserve/lib/python3.11/site-packages \
  && find . -depth -type d \( -name tests -o -name test \) -exec rm -r {} +
 
+# The page; Node and zig come from PyPI. An image that is built without npm's registry has none, and `/` says so.
+FROM wheel AS page
+RUN python services/web/build.py --optional && mkdir -p services/samserve/web
+
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
 COPY --from=packages /opt/samserve /opt/samserve
+COPY --from=page /src/services/samserve/web /opt/samserve/lib/python3.11/site-packages/samserve/web
 # The root file system may be read-only. All writes go to /tmp.
 ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve
