@@ -35,7 +35,7 @@ KERNEL = SERVICES / "samserve" / "decoder" / "sam" / "kernel"
 WASM = WEB / "decoder" / "wasm"
 LEVELS = {"kernel": ["-msimd128"], "kernel-relaxed": ["-msimd128", "-mrelaxed-simd"]}
 EXPORTS = (
-    *("decode", "project", "quantise", "malloc", "free"),
+    *("decode", "lay_out", "squares", "project", "quantise", "malloc", "free"),
     *("tokens_bytes", "weights_bytes", "job_bytes"),
 )
 FLAGS = [

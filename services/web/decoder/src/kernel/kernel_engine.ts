@@ -7,7 +7,6 @@
 
 import type { Embedding } from "../sam/embedding.js";
 import type { DecodeRequest, Decoded, Engine, Prepared } from "../sam/engine.js";
-import { fromHalf } from "../sam/half.js";
 import type { ModelFacts } from "../sam/model.js";
 import type { Tensor } from "../sam/safetensors.js";
 import {
@@ -16,7 +15,6 @@ import {
   putWeights,
   varianceTerms,
   type Projection,
-  type VarianceTerms,
 } from "./folding.js";
 import { Matrix } from "./matrix.js";
 import { Kernel } from "./memory.js";
@@ -38,8 +36,10 @@ export class KernelEngine implements Engine {
   readonly masks: MaskEncoder;
   readonly projections: Projection[];
   readonly projectionWeights: number[]; // addresses
-  readonly terms: VarianceTerms;
-  readonly gain: Float32Array;
+  readonly terms: { first: number; second: number; cross: number }; // addresses
+  readonly gains: Float32Array;
+  readonly gain: number; // address of the same
+  readonly noMask: number; // address
   readonly fixedTokens: Float32Array;
   readonly channels: number;
   readonly place: number; // address, [tiles, 256, 64]
@@ -63,8 +63,11 @@ export class KernelEngine implements Engine {
     fixed.reduce((at, rows) => (this.fixedTokens.set(rows, at), at + rows.length), 0);
     this.mostPoints = MOST_TOKENS - this.fixedTokens.length / this.channels;
 
-    this.gain = firstGain(tensors);
-    this.terms = varianceTerms(tensors);
+    this.gains = firstGain(tensors);
+    this.gain = kernel.put(this.gains);
+    this.noMask = kernel.put(this.masks.noMask);
+    const { first, second, cross } = varianceTerms(tensors);
+    this.terms = { first: kernel.put(first), second: kernel.put(second), cross: kernel.put(cross) };
     this.projections = imageProjections(tensors);
     this.projectionWeights = this.projections.map(({ weight }) => kernel.put(weight.data));
     this.place = kernel.put(this.points.grid(this.side));
@@ -117,7 +120,7 @@ class KernelImage implements Prepared {
   private readonly parts: number[] = []; // addresses, in the order of the projections
   private readonly scales: number[] = [];
   private readonly fine: number[];
-  private readonly squares: [Float32Array, Float32Array, Float32Array];
+  private readonly squares: number[]; // addresses: square0, square1, cross1
   private readonly owned: number[] = [];
 
   constructor(
@@ -127,19 +130,11 @@ class KernelImage implements Prepared {
     const { kernel, cells, channels } = engine;
 
     // X: the image as SAM's transformer gets it from a prompt without a mask.
-    const coarse = fromHalf(embedding.tensors.get("embedding")!);
-    const x = new Float32Array(coarse.length);
-    for (let c = 0; c < channels; c++)
-      for (let tile = 0; tile < cells / TILE; tile++) {
-        const from = c * cells + tile * TILE;
-        const to = (tile * channels + c) * TILE;
-        for (let j = 0; j < TILE; j++) x[to + j] = coarse[from + j]! + engine.masks.noMask[c]!;
-      }
-    this.x = this.own(kernel.put(x));
-    const placed = kernel.put(x);
-    const place = kernel.floats(engine.place, x.length);
-    const both = kernel.floats(placed, x.length);
-    for (let i = 0; i < both.length; i++) both[i]! += place[i]!;
+    const coarse = kernel.put(embedding.tensors.get("embedding")!);
+    const placed = kernel.reserve(4 * channels * cells);
+    this.x = this.own(kernel.reserve(4 * channels * cells));
+    kernel.exports.lay_out(coarse, engine.noMask, engine.place, this.x, placed, BigInt(cells));
+    kernel.free(coarse);
 
     // The products with X, as 16-bit integers.
     const projected = kernel.reserve(4 * channels * cells);
@@ -159,7 +154,11 @@ class KernelImage implements Prepared {
       const map = embedding.tensors.get(name);
       return map ? this.own(kernel.put(groupByCell(map, engine.facts.embedding[name]!, engine.side))) : 0;
     });
-    this.squares = squaresOf(x, channels, engine);
+
+    this.squares = [0, 1, 2].map(() => this.own(kernel.reserve(4 * cells)));
+    const [square0, square1, cross1] = this.squares as [number, number, number];
+    const { first, second, cross } = engine.terms;
+    kernel.exports.squares(this.x, engine.gain, first, second, cross, square0, square1, cross1, BigInt(cells));
   }
 
   decode(request: DecodeRequest): Decoded {
@@ -182,8 +181,8 @@ class KernelImage implements Prepared {
     };
     try {
       const denseAt = put(dense);
-      let [square0, square1] = [this.squares[0], this.squares[1]];
-      if (denseCount) [square0, square1] = this.squaresWithMask(dense);
+      let [square0, square1] = this.squares as [number, number];
+      if (denseCount) [square0, square1] = this.squaresWithMask(dense).map(put) as [number, number];
 
       const wanted = Array.from({ length: MOST_MASKS }, (_, i) => integer(request.wanted[i] ?? 0));
       const job = kernel.putStruct(
@@ -198,7 +197,7 @@ class KernelImage implements Prepared {
           ...this.parts.map(pointer),
           ...this.scales.map(pointer),
           ...this.fine.map(pointer),
-          ...[square0, square1, this.squares[2]].map((numbers) => pointer(put(numbers))),
+          ...[square0, square1, this.squares[2]!].map(pointer),
           pointer(denseAt),
           ...[workspace.s1, workspace.s2, workspace.r1, workspace.r2].map(pointer),
           ...[workspace.logits, workspace.ious, workspace.scratch].map(pointer),
@@ -222,10 +221,10 @@ class KernelImage implements Prepared {
 
   /** The cells' squares with a mask prompt's part; see `_squares_with_mask` on the server. */
   private squaresWithMask(dense: Float32Array): [Float32Array, Float32Array] {
-    const { kernel, cells, channels, masks, gain } = this.engine;
+    const { kernel, cells, channels, masks, gains } = this.engine;
     const m0 = masks.matrix.centred;
-    const m1 = m0.scaled(gain).centred;
-    const second = m1.scaled(gain).centred;
+    const m1 = m0.scaled(gains).centred;
+    const second = m1.scaled(gains).centred;
     const rows = m0.rows;
 
     // M X for both, in one product over the cells: [tiles, 2 H, 64].
@@ -237,8 +236,8 @@ class KernelImage implements Prepared {
     kernel.project(from, this.x, to, 2 * rows, channels, cells);
     const products = kernel.floats(to, 2 * rows * cells);
 
-    const grown = (square: Float32Array, gram: Matrix, offset: number): Float32Array =>
-      square.map((value, cell) => {
+    const grown = (square: number, gram: Matrix, offset: number): Float32Array =>
+      kernel.floats(square, cells).map((value, cell) => {
         const tile = Math.floor(cell / TILE);
         const j = cell % TILE;
         const at = (r: number) => (tile * rows + r) * TILE + j;
@@ -251,8 +250,8 @@ class KernelImage implements Prepared {
         return sum;
       });
     const result: [Float32Array, Float32Array] = [
-      grown(this.squares[0], m0.timesTransposed(m0), 0),
-      grown(this.squares[1], m1.timesTransposed(m1), rows),
+      grown(this.squares[0]!, m0.timesTransposed(m0), 0),
+      grown(this.squares[1]!, m1.timesTransposed(m1), rows),
     ];
     kernel.free(from);
     kernel.free(to);
@@ -263,44 +262,6 @@ class KernelImage implements Prepared {
     this.owned.push(at);
     return at;
   }
-}
-
-/** The part of the cells' variances that depends on the image alone, [N] each. */
-function squaresOf(x: Float32Array, channels: number, engine: KernelEngine): [Float32Array, Float32Array, Float32Array] {
-  const { cells, gain, terms } = engine;
-  const square0 = new Float32Array(cells);
-  const square1 = new Float32Array(cells);
-  const cross1 = new Float32Array(cells);
-  const twice = new Float64Array(channels);
-
-  for (let cell = 0; cell < cells; cell++) {
-    const base = Math.floor(cell / TILE) * channels * TILE + (cell % TILE);
-    let mean = 0;
-    for (let c = 0; c < channels; c++) mean += x[base + c * TILE]!;
-    mean /= channels;
-
-    let [once2, firstTerm, secondTerm, scaledMean] = [0, 0, 0, 0];
-    for (let c = 0; c < channels; c++) {
-      const once = x[base + c * TILE]! - mean;
-      once2 += once * once;
-      firstTerm += terms.first[c]! * once;
-      secondTerm += terms.second[c]! * once;
-      twice[c] = once * gain[c]!;
-      scaledMean += twice[c]!;
-    }
-    scaledMean /= channels;
-
-    let [twice2, cross] = [0, 0];
-    for (let c = 0; c < channels; c++) {
-      const value = twice[c]! - scaledMean;
-      twice2 += value * value;
-      cross += terms.cross[c]! * value;
-    }
-    square0[cell] = once2 + firstTerm;
-    square1[cell] = twice2 + secondTerm;
-    cross1[cell] = cross;
-  }
-  return [square0, square1, cross1];
 }
 
 /**

@@ -8,6 +8,18 @@ interface Exports {
   malloc(bytes: number): number;
   free(at: number): void;
   decode(job: number, sums: number): void;
+  lay_out(image: number, noMask: number, place: number, x: number, placed: number, cells: bigint): void;
+  squares(
+    x: number,
+    gain: number,
+    first: number,
+    second: number,
+    cross: number,
+    square0: number,
+    square1: number,
+    cross1: number,
+    cells: bigint,
+  ): void;
   project(weight: number, x: number, out: number, rows: bigint, inner: bigint, from: bigint, to: bigint): void;
   quantise(from: number, rows: bigint, cells: bigint, turned: number, to: number, scale: number): void;
   tokens_bytes(): bigint;

@@ -51,10 +51,11 @@ export function scaleToFrame(mask: Mask, width: number, height: number): Framed 
   const [upper, lower] = [new Float32Array(columns), new Float32Array(columns)];
   let known = -1;
   for (let y = 0; y < rows; y++) {
-    if (known !== down.first[y]!) {
-      known = down.first[y]!;
-      scaleRow(logits, (y0 + known) * side + x0, across, upper);
-      scaleRow(logits, (y0 + down.second[y]!) * side + x0, across, lower);
+    const [first, second] = [down.first[y]!, down.second[y]!];
+    if (known !== first + second) {
+      known = first + second; // rises from pair to pair, also where a pair is one row twice
+      scaleRow(logits, (y0 + first) * side + x0, across, upper);
+      scaleRow(logits, (y0 + second) * side + x0, across, lower);
     }
     const share = down.share[y]!;
     const at = y * wide;
