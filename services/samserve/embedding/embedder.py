@@ -32,6 +32,7 @@ from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.encoder import EncoderSpec
 from samserve.embedding.single_flight import Flight, SingleFlight
 from samserve.infra.cache import CacheKey
+from samserve.infra.deletions import Generation
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import EMBEDDED
 from samserve.infra.pool import run_in_pool
@@ -61,8 +62,13 @@ class Cache(Protocol):
 
     async def head(self, key: CacheKey, contract: EmbeddingContract) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
-    async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
+    async def generation(self, key: CacheKey) -> Generation | None: ...
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None
+    ) -> None: ...
     async def delete(self, key: CacheKey) -> bool: ...
+    async def delete_image(self, owner: str, image_id: str) -> int: ...
+    async def delete_owner(self, owner: str) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +201,19 @@ class Embedder:
         image_id = await request.identify(self._hash)
         return await self._cache.delete(CacheKey(request.owner, spec.model_version, image_id))
 
+    async def delete_image(self, request: ImageRequest) -> int:
+        """Delete every trace of an image, and return how many embeddings were cached.
+
+        Raises:
+            InvalidInput: The image's id is invalid.
+            Unavailable: The cache did not answer.
+        """
+        return await self._cache.delete_image(request.owner, await request.identify(self._hash))
+
+    async def delete_owner(self, owner: str) -> int:
+        """Delete every trace of an owner. Returns and raises as `delete_image`."""
+        return await self._cache.delete_owner(owner)
+
     async def _check(
         self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float
     ) -> _Job:
@@ -205,10 +224,10 @@ class Embedder:
 
         with clock.stage("hash"):
             request.check_size(self._limits.max_bytes)
-            image_id = await request.identify(self._hash)
+            image_id, whole_id = await request.identify_whole(self._hash)
         bind_image_id(image_id)
 
-        key = CacheKey(request.owner, spec.model_version, image_id)
+        key = CacheKey(request.owner, spec.model_version, image_id, whole_id)
         return _Job(key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:
@@ -264,6 +283,7 @@ class Embedder:
             with clock.stage("turn"):
                 if not await claim.acquire():
                     return None
+                generation = await self._cache.generation(job.key)
 
             # 4. Wait for a slot.
             with clock.stage("queue"):
@@ -283,6 +303,6 @@ class Embedder:
                 embedding = Embedding(job.spec.model_version, image.size, tensors)
                 packed = await run_in_pool(self._pool, pack, embedding, self._coding)
                 embedding = replace(embedding, packed=packed)
-                await self._cache.put(job.key, embedding)
+                await self._cache.put(job.key, embedding, generation)
 
         return embedding
