@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import ssl
 import time
@@ -17,12 +18,19 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from redis import Redis
 from samserve.cli.main import app as command_line
 from samserve.client import CachedImage, Click, Client
-from samserve.core.errors import EmbeddingNotCached, PermissionDenied, Unauthenticated
+from samserve.core.errors import (
+    EmbeddingNotCached,
+    PermissionDenied,
+    SamserveError,
+    Unauthenticated,
+)
+from samserve.core.image_id import image_id
 from samserve.local.process import free_port
 from samserve.local.stack import Stack, StackOptions
-from stacks import CAP, Photos, metrics_of, started, until
+from stacks import CAP, Photos, metric, metrics_of, started, until
 from typer.testing import CliRunner
 
 CLICK = Click(213, 193)
@@ -37,6 +45,7 @@ def keyed(patience: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("SAMSERVE_LOG_LEVEL", "debug")
+        patch.setenv("SAMSERVE_FAILURE_BURST", "1000")
         options = StackOptions(keys=True, tls_folder=folder / "tls")
         with started(options, tmp_path_factory.mktemp("logs")) as stack:
             yield stack
@@ -177,6 +186,47 @@ def test_labeling_tools_send_their_keys_in_their_own_ways(
             without = http.request(method, path.partition("?")[0], json=body)
             assert without.status_code == 401
             assert "credentials" in without.text
+
+
+def test_a_tenant_is_deleted_from_redis_from_every_decoder_and_with_its_streams(
+    keyed: Stack, new_photo: Photos
+) -> None:
+    key = make_key("gone", "--scope", "predict", "--scope", "admin")
+    until(lambda: works(keyed, key["key"]))
+    port, metrics = free_port(), free_port()
+    keyed.start_decoder("decoder2", port, metrics)
+    photo = new_photo()
+    inside = [("samserve-edge", keyed._edge_secret)]
+    with (
+        calling(keyed, key["key"]) as client,
+        Client(
+            f"127.0.0.1:{port}",
+            keyed.addresses.embedding,
+            tenant="gone",
+            metadata=inside,
+            timeout=CAP,
+        ) as second,
+        Redis.from_url(keyed.addresses.redis) as redis,
+    ):
+        resident = functools.partial(metric, f"127.0.0.1:{metrics}", "samserve_resident_bytes")
+        for each in (client, second):
+            each.segment(photo, [CLICK])
+        assert redis.keys("samserve:gone:*")
+        assert resident() > 0
+
+        with second.interact(photo) as stream:
+            stream.step([CLICK])
+            assert client.delete_tenant("gone") == 1
+            with pytest.raises(SamserveError):
+                until(lambda: stream.step([CLICK]) is None)
+        assert redis.keys("samserve:gone:*") == []
+        until(lambda: resident() == 0)
+        for each in (client, second):
+            with pytest.raises(EmbeddingNotCached):
+                each.segment(CachedImage(image_id(photo)), [CLICK])
+
+    log = (keyed.folder / "decoder.log").read_text()
+    assert any("deletion noted" in line and '"gone"' in line for line in log.splitlines())
 
 
 # Tokens

@@ -218,7 +218,8 @@ class EmbeddingServicer:
         response = pb.DeleteTenantResponse()
         with (
             call_scope("DeleteTenant", metadata) as call,
-            self._callers.acting(metadata) as caller,audited("delete_tenant") as audit
+            self._callers.acting(metadata) as caller,
+            audited("delete_tenant") as audit,
         ):
             check_own_tenant(parsed(request).tenant, caller)
             response.deleted = await self._embedder.delete_owner(caller.owner)

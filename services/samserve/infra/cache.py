@@ -29,6 +29,7 @@ from samserve.infra.seal import Seal
 
 log = structlog.get_logger()
 
+PARTS = b":_parts:"  # in the names of sets of crops; no model's version has this form
 SCANNED = 1000  # keys that Redis looks at in one step of a deletion
 NO_EXPIRY = -1  # PTTL's answer for a key that has none
 
@@ -196,7 +197,7 @@ class EmbeddingCache:
             ]
             if found and await self._link.try_call("delete", ("UNLINK", *found)) is None:
                 raise Unavailable("the cache did not answer; not everything is deleted, try again")
-            deleted += sum(not name.endswith(b":claim") for name in found)
+            deleted += sum(not name.endswith(b":claim") and PARTS not in name for name in found)
             if int(cursor) == 0:
                 break
 
@@ -345,8 +346,8 @@ class EmbeddingCache:
 
 
 def _parts_name(owner: str, image_id: str) -> str:
-    """Return the name of the set of an image's crops; no model's version has this form."""
-    return f"samserve:{owner}:_parts:{image_id}"
+    """Return the name of the set of an image's crops."""
+    return f"samserve:{owner}{PARTS.decode()}{image_id}"
 
 
 def _check_version(key: CacheKey, model_version: str) -> None:
