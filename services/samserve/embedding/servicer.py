@@ -174,7 +174,7 @@ class EmbeddingServicer:
         self, request: pb.FindConceptsRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.FindConceptsResponse]:
         metadata = grpc_context.invocation_metadata()
-        with call_scope("FindConcepts", metadata) as call:
+        with call_scope("FindConcepts", metadata) as call, self._callers.acting(metadata):
             raise NoConcepts(check_string(parsed(request).model, "model") or "default", [])
 
         _end(call, grpc_context)

@@ -1,7 +1,7 @@
 """The connection to the cache's Redis: time limits, a circuit breaker, and counted failures.
 
-Trouble with Redis is never an error of the caller: an operation without an answer raises NoAnswer,
-and its caller goes on without it.
+Trouble with Redis is never an error of the caller. An operation without an answer raises NoAnswer
+and counts it; the caller continues as after a miss.
 """
 
 from __future__ import annotations
