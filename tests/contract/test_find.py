@@ -30,6 +30,10 @@ from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 SIDE = 256  # of nano's logits
+GOLDEN = (
+    "0a040a0269641a016d22250a04636f696e12180a140d0000803f15000000401d0"
+    "0004040250000804010011d0000803e2a0220023201783d0000003f450000403f"
+)
 
 
 def square(x: int, y: int, side: int) -> np.ndarray:
@@ -133,7 +137,8 @@ async def test_the_embedding_service_says_so_too(path: Path) -> None:
     async with grpc.aio.insecure_channel(path.embedding) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         asked = embedding_pb2.FindConceptsRequest(
-            ref=types.ImageRef(image_id=ID), concepts=[types.Concept(text="coin")]
+            ref=types.ImageRef(image_id=ID),
+            concepts=[embedding_pb2.TokenizedConcept(tokens=[1, 5, 2])],
         )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in stub.FindConcepts(asked):
@@ -302,3 +307,17 @@ async def test_both_clients_read_the_answer(service: Service) -> None:
     assert found.results[0].instances[0].mask.array().sum() > 0
     assert again.results[1].presence == found.results[1].presence
     assert found.as_json()["results"][0]["instances"][0]["score"] == pytest.approx(0.9)
+
+
+def test_the_numbers_of_the_fields_stay() -> None:
+    example = types.Example(box=types.Box(x0=1, y0=2, x1=3, y1=4), negative=True)
+    request = finding(
+        types.Concept(text="coin", examples=[example], threshold=0.25),
+        model="m",
+        output=pb.OutputOptions(max_masks=2),
+        expected_image_id="x",
+        threshold=0.5,
+        max_overlap=0.75,
+    )
+    request.ref.image_id = "id"
+    assert request.SerializeToString(deterministic=True).hex() == GOLDEN

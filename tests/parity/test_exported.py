@@ -24,6 +24,7 @@ from samserve.export.convert import convert, export
 from samserve.export.reference import Reference
 
 TOLERANCE = 1e-4
+CONCEPT_OUTPUTS = ("text", "scores", "presence", "boxes", "masks")
 PARTS = ("vision_encoder.", "prompt_encoder.", "mask_decoder.")
 LARGE = pytest.mark.skipif(
     "SAMSERVE_LARGE" not in os.environ, reason="takes minutes and gigabytes: SAMSERVE_LARGE=1"
@@ -52,6 +53,7 @@ def test_an_exported_bundle_answers_as_pytorch_does(exported: tuple[Checkpoint, 
     assert set(bundle.facts["differences"]) == {
         *bundle.embedding,
         *bundle.trunk,
+        *(CONCEPT_OUTPUTS if bundle.concepts else ()),
         "low_res_logits",
         "predicted_iou",
     }

@@ -22,7 +22,7 @@ MAX_FORMATS = 5  # each one once, and "unspecified"
 # Of Find.
 MAX_CONCEPTS = 16
 MAX_EXAMPLES = 16  # of a concept
-MAX_CONCEPT_TEXT = 256  # characters
+MAX_CONCEPT_TEXT = 256  # bytes of UTF-8
 
 # Of GenerateMasks.
 MAX_POINTS_PER_SIDE = 64

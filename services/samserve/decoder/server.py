@@ -24,6 +24,7 @@ from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.concepts.head import ConceptHeads
+from samserve.decoder.concepts.remote import RemoteHead
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.forgetting import Forgetter
 from samserve.decoder.image_lru import ImageLru
@@ -83,6 +84,11 @@ async def serve(settings: DecoderSettings) -> None:
     forgetter = Forgetter(resident, work, cache.deletions, settings.delete_within_s)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
+    heads = {
+        bundle.name: RemoteHead(bundle, cache, embedder, settings.size_limits)
+        for bundle in bundles
+        if bundle.concepts is not None
+    }
     sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
 
     # Build the server.
@@ -106,7 +112,7 @@ async def serve(settings: DecoderSettings) -> None:
             sweeper=Sweeper(segmenter, sweeps),
             callers=callers,
             work=work,
-            finder=Finder(segmenter, ConceptHeads({}), pool, queue),
+            finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),
     )

@@ -10,8 +10,11 @@ from typing import Any
 from ray import serve
 
 from samserve.bundles.names import model_name
+from samserve.core.embedding import SizeLimits
 from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
+from samserve.embedding.concept_finder import ConceptFinder
+from samserve.embedding.concept_head import TritonHead
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
@@ -50,20 +53,32 @@ class EmbeddingService(EmbeddingServicer):
             WorkerOptions(limits, settings.image_decode_s, settings.image_range),
             pool,
         )
+        encoder = TritonEncoder(
+            settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
+        )
+        claims = ReplicaClaims(cache, patience=settings.encode_timeout_s)
         embedder = Embedder(
             cache,
-            ReplicaClaims(cache, patience=settings.encode_timeout_s),
+            claims,
             EncodeSlots(settings.embed_slots, settings.embed_queue),
-            TritonEncoder(
-                settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
-            ),
+            encoder,
             workers,
             limits=limits,
             pool=pool,
             coding=settings.cache_coding,
         )
+        finder = ConceptFinder(
+            cache,
+            claims,
+            EncodeSlots(settings.concept_slots, settings.embed_queue),
+            embedder,
+            TritonHead(encoder),
+            pool=pool,
+            limits=SizeLimits(limits.max_pixels, limits.max_aspect),
+        )
         super().__init__(
             embedder,
+            finder,
             limits=settings.bulk_limits,
             slow=settings.slow_s,
             callers=Callers.of(settings),

@@ -10,12 +10,14 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.caller import Caller, acting_for, current_caller
 from samserve.core.crop import Crop
-from samserve.core.errors import InvalidInput, NoConcepts, Overloaded, SamserveError
+from samserve.core.errors import InvalidInput, Overloaded, SamserveError
 from samserve.core.image_id import check_image_id
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
 from samserve.embedding.admission import Priority
 from samserve.embedding.bounded import bounded
+from samserve.embedding.concept_finder import ConceptFinder, ConceptResults
+from samserve.embedding.concept_messages import read_concepts, read_image, write_results
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
 from samserve.infra.audit import audited
@@ -42,6 +44,7 @@ class EmbeddingServicer:
     def __init__(
         self,
         embedder: Embedder,
+        finder: ConceptFinder,
         *,
         limits: BulkLimits,
         slow: float,
@@ -51,11 +54,13 @@ class EmbeddingServicer:
 
         Args:
             embedder: Does the work.
+            finder: Finds concepts.
             limits: On EmbedMany.
             slow: Seconds after which a call is logged.
             callers: Tell who makes a call.
         """
         self._embedder = embedder
+        self._finder = finder
         self._callers = callers or Callers()
         self._limits = limits
         self._slow = slow
@@ -174,11 +179,26 @@ class EmbeddingServicer:
         self, request: pb.FindConceptsRequest | RefusedMessage, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.FindConceptsResponse]:
         metadata = grpc_context.invocation_metadata()
-        with call_scope("FindConcepts", metadata) as call, self._callers.acting(metadata):
-            raise NoConcepts(check_string(parsed(request).model, "model") or "default", [])
+        clock = StageClock()
+        results: ConceptResults | None = None
+        with (
+            call_scope("FindConcepts", metadata, clock=clock, slow=self._slow) as call,
+            self._callers.acting(metadata),
+        ):
+            request = parsed(request)
+            results = await self._finder.find(
+                read_image(request),
+                read_concepts(request),
+                clock,
+                deadline=_deadline(metadata),
+            )
 
         _end(call, grpc_context)
-        yield pb.FindConceptsResponse()  # as in GetEmbedding
+        if results is None:
+            yield pb.FindConceptsResponse()  # as in GetEmbedding
+            return
+        for message in write_results(results, clock):
+            yield message
 
     async def DeleteEmbedding(
         self,

@@ -12,15 +12,16 @@ the others wait. A claim expires by itself.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 import structlog
 
 from samserve.codec.packed import DamagedEmbedding, pack, unpack, unpack_header
-from samserve.core.embedding import MOST_TEXT, Embedding, EmbeddingContract, EmbeddingHeader
+from samserve.core.embedding import MOST_TEXT, Contract, Embedding, EmbeddingHeader
 from samserve.core.errors import Unavailable
+from samserve.core.family import TRUNK
 from samserve.infra.cache_options import CacheOptions
 from samserve.infra.deletions import Deletion, Deletions, Generation
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
@@ -36,20 +37,56 @@ NO_EXPIRY = -1  # PTTL's answer for a key that has none
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """Everything that an embedding depends on, and the tenant that owns it."""
+    """Everything that an entry depends on, and its owner.
+
+    Attributes:
+        owner: Of the entry.
+        model_version: Of the model, or of the part of it, that made the entry.
+        image_id: Of the image; for a phrase, the word for that kind.
+        part: What the entry is of the image; empty for the embedding.
+    """
 
     owner: str
     model_version: str
     image_id: str
-    whole_id: str = field(default="", compare=False)  # of the whole image, if this is a crop
+    part: str = ""
+    whole_id: str = field(default="", compare=False)  # whose deletion is this entry's, too
 
     @property
     def whole(self) -> str:
-        """The id of the whole image, whose deletion is this one's, too."""
+        """The id of the image that this is an embedding of, or of a part, or found on."""
         return self.whole_id or self.image_id
 
+    @property
+    def is_crop(self) -> bool:
+        """Whether it is of a part of an image, whose id does not tell the image's."""
+        return self.whole_id not in ("", *self.image_id.split(":"))
+
     def __str__(self) -> str:
-        return f"samserve:{self.owner}:{self.model_version}:{self.image_id}"
+        name = f"samserve:{self.owner}:{self.model_version}:{self.image_id}"
+        return f"{name}:{self.part}" if self.part else name
+
+
+def trunk_key(key: CacheKey) -> CacheKey:
+    """Return the key of an image's trunk, from that of its embedding."""
+    return replace(key, part=TRUNK)
+
+
+def phrase_key(owner: str, head: str, digest: str) -> CacheKey:
+    """Return the key of a phrase's features, by a version of the head."""
+    return CacheKey(owner, head, "phrase", digest)
+
+
+def concept_key(key: CacheKey, head: str, digest: str) -> CacheKey:
+    """Return the key of what a version of the head found of a concept on an image.
+
+    Args:
+        key: Of the image's embedding.
+        head: Version of the head.
+        digest: Of the concept.
+    """
+    place = f"{key.model_version}:{key.image_id}"
+    return CacheKey(key.owner, head, place, f"concept:{digest}", whole_id=key.whole)
 
 
 class Claim(Enum):
@@ -71,16 +108,12 @@ class EmbeddingCache:
         self._name = options.name
         self._ttl = options.ttl
 
-    async def head(
-        self, key: CacheKey, contract: EmbeddingContract | None = None
-    ) -> EmbeddingHeader | None:
+    async def head(self, key: CacheKey, contract: Contract | None = None) -> EmbeddingHeader | None:
         """Return the embedding's header without fetching its tensors. See `get`."""
         entry = await self._fetch(key, self._get_header(key))
         return None if entry is None else await self._read_header(key, entry, contract)
 
-    async def get(
-        self, key: CacheKey, contract: EmbeddingContract | None = None
-    ) -> Embedding | None:
+    async def get(self, key: CacheKey, contract: Contract | None = None) -> Embedding | None:
         """Return the embedding, or None if it is missing, damaged, or Redis is down.
 
         Args:
@@ -91,7 +124,7 @@ class EmbeddingCache:
         return await self._unpack(key, entry, contract)
 
     async def _unpack(
-        self, key: CacheKey, entry: bytes | None, contract: EmbeddingContract | None
+        self, key: CacheKey, entry: bytes | None, contract: Contract | None
     ) -> Embedding | None:
         if not entry:
             return None
@@ -104,7 +137,7 @@ class EmbeddingCache:
             return None
 
     async def read(
-        self, key: CacheKey, contract: EmbeddingContract | None = None
+        self, key: CacheKey, contract: Contract | None = None
     ) -> tuple[Embedding | None, Generation | None]:
         """Return the embedding as `get` does, with the generation from just before.
 
@@ -151,7 +184,7 @@ class EmbeddingCache:
 
     async def _put(self, key: CacheKey, entry: bytes, generation: Generation | None) -> bool:
         commands: list[Command] = [("SET", self._name(key), entry, "EX", self._ttl)]
-        if key.whole_id:
+        if key.is_crop:
             parts = _parts_name(key.owner, key.whole_id)
             commands += [("SADD", parts, key.image_id), ("EXPIRE", parts, self._ttl)]
         if generation is None:
@@ -306,7 +339,7 @@ class EmbeddingCache:
     async def _fetch_all(self, key: CacheKey, *commands: Command) -> list[Any] | None:
         """Return the answers, of which the last is the entry, and prolong the entry's lifetime."""
         prolong = [("EXPIRE", self._name(key), self._ttl)]
-        if key.whole_id:
+        if key.is_crop:
             prolong.append(("EXPIRE", _parts_name(key.owner, key.whole_id), self._ttl))
         answers = await self._link.try_call("get", *commands, *prolong)
         if answers is None:
@@ -322,7 +355,7 @@ class EmbeddingCache:
         return ("GETRANGE", self._name(key), 0, self._seal.header_bytes - 1)
 
     async def _read_header(
-        self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None = None
+        self, key: CacheKey, entry: bytes, contract: Contract | None = None
     ) -> EmbeddingHeader | None:
         try:
             header = unpack_header(self._seal.open_header(self._name(key), entry), contract)
@@ -332,7 +365,7 @@ class EmbeddingCache:
             return None
         return header
 
-    def _open(self, key: CacheKey, entry: bytes, contract: EmbeddingContract | None) -> Embedding:
+    def _open(self, key: CacheKey, entry: bytes, contract: Contract | None) -> Embedding:
         """Unpack an entry. Raises DamagedEmbedding."""
         embedding = unpack(self._seal.open(self._name(key), entry), contract)
         _check_version(key, embedding.model_version)

@@ -20,6 +20,11 @@ EMBEDDED = Counter(
     "Images answered by the embedding service: hit, miss, coalesced.",
     ["model", "cache"],
 )
+CONCEPTS = Counter(
+    "samserve_concepts_total",
+    "Concepts answered by the decoder: hit, miss, coalesced.",
+    ["model", "cache"],
+)
 DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
 MODEL_INFO = Gauge(
     "samserve_model_info",

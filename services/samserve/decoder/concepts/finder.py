@@ -140,10 +140,7 @@ class Finder:
         model = self._segmenter.resolve(request.image.model)
         head = self._heads.of(model)
         _check(request)
-        checked = [
-            _checked(each, f"concepts[{number}]", head)
-            for number, each in enumerate(request.concepts)
-        ]
+        checked = await self._queue.run(self._pool, _check_all, request.concepts, head)
         concepts = {n: each for n, each in enumerate(checked) if isinstance(each, Concept)}
         if not concepts:
             raise next(each for each in checked if isinstance(each, InvalidInput))
@@ -232,6 +229,13 @@ def _check(request: FindRequest) -> None:
 def _check_share(value: float, field: str) -> None:
     if not 0 <= value <= 1:
         raise InvalidInput(field, f"invalid {field} {value:g}: expected a number from 0 to 1")
+
+
+def _check_all(concepts: Sequence[ConceptInput], head: ConceptHead) -> list[Concept | InvalidInput]:
+    """Check the concepts; counting the tokens of long texts takes milliseconds."""
+    return [
+        _checked(concept, f"concepts[{number}]", head) for number, concept in enumerate(concepts)
+    ]
 
 
 def _checked(concept: ConceptInput, field: str, head: ConceptHead) -> Concept | InvalidInput:
