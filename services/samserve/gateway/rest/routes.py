@@ -15,7 +15,7 @@ from samserve.client.image import ImageInput
 from samserve.core.errors import EmbeddingNotCached
 from samserve.gateway.json_body import parse_json
 from samserve.gateway.problem import UnsupportedBody
-from samserve.gateway.rest import decoder_files, everything, models
+from samserve.gateway.rest import concepts, decoder_files, everything, models
 from samserve.gateway.rest.answers import json_response, problem_response
 from samserve.gateway.rest.embedding import accepts_gzip, embedding_response
 from samserve.gateway.rest.masks import image_json, masks_json, wire_formats
@@ -135,6 +135,16 @@ def routes(service: Service) -> APIRouter:
         """
         client = service.sweeping().using(model=asked.model)
         return await everything.stream(client, CachedImage(image_id), asked)
+
+    @router.post("/images/{image_id}/concepts", response_model=concepts.ConceptsAnswer)
+    async def find_concepts(image_id: ImageId, asked: concepts.ConceptsRequest) -> Response:
+        """Find every instance of phrases and of objects like examples.
+
+        404, code EMBEDDING_NOT_CACHED: add the image first. 409, code NO_CONCEPTS: the model
+        answers points, boxes and masks only. One invalid concept has a `problem` of its own.
+        """
+        client = service.client.using(model=asked.model)
+        return await concepts.find_concepts(client, CachedImage(image_id), asked)
 
     @router.get(
         "/images/{image_id}/embedding",
