@@ -365,7 +365,7 @@ class Embedder:
                 return _Encoded(embedding, stored)
 
     def _spend(self, quota: Quota, units: int) -> None:
-        """Count what has been used; whoever comes next is refused if it was too much."""
+        """Count what has been used; the next image is refused if it was too much."""
         with suppress(QuotaSpent):
             self._quotas.take(quota, units)
 
