@@ -79,6 +79,15 @@ describe("Decoder", () => {
     expect(FakeWorker.asked.filter(({ kind }) => kind === "predict")).toHaveLength(1);
   });
 
+  it("closes an image that is opened although its signal has aborted", async () => {
+    const decoder = await Decoder.load();
+    const controller = new AbortController();
+    const opening = decoder.open("abc", { signal: controller.signal });
+    controller.abort();
+    await expect(opening).rejects.toThrow("aborted");
+    await vi.waitFor(() => expect(FakeWorker.asked.at(-1)).toEqual({ kind: "close", image: 1 }));
+  });
+
   it("that is closed rejects what waits", async () => {
     const decoder = await Decoder.load();
     const image = await decoder.open("abc");
