@@ -77,7 +77,7 @@ def test_nobody_is_told_without_a_secret() -> None:
 
 @pytest.mark.parametrize(
     ("host", "secret", "warns"),
-    [("127.0.0.1", "", 0), ("::1", "", 0), ("0.0.0.0", "", 1), ("::", "", 1), ("::", SECRET, 0)],
+    [("127.0.0.1", "", 0), ("::1", "", 0), ("10.0.0.1", "", 1), ("::", "", 1), ("::", SECRET, 0)],
 )
 def test_an_open_service_beyond_loopback_is_warned_of(host: str, secret: str, warns: int) -> None:
     settings = GatewaySettings(host=host, edge_secret=SecretStr(secret))
