@@ -66,7 +66,8 @@ def prompts(size: Size) -> list[Prompt]:
 def decode_masks(decoder: MaskDecoder, tensors: Tensors, size: Size) -> list[Masks]:
     """Return the candidates' masks of each prompt, at the source's size."""
     bundle = decoder.bundle
-    ready = decoder.prepare(Embedding(bundle.model_version, size, tensors))
+    embedding = {name: tensors[name] for name in bundle.embedding}  # without the trunk
+    ready = decoder.prepare(Embedding(bundle.model_version, size, embedding))
     answers = decoder.decode(ready, prompts(size))
     return [
         [dense(outline(logits, size, bundle.mask_frame)) for logits in answer.logits]
