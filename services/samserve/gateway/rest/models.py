@@ -224,6 +224,12 @@ class DecoderAnswer(BaseModel):
     single_mask: SingleMaskRule
 
 
+class DeletedAnswer(BaseModel):
+    """What was deleted."""
+
+    deleted: int = Field(description="Embeddings that were cached.")
+
+
 class ProblemModel(BaseModel):
     """What went wrong (RFC 9457)."""
 

@@ -25,6 +25,7 @@ from samserve.gateway.service import Service
 BIG_ANSWER = 8  # masks; more are written in a thread
 
 ImageId = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of the image.")]
+TenantName = Annotated[str, Path(max_length=64, description="The caller's own tenant.")]
 Model = Annotated[str, Query(max_length=64, description="Empty: the default model.")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -160,10 +161,15 @@ def routes(service: Service) -> APIRouter:
         return await embedding_response(embedding, packed=accepts_gzip(request))
 
     @router.delete("/images/{image_id}", status_code=HTTPStatus.NO_CONTENT)
-    async def delete_image(image_id: ImageId, model: Model = "") -> None:
-        """Delete an image's embedding from the cache; 404 if there was none."""
-        if not await service.client.using(model=model).delete(CachedImage(image_id)):
+    async def delete_image(image_id: ImageId) -> None:
+        """Delete every trace of an image, of all models; 404 if nothing was cached."""
+        if not await service.client.delete_image(CachedImage(image_id)):
             raise EmbeddingNotCached(image_id)
+
+    @router.delete("/tenants/{tenant}", response_model=models.DeletedAnswer)
+    async def delete_tenant(tenant: TenantName) -> Response:
+        """Delete every trace of the caller's own tenant; name it, to confirm."""
+        return json_response({"deleted": await service.client.delete_tenant(tenant)})
 
     router.include_router(decoder_files.routes(service))
     return router
