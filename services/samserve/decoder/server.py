@@ -112,6 +112,7 @@ async def serve(settings: DecoderSettings) -> None:
             sweeper=Sweeper(segmenter, sweeps),
             callers=callers,
             work=work,
+            quotas=cache.quotas,
             finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
-from samserve.core.errors import InvalidInput, Overloaded, Unavailable
+from samserve.core.errors import InvalidInput, Overloaded, QuotaSpent, Unavailable
 from samserve.core.geometry import Size
 from samserve.core.limits import RequestLimits, check_count, check_string
 from samserve.decoder.concept_messages import read_find, write_found
@@ -26,6 +26,7 @@ from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segme
 from samserve.decoder.sweep.sweeper import Started, Sweeper, SweepRequest
 from samserve.decoder.sweep_messages import SweepWriter, read_sweep
 from samserve.decoder.transfers import Transfers
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
@@ -79,12 +80,14 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         finder: Finder,
         callers: Callers | None = None,
         work: OpenWork | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
         self._finder = finder
         self._callers = callers or Callers()
         self._work = work or OpenWork()
+        self._quotas = quotas or Quotas()
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
@@ -104,6 +107,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = _mask_request(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 segmented = await self._segmenter.segment(asked, clock)
@@ -148,6 +152,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = read_find(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 found = await self._finder.find(asked, clock)
@@ -198,6 +203,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = read_sweep(parsed(request), self._request_limits)
             del request  # with the image's bytes, if `asked` does not need them
             with self._transfers.hold_image(asked.image.data):
@@ -257,12 +263,21 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         pace = Pace(self._stream_limits.steps_per_s)
         try:
             while (request := await self._next(context, may_idle=True)) is not None:
-                interaction.submit(_step(request, self._request_limits))
+                interaction.submit(self._read_step(request))
                 await interaction.wait_for_room()
                 await pace.wait()
             interaction.end()
         except Exception as error:
             interaction.end(error)
+
+    def _read_step(self, request: pb.InteractRequest) -> Step:
+        """Return a step; one over the quota is answered so in its turn, and the stream goes on."""
+        step = _step(request, self._request_limits)
+        try:
+            self._quotas.take(Quota.REQUESTS)
+        except QuotaSpent as refusal:
+            return replace(step, prompt=refusal)
+        return step
 
     async def _next(self, context: Context, *, may_idle: bool = False) -> pb.InteractRequest | None:
         """Return the next request, or None once the client has half-closed.

@@ -21,6 +21,7 @@ from samserve.embedding.concept_messages import read_concepts, read_image, write
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
 from samserve.infra.audit import audited
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -49,6 +50,7 @@ class EmbeddingServicer:
         limits: BulkLimits,
         slow: float,
         callers: Callers | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods.
 
@@ -58,10 +60,12 @@ class EmbeddingServicer:
             limits: On EmbedMany.
             slow: Seconds after which a call is logged.
             callers: Tell who makes a call.
+            quotas: Of the tenants.
         """
         self._embedder = embedder
         self._finder = finder
         self._callers = callers or Callers()
+        self._quotas = quotas or Quotas()
         self._limits = limits
         self._slow = slow
 
@@ -79,6 +83,7 @@ class EmbeddingServicer:
             call_scope("Embed", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
             result = await embed(
@@ -148,6 +153,7 @@ class EmbeddingServicer:
                 ) as call,
                 acting_for(caller),
             ):
+                self._quotas.take(Quota.REQUESTS)
                 async with self._places:
                     result = await self._embedder.embed(
                         _image_request(item),
@@ -185,6 +191,7 @@ class EmbeddingServicer:
             call_scope("FindConcepts", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             results = await self._finder.find(
                 read_image(request),
@@ -259,6 +266,7 @@ class EmbeddingServicer:
             call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             result = await self._embedder.fetch(_cached_image(parsed(request)), clock)
 
         _end(call, context)
