@@ -61,6 +61,7 @@ OTHERS = {
     "Client and command line": [
         ("DECODER_URL", DECODER_ADDRESS, "Address of the decoder."),
         ("EMBEDDING_URL", EMBEDDING_ADDRESS, "Address of the embedding service."),
+        ("SAMSERVE_API_KEY", "", "API key that the commands send to the edge."),
         ("REDIS_URL", "", "Redis that `samserve up` uses; without it, the command starts one."),
         ("TRITON_URL", "", "Triton that `samserve up` uses; without it, the command starts one."),
         ("SAMSERVE_CACHE_CODING", "small", "Coding that `samserve up` gives its services."),

@@ -23,6 +23,7 @@ from samserve.embedding.admission import Priority
 from samserve.embedding.concept_head import Phrase
 from samserve.embedding.encoder import ConceptSpec, EncoderSpec
 from samserve.infra.cache import CacheKey, Claim
+from samserve.infra.deletions import Generation
 
 
 class FakeCache:
@@ -33,6 +34,7 @@ class FakeCache:
         self.claims: dict[CacheKey, str] = {}
         self.renewed = 0
         self.down = False
+        self.marks: Generation = (None, None)
 
     async def head(self, key: CacheKey, contract: object = None) -> EmbeddingHeader | None:
         embedding = await self.get(key)
@@ -43,7 +45,28 @@ class FakeCache:
     async def get(self, key: CacheKey, contract: object = None) -> Embedding | None:
         return None if self.down else self.entries.get(key)
 
-    async def put(self, key: CacheKey, embedding: Embedding) -> None:
+    async def read(
+        self, key: CacheKey, contract: object = None
+    ) -> tuple[Embedding | None, Generation | None]:
+        return await self.get(key, contract), self.marks
+
+    async def generation(self, key: CacheKey) -> Generation | None:
+        return self.marks
+
+    async def delete_image(self, owner: str, image_id: str) -> int:
+        self.marks = (b"deleted", None)
+        gone = [key for key in self.entries if (key.owner, key.whole) == (owner, image_id)]
+        return len([self.entries.pop(key) for key in gone])
+
+    async def delete_owner(self, owner: str) -> int:
+        gone = [key for key in self.entries if key.owner == owner]
+        return len([self.entries.pop(key) for key in gone])
+
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None = None
+    ) -> None:
+        if generation not in (None, self.marks):
+            return
         if not self.down:
             self.entries[key] = embedding
 

@@ -25,6 +25,7 @@ from samserve.decoder.concepts.head import ConceptHead, ConceptHeads
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
+from samserve.decoder.open_work import OpenWork
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
@@ -63,6 +64,7 @@ class Service:
     address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
+    servicer: SegmentationServicer
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +135,15 @@ async def service(
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.SegmentationServiceStub(channel)
             yield Service(
-                embeddings, held, draining, server, transfers, address, stub, bundle.model_version
+                embeddings,
+                held,
+                draining,
+                server,
+                transfers,
+                address,
+                stub,
+                bundle.model_version,
+                servicer,
             )
         await server.stop(None)
 
@@ -146,6 +156,7 @@ class Path:
     embedding: str
     triton: FakeTriton
     images: ImageLru
+    work: OpenWork
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +208,7 @@ async def path(
     add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
         admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20, callers)
-        images = ImageLru(2**30)
+        images, work = ImageLru(2**30), OpenWork()
         embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
         times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
@@ -210,13 +221,14 @@ async def path(
             Transfers(60, 2**30),
             sweeper=sweeper,
             callers=callers,
+            work=work,
             finder=Finder(segmenter, ConceptHeads({}), pool, admission),
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
         await service._cache_check
-        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images)
+        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images, work=work)
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())

@@ -15,7 +15,7 @@ from contract.conftest import Path
 from PIL import Image
 from samserve.client import AsyncClient, CachedImage, Click
 from samserve.core.errors import EmbeddingNotCached, Unauthenticated
-from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2_grpc
+from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
 
@@ -126,3 +126,23 @@ async def test_the_same_image_of_two_tenants_is_encoded_once_for_each(
     assert path.triton.inferred == 2
     assert {answer.image_id for answer in answers} == {answers[0].image_id}
     assert len(path.images) == 2
+
+
+@pytest.mark.parametrize("service", ["SegmentationService", "EmbeddingService"])
+async def test_no_call_at_all_is_answered_past_the_edge(path: Path, service: str) -> None:
+    """Also those that will be added."""
+    file = segmentation_pb2.DESCRIPTOR if service[0] == "S" else embedding_pb2.DESCRIPTOR
+    at = path.decoder if service[0] == "S" else path.embedding
+    codes = {}
+    async with grpc.aio.insecure_channel(at) as channel:
+        for method in file.services_by_name[service].methods:
+            kinds = ["stream" if each else "unary" for each in streaming(method)]
+            call = getattr(channel, "_".join(kinds))(f"/samserve.v1.{service}/{method.name}")
+            request = [b""] if method.client_streaming else b""
+            codes[method.name] = await refusal(call(request, timeout=30))
+    assert len(codes) > 4
+    assert set(codes.values()) == {grpc.StatusCode.UNAUTHENTICATED}, codes
+
+
+def streaming(method: Any) -> tuple[bool, bool]:
+    return method.client_streaming, method.server_streaming

@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from checkpoints_sam3 import MERGES, config, hf_sam3, meta_sam3, weights
+from checkpoints_sam3 import MERGES, config, meta_sam3, weights
 from parity import random_models
 from parity.test_sam2 import check, random_prompt, reference
-from samserve.bundles.bundle import CONCEPTS, TEXT, Bundle, load_bundle
+from samserve.bundles.bundle import CONCEPTS, TEXT, Bundle
 from samserve.core.embedding import Embedding
 from samserve.core.family import FAMILIES, SAM3
 from samserve.core.geometry import Frame, Size
@@ -28,7 +28,6 @@ from samserve.export.checkpoints.read import read_checkpoint
 from samserve.export.checkpoints.vocabulary import ORIGINAL, read_vocabulary
 from samserve.export.compare import beyond_rounding, sample_image
 from samserve.export.compare_concepts import instance_differences
-from samserve.export.convert import convert
 from samserve.export.families import FAMILIES as EXPORT_FAMILIES
 from samserve.export.families.sam3_model import Judge, Sam3, restore
 from samserve.export.families.sam3_names import VIDEO_ONLY
@@ -47,16 +46,14 @@ TOLERANCE = 1e-4
 CELLS, CELLS_OF_THE_REAL_ONE = 16, 72
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return read_checkpoint(hf_sam3(tmp_path_factory.mktemp("sam3") / "folder"))
+@pytest.fixture
+def checkpoint(sam3_exported: tuple[Checkpoint, Bundle]) -> Checkpoint:
+    return sam3_exported[0]
 
 
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("sam3") / "bundle"
-    convert(checkpoint, "sam3", path, print)
-    return load_bundle(path)
+@pytest.fixture
+def bundle(sam3_exported: tuple[Checkpoint, Bundle]) -> Bundle:
+    return sam3_exported[1]
 
 
 def build(sizes: object, state: dict[str, torch.Tensor]) -> Sam3:

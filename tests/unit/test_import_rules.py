@@ -23,7 +23,7 @@ BUILDERS = (  # not part of any service but Triton
     [
         (
             "redis",
-            ["identity/redis_store.py", "infra/cache.py", "local/probes.py"],
+            ["identity/redis_store.py", "infra/redis_link.py", "local/probes.py"],
         ),  # the probe pings any URL
         ("tritonclient", ["embedding/encoder.py"]),
         ("onnxruntime", ["decoder/sam/onnx_decoder.py"]),

@@ -105,6 +105,8 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self._embed = embedding_stub.Embed
         self._get_embedding = embedding_stub.GetEmbedding
         self._delete_embedding = embedding_stub.DeleteEmbedding
+        self._delete_image = embedding_stub.DeleteImage
+        self._delete_tenant = embedding_stub.DeleteTenant
 
         self._decoder_calls = AsyncRetryingCaller(DECODER)
         self._embedding_calls = AsyncRetryingCaller(EMBEDDING)
@@ -260,6 +262,26 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
             metadata=self._metadata,
         )
         return bool(response.deleted)
+
+    async def delete_image(self, image: ImageInput) -> int:
+        """Delete every trace of an image, as `Client.delete_image`."""
+        response = await self._embedding_calls.call(
+            self._delete_image,
+            self._delete_image_request((await self._hash(image)).image_id),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
+
+    async def delete_tenant(self, tenant: str) -> int:
+        """Delete every trace of this client's tenant, as `Client.delete_tenant`."""
+        response = await self._embedding_calls.call(
+            self._delete_tenant,
+            self._delete_tenant_request(tenant),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
 
     async def models(self) -> list[Model]:
         """List the models that the decoder serves; the first is the default."""

@@ -34,6 +34,10 @@ class FairLru(Generic[K, V]):
         entries.move_to_end(key)
         return entries[key][0]
 
+    def peek(self, owner: str, key: K) -> V | None:
+        """Return an entry without marking it as used, or None."""
+        return self._entries[owner][key][0] if (owner, key) in self else None
+
     def put(self, owner: str, key: K, value: V, size: int = 1) -> int:
         """Add or replace an entry, and evict others to make room; one over the bound is ignored.
 

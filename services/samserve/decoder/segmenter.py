@@ -231,7 +231,7 @@ class Segmenter:
             EmbeddingNotCached: The part must be embedded, and the bytes were not sent.
             Overloaded: The queue is full.
         """
-        key = replace(image.key, image_id=crop_id(image.image_id, crop))
+        key = replace(image.key, image_id=crop_id(image.image_id, crop), whole_id=image.image_id)
         try:
             return (await self._source.find(key, model, data, crop)).image
         except EmbeddingNotCached as problem:

@@ -26,8 +26,10 @@ from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.concepts.head import ConceptHeads
 from samserve.decoder.concepts.remote import RemoteHead
 from samserve.decoder.delayed_status import DelayedStatus
+from samserve.decoder.forgetting import Forgetter
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
+from samserve.decoder.open_work import OpenWork
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.remote_embedder import RemoteEmbedder
@@ -40,12 +42,9 @@ from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host, join_address
-from samserve.infra.cache import (
-    EmbeddingCache,
-    UnsupportedRedis,
-    refuse_cluster,
-)
+from samserve.infra.cache import EmbeddingCache
 from samserve.infra.logs import set_up_logs
+from samserve.infra.redis_link import UnsupportedRedis, refuse_cluster
 from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.wire.callers import Callers
@@ -80,7 +79,9 @@ async def serve(settings: DecoderSettings) -> None:
     embedder = RemoteEmbedder(
         settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes, callers
     )
-    resident = ImageLru(settings.resident_bytes)
+    resident = ImageLru(settings.resident_bytes, settings.delete_within_s)
+    work = OpenWork()
+    forgetter = Forgetter(resident, work, cache.deletions, settings.delete_within_s)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
     heads = {
@@ -110,6 +111,8 @@ async def serve(settings: DecoderSettings) -> None:
             streams,
             sweeper=Sweeper(segmenter, sweeps),
             callers=callers,
+            work=work,
+            quotas=cache.quotas,
             finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),
@@ -128,6 +131,7 @@ async def serve(settings: DecoderSettings) -> None:
     await asyncio.gather(*warm_ups, cache.check())
     most_memory = resident_memory() + settings.resident_bytes + settings.transient_bytes
     memory_bound = asyncio.create_task(bound_memory(transfers, most_memory))
+    forgetting = asyncio.create_task(forgetter.run())
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
@@ -138,6 +142,7 @@ async def serve(settings: DecoderSettings) -> None:
     draining.set()
     await server.stop(settings.drain_s)
     memory_bound.cancel()
+    forgetting.cancel()
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()
     sweeps.close()

@@ -27,6 +27,7 @@ from samserve.embedding.concept_head import Phrase
 from samserve.embedding.embedder import Embedder, Job
 from samserve.embedding.encoder import ConceptSpec
 from samserve.infra.cache import CacheKey, concept_key, phrase_key
+from samserve.infra.deletions import Generation
 from samserve.infra.pool import run_in_pool
 from samserve.infra.stages import StageClock
 
@@ -48,7 +49,10 @@ class Cache(Protocol):
     """Stores entries."""
 
     async def get(self, key: CacheKey, contract: Contract) -> Embedding | None: ...
-    async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
+    async def generation(self, key: CacheKey) -> Generation | None: ...
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +312,7 @@ class ConceptFinder:
         self, search: _Search, trunk: Embedding, clock: StageClock
     ) -> dict[int, ConceptEntry | SamserveError]:
         """Run the head, and store what it finds."""
+        generation = await self._cache.generation(search.job.key)
         with clock.stage("queue"):
             slot = await self._slots.slot(Priority.INTERACTIVE)
         with slot:
@@ -322,7 +327,7 @@ class ConceptFinder:
         with clock.stage("store"):
             entries = await asyncio.gather(
                 *(
-                    self._store(search.key(number), each, trunk.size)
+                    self._store(search.key(number), each, trunk.size, generation)
                     for number, each in zip(search.concepts, found, strict=True)
                 )
             )
@@ -336,19 +341,22 @@ class ConceptFinder:
         if entry is not None:
             return Phrase(entry.tensors[TEXT], concept.examples)
 
+        generation = await self._cache.generation(key)
         name = search.job.spec.name
         features = await self._head.embed_text(name, search.spec, concept.tokens)
-        await self._put(key, Embedding(head, NO_IMAGE, {TEXT: features}))
+        await self._put(key, Embedding(head, NO_IMAGE, {TEXT: features}), generation)
         return Phrase(features, concept.examples)
 
-    async def _store(self, key: CacheKey, found: Detections, size: Size) -> ConceptEntry:
+    async def _store(
+        self, key: CacheKey, found: Detections, size: Size, generation: Generation | None
+    ) -> ConceptEntry:
         entry = Embedding(key.model_version, size, to_tensors(found, size))
-        return ConceptEntry(await self._put(key, entry), CacheStatus.MISS)
+        return ConceptEntry(await self._put(key, entry, generation), CacheStatus.MISS)
 
-    async def _put(self, key: CacheKey, entry: Embedding) -> bytes:
+    async def _put(self, key: CacheKey, entry: Embedding, generation: Generation | None) -> bytes:
         packed = await run_in_pool(self._pool, pack, entry, CODING)
         stored = Embedding(entry.model_version, entry.size, entry.tensors, packed)
-        await self._cache.put(key, stored)
+        await self._cache.put(key, stored, generation)
         return packed
 
 

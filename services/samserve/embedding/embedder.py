@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -26,6 +26,7 @@ from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
     ModelVersionMismatch,
+    QuotaSpent,
     Unavailable,
 )
 from samserve.core.family import TRUNK
@@ -38,9 +39,11 @@ from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.encoder import EncoderSpec
 from samserve.embedding.single_flight import Flight, SingleFlight
 from samserve.infra.cache import CacheKey, trunk_key
+from samserve.infra.deletions import Generation
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import EMBEDDED
 from samserve.infra.pool import run_in_pool
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 
 Found = TypeVar("Found", EmbeddingHeader, Embedding)
@@ -67,8 +70,13 @@ class Cache(Protocol):
 
     async def head(self, key: CacheKey, contract: EmbeddingContract) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
-    async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
+    async def generation(self, key: CacheKey) -> Generation | None: ...
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None
+    ) -> None: ...
     async def delete(self, key: CacheKey) -> bool: ...
+    async def delete_image(self, owner: str, image_id: str) -> int: ...
+    async def delete_owner(self, owner: str) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,7 @@ class Embedder:
         limits: Limits,
         pool: Executor,
         coding: Coding,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create an embedder.
 
@@ -152,6 +161,7 @@ class Embedder:
             limits: Bound the images that are accepted.
             pool: Threads that hash and pack.
             coding: How new embeddings are packed.
+            quotas: Of the tenants.
         """
         self._cache = cache
         self._claims = claims
@@ -161,6 +171,7 @@ class Embedder:
         self._limits = limits
         self._pool = pool
         self._coding = coding
+        self._quotas = quotas or Quotas()
         self._flights: SingleFlight[CacheKey, _Encoded | None] = SingleFlight()
 
     async def embed(
@@ -238,6 +249,19 @@ class Embedder:
             await self._cache.delete(trunk_key(key))
         return await self._cache.delete(key)
 
+    async def delete_image(self, request: ImageRequest) -> int:
+        """Delete every trace of an image, and return how many embeddings were cached.
+
+        Raises:
+            InvalidInput: The image's id is invalid.
+            Unavailable: The cache did not answer.
+        """
+        return await self._cache.delete_image(request.owner, await request.identify(self._hash))
+
+    async def delete_owner(self, owner: str) -> int:
+        """Delete every trace of an owner. Returns and raises as `delete_image`."""
+        return await self._cache.delete_owner(owner)
+
     async def _check(
         self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float
     ) -> Job:
@@ -248,10 +272,10 @@ class Embedder:
 
         with clock.stage("hash"):
             request.check_size(self._limits.max_bytes)
-            image_id = await request.identify(self._hash)
+            image_id, whole_id = await request.identify_whole(self._hash)
         bind_image_id(image_id)
 
-        key = CacheKey(request.owner, spec.model_version, image_id)
+        key = CacheKey(request.owner, spec.model_version, image_id, whole_id=whole_id)
         return Job(key, key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:
@@ -312,6 +336,9 @@ class Embedder:
             with clock.stage("turn"):
                 if not await claim.acquire():
                     return None
+                generation = await self._cache.generation(job.key)
+                self._quotas.check(Quota.PIXELS, Quota.CACHED_BYTES)
+                self._quotas.take(Quota.ENCODES)
 
             # 4. Wait for a slot.
             with clock.stage("queue"):
@@ -320,6 +347,7 @@ class Embedder:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
                     image = await self._decoder.frame(data, job.spec.frame, job.crop)
+                self._spend(Quota.PIXELS, image.size.width * image.size.height)
 
                 # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()
@@ -329,17 +357,29 @@ class Embedder:
             # 7. Pack once, since the same bytes are cached and sent; store them.
             with clock.stage("store"):
                 trunk = tensors.pop(TRUNK, None)
-                embedding = await self._store(job.key, job, image, tensors)
+                embedding = await self._store(job.key, job, image, tensors, generation)
                 if trunk is None:
                     return _Encoded(embedding, None)
                 key = trunk_key(job.key)
-                return _Encoded(embedding, await self._store(key, job, image, {TRUNK: trunk}))
+                stored = await self._store(key, job, image, {TRUNK: trunk}, generation)
+                return _Encoded(embedding, stored)
+
+    def _spend(self, quota: Quota, units: int) -> None:
+        """Count what has been used; the next image is refused if it was too much."""
+        with suppress(QuotaSpent):
+            self._quotas.take(quota, units)
 
     async def _store(
-        self, key: CacheKey, job: Job, image: FramedImage, tensors: dict[str, Halves]
+        self,
+        key: CacheKey,
+        job: Job,
+        image: FramedImage,
+        tensors: dict[str, Halves],
+        generation: Generation | None,
     ) -> Embedding:
         embedding = Embedding(job.spec.model_version, image.size, tensors)
         packed = await run_in_pool(self._pool, pack, embedding, self._coding)
         embedding = replace(embedding, packed=packed)
-        await self._cache.put(key, embedding)
+        self._spend(Quota.CACHED_BYTES, len(packed))
+        await self._cache.put(key, embedding, generation)
         return embedding

@@ -11,6 +11,7 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from samserve.core.caller import Caller, acting_for, current_caller
 from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput, Overloaded, SamserveError
+from samserve.core.image_id import check_image_id
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
 from samserve.embedding.admission import Priority
@@ -19,11 +20,13 @@ from samserve.embedding.concept_finder import ConceptFinder, ConceptResults
 from samserve.embedding.concept_messages import read_concepts, read_image, write_results
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
+from samserve.infra.audit import audited
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
 from samserve.wire.call import Call, call_scope, observe_call
-from samserve.wire.callers import Callers
+from samserve.wire.callers import Callers, check_own_tenant
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.metadata import seconds_left
 from samserve.wire.parts import RefusedMessage, parsed
@@ -47,6 +50,7 @@ class EmbeddingServicer:
         limits: BulkLimits,
         slow: float,
         callers: Callers | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods.
 
@@ -56,10 +60,12 @@ class EmbeddingServicer:
             limits: On EmbedMany.
             slow: Seconds after which a call is logged.
             callers: Tell who makes a call.
+            quotas: Of the tenants.
         """
         self._embedder = embedder
         self._finder = finder
         self._callers = callers or Callers()
+        self._quotas = quotas or Quotas()
         self._limits = limits
         self._slow = slow
 
@@ -77,6 +83,7 @@ class EmbeddingServicer:
             call_scope("Embed", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
             result = await embed(
@@ -146,6 +153,7 @@ class EmbeddingServicer:
                 ) as call,
                 acting_for(caller),
             ):
+                self._quotas.take(Quota.REQUESTS)
                 async with self._places:
                     result = await self._embedder.embed(
                         _image_request(item),
@@ -183,6 +191,7 @@ class EmbeddingServicer:
             call_scope("FindConcepts", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             results = await self._finder.find(
                 read_image(request),
@@ -211,6 +220,41 @@ class EmbeddingServicer:
         _end(call, grpc_context)
         return pb.DeleteEmbeddingResponse(deleted=deleted)
 
+    async def DeleteImage(
+        self, request: pb.DeleteImageRequest | RefusedMessage, grpc_context: RayServegRPCContext
+    ) -> pb.DeleteImageResponse:
+        metadata = grpc_context.invocation_metadata()
+        response = pb.DeleteImageResponse()
+        with (
+            call_scope("DeleteImage", metadata) as call,
+            self._callers.acting(metadata) as caller,
+        ):
+            image_id = check_image_id(parsed(request).image_id)
+            with audited("delete_image", image_id=image_id) as audit:
+                image = ImageRequest(caller.owner, "", None, image_id)
+                response.deleted = await self._embedder.delete_image(image)
+                audit["entries"] = response.deleted
+
+        _end(call, grpc_context)
+        return response
+
+    async def DeleteTenant(
+        self, request: pb.DeleteTenantRequest | RefusedMessage, grpc_context: RayServegRPCContext
+    ) -> pb.DeleteTenantResponse:
+        metadata = grpc_context.invocation_metadata()
+        response = pb.DeleteTenantResponse()
+        with (
+            call_scope("DeleteTenant", metadata) as call,
+            self._callers.acting(metadata) as caller,
+            audited("delete_tenant") as audit,
+        ):
+            check_own_tenant(parsed(request).tenant, caller)
+            response.deleted = await self._embedder.delete_owner(caller.owner)
+            audit["entries"] = response.deleted
+
+        _end(call, grpc_context)
+        return response
+
     async def _fetch(
         self, request: pb.GetEmbeddingRequest | RefusedMessage, context: RayServegRPCContext
     ) -> FetchResult | None:
@@ -222,6 +266,7 @@ class EmbeddingServicer:
             call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             result = await self._embedder.fetch(_cached_image(parsed(request)), clock)
 
         _end(call, context)

@@ -54,6 +54,11 @@ class Call:
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def is_grpc(self) -> bool:
+        """Whether it is a gRPC call."""
+        return self.headers.get("content-type", "").startswith("application/grpc")
+
+    @property
     def route(self) -> str:
         """The path without the query."""
         return self.path.partition("?")[0]

@@ -38,7 +38,7 @@ def scopes_for(method: str, path: str) -> frozenset[Scope]:
     if path in _DELETIONS:
         return frozenset({_DELETIONS[path]})
     if method == "DELETE":
-        return frozenset({Scope.ADMIN if path == "/v1/tenant" else Scope.DELETE})
+        return frozenset({Scope.ADMIN if path.startswith("/v1/tenants/") else Scope.DELETE})
 
     is_embedding = path.startswith(_EMBEDDING) or path == _IMAGES or path.endswith("/embedding")
     if is_embedding or path.endswith("/embed_image"):

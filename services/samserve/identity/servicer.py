@@ -57,7 +57,7 @@ class AuthorizationServicer:
         except Unauthenticated as refusal:
             AUTHORISED.labels("unauthenticated").inc()
             wait = self._failures.add(call.address)
-            if wait:
+            if wait and not call.is_grpc:  # Envoy would tell a gRPC client to retry at once
                 return _refused(Overloaded("the number of failed attempts", wait), call)
             return _refused(refusal, call)
         except SamserveError as refusal:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samserve.local.state import state_file
+from samserve.local.state import state_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class LocalKeys:
 
 def local_keys() -> LocalKeys:
     """Return the keys of this machine; the pepper is made at first use, for its owner alone."""
-    folder = state_file().parent
+    folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "keys.pepper"
     with suppress(FileExistsError):

@@ -16,7 +16,7 @@ from typing import Protocol
 from structlog.contextvars import bound_contextvars
 
 from samserve.core.caller import DEFAULT_TENANT, Caller, acting_for, current_caller
-from samserve.core.errors import InvalidInput, Unauthenticated, shorten
+from samserve.core.errors import InvalidInput, PermissionDenied, Unauthenticated, shorten
 from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.core.plan import Plan
 from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
@@ -39,6 +39,23 @@ def check_tenant(name: str) -> str:
             f"invalid tenant {shorten(name)!r}: use 1 to 64 letters, digits, '_', '.' or '-'",
         )
     return name
+
+
+def check_own_tenant(name: str, caller: Caller) -> None:
+    """Check that a caller deletes its own tenant, and no other's embeddings with it.
+
+    Raises:
+        PermissionDenied: It names another tenant.
+        InvalidInput: Its embeddings are others', too.
+    """
+    if name != caller.tenant:
+        raise PermissionDenied
+    if caller.owner != caller.tenant:
+        raise InvalidInput(
+            "tenant",
+            "tenant: tenants share their embeddings (SAMSERVE_TENANTS=shared); "
+            "delete images one by one",
+        )
 
 
 class EdgeSettings(Protocol):

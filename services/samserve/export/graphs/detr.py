@@ -89,12 +89,12 @@ class DetrDecoder(nn.Module):
 
     def encode(self, boxes: Tensor) -> Tensor:
         """[P, Q, 4] -> sines and cosines of y, x, width and height, [P, Q, 2 C]."""
-        x, y, width, height = boxes.split(1, -1)
+        x, y, width, height = columns(boxes)
         return torch.cat([sines(side, self.waves) for side in (y, x, width, height)], -1)
 
     def near(self, boxes: Tensor) -> Tensor:
         """[P, Q, 4] -> what is added to the scores of cells by their place, [P, heads, Q, N]."""
-        x0, y0, x1, y1 = corners(boxes).split(1, -1)
+        x0, y0, x1, y1 = columns(corners(boxes))
         across = self.bias_x(self.distances(x0, x1))[:, :, None]  # [P, Q, 1, G, heads]
         down = self.bias_y(self.distances(y0, y1))[:, :, :, None]
         return (down + across).flatten(2, 3).permute(0, 3, 1, 2)
@@ -137,8 +137,13 @@ class DecoderLayer(nn.Module):
 
 def corners(boxes: Tensor) -> Tensor:
     """[..., 4], centre and size -> x0, y0, x1, y1."""
-    centre, size = boxes.split(2, -1)
+    centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def columns(boxes: Tensor) -> list[Tensor]:
+    """[..., 4] -> four of [..., 1]. `split` would be exported as a sequence."""
+    return [boxes[..., column : column + 1] for column in range(4)]
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from samserve.export.graphs.attention import Attention, mask_bias
-from samserve.export.graphs.detr import corners, sines, wavelengths
+from samserve.export.graphs.detr import columns, corners, sines, wavelengths
 
 PADDING = -1  # label of a box that stands for nothing
 
@@ -55,7 +55,7 @@ class ExampleEncoder(nn.Module):
         given = (labels != PADDING).float()
         mask = torch.cat([given.amax(1, keepdim=True), given], 1)
 
-        x, y, width, height = boxes.split(1, -1)
+        x, y, width, height = columns(boxes)
         place_of_box = torch.cat([sines(y, self.waves), sines(x, self.waves), height, width], -1)
         positive = (labels == 1).float()[..., None]
         label = self.labels.weight[0] + positive * (self.labels.weight[1] - self.labels.weight[0])
@@ -74,7 +74,7 @@ class ExampleEncoder(nn.Module):
         It is torchvision's roi_align with its defaults, as one product along each axis.
         """
         normed = self.image_norm(image[0].permute(1, 2, 0))  # [rows, columns, C]
-        x0, y0, x1, y1 = (self.cells * corners(boxes)).reshape(-1, 4).split(1, -1)
+        x0, y0, x1, y1 = columns((self.cells * corners(boxes)).reshape(-1, 4))
         rows = self.weights(y0, y1).reshape(-1, self.cells)  # [P B bins, G]
         strips = (rows @ normed.flatten(1)).reshape(-1, self.bins, self.cells, normed.shape[-1])
         bins = self.weights(x0, x1)[:, None] @ strips  # [P B, bins, bins, C]

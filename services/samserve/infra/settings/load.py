@@ -19,7 +19,7 @@ from samserve.infra.settings.gateway import GatewaySettings
 from samserve.infra.settings.identity import IdentitySettings
 from samserve.infra.settings.values import PREFIX, EnvironmentSettings
 
-OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
+OTHER_VARIABLES = frozenset({"SAMSERVE_API_KEY", "SAMSERVE_LARGE"})  # of the client, of tests
 SECRET_NAMES = {"SECRET", "TOKEN", "PEPPER"}  # in the names of variables whose values are not shown
 
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
