@@ -23,6 +23,8 @@ MAX_FORMATS = 5  # each one once, and "unspecified"
 MAX_CONCEPTS = 16
 MAX_EXAMPLES = 16  # of a concept
 MAX_CONCEPT_TEXT = 256  # bytes of UTF-8
+MAX_SEARCHES = 4  # in progress in a process; each may hold 130 MiB of what was found
+MAX_SEARCHES_WAITING = 32
 
 # Of GenerateMasks.
 MAX_POINTS_PER_SIDE = 64
