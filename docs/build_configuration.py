@@ -20,9 +20,11 @@ from samserve.infra.settings import (
     BundleSettings,
     CommonSettings,
     DecoderSettings,
+    EdgeSettings,
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
+    ListenerSettings,
     ProcessSettings,
     variable_of,
 )
@@ -117,6 +119,7 @@ def page() -> str:
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
+        section("Edge", rows(EdgeSettings, ListenerSettings.model_fields)),
     ]
 
     for title, variables in OTHERS.items():

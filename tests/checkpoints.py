@@ -1,6 +1,7 @@
 """Checkpoints with random weights, with the names, shapes and formats of the published ones.
 
-`meta_sam`, `meta_sam2` and `hf_folder` write one. The size "mini" is for tests, all others are the
+`meta_sam`, `meta_sam2` and `hf_folder` write one; checkpoints_sam3.py has those of SAM 3. The size
+"mini" is for tests, all others are the
 published ones. The weights are drawn so that every part matters, norms and biases too. Positional
 frequencies are drawn as SAM's authors do.
 """

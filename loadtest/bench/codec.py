@@ -121,7 +121,7 @@ def draw_samples(
     Returns:
         The decoder, and a sample per image.
     """
-    decoder = KernelDecoder(weights, SIDE)
+    decoder = KernelDecoder(weights, SIDE, 16 * SIDE)
 
     samples = []
     for number in range(images):

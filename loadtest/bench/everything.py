@@ -6,7 +6,12 @@ lengths and NMS. Both get the same weights and the same embedding, in the same r
 
 Also measures another caller's clicks while a sweep runs, against clicks on the quiet decoder.
 
-    python -m loadtest.bench.everything [--megapixels 1] [--side 32] [--batch 64]
+    python -m loadtest.bench.everything [--photo FILE] [--megapixels 1] [--side 32] [--batch 64]
+    PYTHONPATH=tests python -m loadtest.bench.everything --random
+
+With `--random` the decoder and the embedding have SAM ViT-B's shapes and random values. The decoder
+is the same for all of SAM's encoders. The threshold of the predicted IoU is chosen so that a tenth
+of the candidates pass; that of the stability score is 0, since random masks are not stable.
 
 Writes build/bench/everything.json.
 """
@@ -21,7 +26,9 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -105,27 +112,26 @@ class Peer:
     """SAM's generator: transformers' decoder, and SAM's steps on masks of the image's size."""
 
     def __init__(
-        self, bundle: Bundle, embedding: Embedding, options: SweepOptions, batch: int = BATCH
+        self,
+        bundle: Bundle,
+        embedding: Embedding,
+        options: SweepOptions,
+        batch: int = BATCH,
+        model: SamModel | None = None,
     ) -> None:
         self._points_per_batch = batch
-        # The encoder is as small as possible: only the decoder runs.
-        encoder = {
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "mlp_dim": 32,
-            "num_pos_feats": 128,
-        }
-        self._model = SamModel(SamConfig(vision_config=encoder)).eval()
-        weights = graph_weights(bundle.decoder)
-        shared = "shared_image_embedding.positional_embedding"
-        weights[shared] = weights["prompt_encoder.shared_embedding.positional_embedding"]
-        self._model.load_state_dict(weights, strict=False)
+        self._model = model or sam_of(bundle)
 
         tensor = embedding.tensors["embedding"].astype(np.float32)
         self._embedding = torch.from_numpy(tensor)[None]
         self._size, self._inner = embedding.size, fit(embedding.size, bundle.frame)
         self._options = options
+
+    @torch.no_grad()
+    def predicted_iou(self, quantile: float) -> float:
+        """Return a quantile of the predicted IoUs over a small grid."""
+        points = point_grid(8) * (self._inner.width, self._inner.height)
+        return float(self._ask(points).iou_scores.quantile(quantile))
 
     @torch.no_grad()
     def generate(self) -> Masks:
@@ -147,12 +153,8 @@ class Peer:
         return [rles[index] for index in kept]
 
     def _batch(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        answer = self._model(
-            image_embeddings=self._embedding,
-            input_points=torch.from_numpy(points.astype(np.float32))[None, :, None],
-            input_labels=torch.ones(1, len(points), 1).long(),
-            multimask_output=True,
-        )
+        answer = self._ask(points)
+
         # SAM scales all masks before it drops any.
         logits, ious = answer.pred_masks[0].flatten(0, 1), answer.iou_scores[0].flatten()
         frame = torch.nn.functional.interpolate(
@@ -175,10 +177,52 @@ class Peer:
         filled = masks.any((1, 2))
         return masks[filled], ious[stable].numpy()[filled]
 
+    def _ask(self, points: np.ndarray) -> Any:
+        return self._model(
+            image_embeddings=self._embedding,
+            input_points=torch.from_numpy(points.astype(np.float32))[None, :, None],
+            input_labels=torch.ones(1, len(points), 1).long(),
+            multimask_output=True,
+        )
+
+
+def sam_of(bundle: Bundle) -> SamModel:
+    """Return transformers' model with the bundle's decoder, and the smallest encoder possible."""
+    encoder = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "mlp_dim": 32,
+        "num_pos_feats": 128,
+    }
+    model = SamModel(SamConfig(vision_config=encoder)).eval()
+    weights = graph_weights(bundle.decoder)
+    shared = "shared_image_embedding.positional_embedding"
+    weights[shared] = weights["prompt_encoder.shared_embedding.positional_embedding"]
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def random_sam(folder: Path) -> tuple[Bundle, SamModel]:
+    from parity.random_models import bundle_of, sam  # in tests/
+
+    model = sam(0)
+    return bundle_of(model, "sam", folder), model
+
+
+def random_embedding(embedding: Embedding) -> Embedding:
+    from parity.random_models import image_of  # in tests/
+
+    return replace(embedding, tensors=image_of("sam", 0))
+
 
 def coins(megapixels: float) -> bytes:
     """Return scikit-image's coins, resized, as a PNG."""
-    image = Image.fromarray(skimage.data.coins()).convert("RGB")
+    return scaled(Image.fromarray(skimage.data.coins()).convert("RGB"), megapixels)
+
+
+def scaled(image: Image.Image, megapixels: float) -> bytes:
+    """Return the image with this many pixels, as a PNG."""
     scale = math.sqrt(megapixels * 1e6 / (image.width * image.height))
     out = io.BytesIO()
     image.resize((round(image.width * scale), round(image.height * scale))).save(out, "PNG")
@@ -222,6 +266,8 @@ async def clicks_during(ours: Ours, options: SweepOptions) -> tuple[float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photo", type=Path, help="an image file; else scikit-image's coins")
+    parser.add_argument("--random", action="store_true", help="SAM ViT-B's shapes, random values")
     parser.add_argument("--megapixels", type=float, default=1)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch", type=int, default=BATCH, help="the peer's points at once")
@@ -231,21 +277,35 @@ def main() -> None:
 
     threadpool_limits(1, "blas")
     torch.set_num_threads(THREADS)
+    with TemporaryDirectory() as folder:
+        compare(chosen, Path(folder))
+
+
+def compare(chosen: argparse.Namespace, folder: Path) -> None:
+    """Segment everything in both ways, and print the ratios."""
+    nano = load_bundle(SHIPPED / "nano")
+    image = Image.open(chosen.photo) if chosen.photo else Image.fromarray(skimage.data.coins())
+    embedding = embed(nano, scaled(image.convert("RGB"), chosen.megapixels))
+    bundle, model = random_sam(folder) if chosen.random else (nano, None)
     options = SweepOptions(
         points_per_side=chosen.side,
         pred_iou_thresh=chosen.iou,
         stability_score_thresh=chosen.stability,
     )
-    bundle = load_bundle(SHIPPED / "nano")
-    embedding = embed(bundle, coins(chosen.megapixels))
+    if chosen.random:
+        embedding = random_embedding(embedding)
+        asked = Peer(bundle, embedding, options, chosen.batch, model).predicted_iou(0.9)
+        options = replace(options, pred_iou_thresh=asked, stability_score_thresh=0.0)
+
     ours = Ours(MaskDecoder(bundle, Threads(THREADS)), embedding)
-    peer = Peer(bundle, embedding, options, chosen.batch)
+    peer = Peer(bundle, embedding, options, chosen.batch, model)
 
     found, seconds, grown = peak(lambda: asyncio.run(ours.generate(options)))
     theirs, peer_seconds, peer_grown = peak(peer.generate)
     quiet, busy = asyncio.run(clicks_during(ours, options))
 
     name = f"{chosen.side} x {chosen.side} points, {chosen.megapixels:g} MP"
+    name += ", random weights" if chosen.random else ""
     rows = [
         Row(f"{name}: time", seconds, "s", PEER, peer_seconds, "<= 0.20"),
         Row(f"{name}: peak memory", max(grown, 1), "MiB", PEER, peer_grown, "<= 0.25"),

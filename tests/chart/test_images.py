@@ -18,7 +18,12 @@ import yaml
 from manifests import CHART, METRICS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings, GatewaySettings
+from samserve.infra.settings import (
+    DecoderSettings,
+    EdgeSettings,
+    EmbeddingSettings,
+    GatewaySettings,
+)
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -171,6 +176,7 @@ def test_packages_are_installed_with_constraints(file: Path) -> None:
 PROGRAMS = {
     "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
     "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
+    "edge": ["samserve.edge.__main__", "samserve.edge.drain", "envoy"],
     "gateway": ["samserve.gateway.main", "samserve.infra.otel"],
     "triton": [
         "samserve.cli.main",
@@ -241,6 +247,7 @@ def test_images_expose_the_ports_of_the_settings() -> None:
         "decoder": {decoder["decoder_port"].default, METRICS},
         "embedding": {embedding["embedding_port"].default, embedding["http_port"].default, METRICS},
         "gateway": {gateway["gateway_port"].default, METRICS},
+        "edge": {EdgeSettings.model_fields["edge_port"].default, METRICS},
         "triton": {8000, 8001, 8002},
     }
     exposed = {
@@ -305,7 +312,7 @@ def test_compose_connects_only_what_calls_each_other() -> None:
     assert members == {
         "cache": {"redis", "decoder", "embedding"},
         "encoder": {"triton", "triton-gpu", "embedding"},
-        "services": {"decoder", "embedding", "gateway"},
+        "services": {"decoder", "edge", "embedding", "gateway"},
         "downloads": {"models-gpu"},
     }
     assert content["services"]["models"]["network_mode"] == "none"
@@ -362,6 +369,7 @@ def test_compose_publishes_and_calls_the_ports_of_the_settings() -> None:
         "gateway": gateway["gateway_port"].default,
         "decoder": decoder["decoder_port"].default,
         "embedding": embedding["embedding_port"].default,
+        "edge": EdgeSettings.model_fields["edge_port"].default,
     }
     for name, port in ports.items():
         assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]

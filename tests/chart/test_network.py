@@ -58,13 +58,14 @@ def test_parts_reach_the_parts_they_call_and_no_others(values: Path) -> None:
         assert values.stem == "smallest"
         return
 
-    names = ("gateway", "decoder", "embedding", "triton", "redis")
+    names = ("edge", "gateway", "decoder", "embedding", "triton", "redis")
     by_name = {name: part(manifests, name) for name in names}
     calls = {("decoder", "embedding"), ("embedding", "triton"), ("embedding", "embedding")}
     calls |= {("gateway", "decoder"), ("gateway", "embedding")}
+    calls |= {("edge", "decoder"), ("edge", "embedding"), ("edge", "gateway")}
     calls |= {("decoder", "redis"), ("embedding", "redis")} if by_name["redis"] else set()
     port = {"embedding": "serve-grpc", "triton": "grpc", "redis": "redis", "decoder": "grpc"}
-    port["gateway"] = "http"
+    port |= {"gateway": "http", "edge": "public"}
     for caller, callers in by_name.items():
         for called, targets in by_name.items():
             for source in callers:

@@ -71,7 +71,7 @@ def test_no_pod_runs_as_root_or_has_a_token(values: Path) -> None:
 
 
 def test_volumes_are_allowed_for_restricted_pods(values: Path) -> None:
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
     for pod in pods(rendered(values)):
         for volume in pod.spec.get("volumes", []):
             assert volume.keys() - {"name"} <= allowed, pod.owner
@@ -349,7 +349,7 @@ def test_every_reference_exists(values: Path) -> None:
 
 def test_values_of_a_part_reach_its_pods(values: Path) -> None:
     given = yaml.safe_load(values.read_text()) or {}
-    for component in ("triton", "embedding", "decoder", "gateway", "redis"):
+    for component in ("triton", "embedding", "decoder", "gateway", "edge", "redis"):
         own = given.get(component, {})
         for owner, template in templates(rendered(values)):
             labels = template["metadata"]["labels"]
@@ -392,7 +392,9 @@ def test_a_service_with_one_address_has_no_metrics(values: Path) -> None:
     for service in of_kind(rendered(values), "Service"):
         if service["spec"].get("clusterIP") != "None":
             component = service["metadata"]["labels"]["app.kubernetes.io/component"]
-            expected = {"decoder-public": ["grpc"], "gateway": ["http"]}[component]
+            expected = {"decoder-public": ["grpc"], "gateway": ["http"], "edge": ["public"]}[
+                component
+            ]
             assert [port["name"] for port in service["spec"]["ports"]] == expected
 
 

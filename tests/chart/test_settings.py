@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import METRICS, VALUE_FILES, containers, environment, found, of_kind, part, rendered
-from samserve.infra.settings import DecoderSettings, EmbeddingSettings, GatewaySettings
+from samserve.infra.settings import (
+    DecoderSettings,
+    EdgeSettings,
+    EmbeddingSettings,
+    GatewaySettings,
+)
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 SETTINGS = {
     str(field.validation_alias.choices[0]) if field.validation_alias else f"SAMSERVE_{name.upper()}"
-    for settings in (DecoderSettings, EmbeddingSettings, GatewaySettings)
+    for settings in (DecoderSettings, EdgeSettings, EmbeddingSettings, GatewaySettings)
     for name, field in settings.model_fields.items()
 }
 OTHERS = {  # variables of other programs
@@ -58,6 +63,11 @@ def test_pods_listen_on_the_ports_that_callers_use(values: Path) -> None:
         assert variables["SAMSERVE_HOST"] == everywhere
         assert gateway.port("http") == GatewaySettings.model_fields["gateway_port"].default
         assert gateway.port("metrics") == int(variables["SAMSERVE_METRICS_PORT"]) == METRICS
+
+    for edge in part(manifests, "edge"):
+        assert environment(edge.containers[0])["SAMSERVE_HOST"] == everywhere
+        assert edge.port("public") == EdgeSettings.model_fields["edge_port"].default
+        assert edge.port("metrics") == METRICS
 
     for ray in part(manifests, "embedding"):
         assert ray.port("serve-grpc") == embedding["embedding_port"].default

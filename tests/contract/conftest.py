@@ -19,6 +19,8 @@ from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.limits import RequestLimits
 from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.concepts.finder import Finder
+from samserve.decoder.concepts.head import ConceptHead, ConceptHeads
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
@@ -88,12 +90,19 @@ def limits() -> RequestLimits:
 
 
 @pytest.fixture
+def heads() -> dict[str, ConceptHead]:
+    """Who answers concepts, by model; nano knows none."""
+    return {}
+
+
+@pytest.fixture
 async def service(
     decoder: MaskDecoder,
     tensors: dict[str, np.ndarray],
     patience: TimeLimits,
     streams: StreamLimits,
     limits: RequestLimits,
+    heads: dict[str, ConceptHead],
 ) -> AsyncIterator[Service]:
     bundle = decoder.bundle
     embeddings = FakeEmbeddings(decoder.prepare(Embedding(bundle.model_version, SIZE, tensors)))
@@ -107,7 +116,14 @@ async def service(
         segmenter = Segmenter(embeddings, ModelRegistry([held]), pool, queue)
         sweeper = Sweeper(segmenter, SweepPool(2, queue.quiet, sweeps=1))
         servicer = SegmentationServicer(
-            segmenter, draining, patience, limits, transfers, streams, sweeper=sweeper
+            segmenter,
+            draining,
+            patience,
+            limits,
+            transfers,
+            streams,
+            sweeper=sweeper,
+            finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, PartLimit(server))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -173,7 +189,13 @@ async def path(
         times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
         sweeper = Sweeper(segmenter, SweepPool(2, admission.quiet))
         servicer = SegmentationServicer(
-            segmenter, asyncio.Event(), times, limits, Transfers(60, 2**30), sweeper=sweeper
+            segmenter,
+            asyncio.Event(),
+            times,
+            limits,
+            Transfers(60, 2**30),
+            sweeper=sweeper,
+            finder=Finder(segmenter, ConceptHeads({}), pool, admission),
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -42,12 +43,20 @@ class Sample:
         return self.photo + os.urandom(16)
 
 
+class Answered(NamedTuple):
+    """One answer, in seconds since the load began."""
+
+    begun: float
+    ended: float
+    cache: str
+
+
 @dataclass
 class Log:
     """The answers and failures of the calls; seconds are since the load began."""
 
     began: float = field(default_factory=time.monotonic)
-    answered: list[tuple[float, str]] = field(default_factory=list)  # call's begin, cache status
+    answered: list[Answered] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     longest: float = 0.0
@@ -63,10 +72,18 @@ class Log:
         now = self.now
 
         def some() -> bool:
-            since = Counter(cache for begun, cache in self.answered if begun > now)
+            since = Counter(each.cache for each in self.answered if each.begun > now)
             return min(since["HIT"], since["MISS"]) >= 3
 
         until(some)
+
+    def first(self, cache: str, since: float) -> float:
+        """Seconds until the first answer of this kind to a call that began after `since`."""
+        return min(
+            each.ended - since
+            for each in self.answered
+            if each.begun > since and each.cache == cache
+        )
 
 
 @contextmanager
@@ -106,7 +123,7 @@ def _click(
             log.lost.append(f"after {log.now:.1f} s: {type(error).__name__}: {error}")
             continue
         log.longest = max(log.longest, log.now - begun)
-        log.answered.append((begun, answer.cache.name))
+        log.answered.append(Answered(begun, log.now, answer.cache.name))
         if (iou := overlap(answer, sample.mask)) < SAME:
             log.wrong.append(f"after {log.now:.1f} s: IoU {iou:.3f}, {answer.cache.name}")
         time.sleep(0.02)

@@ -61,18 +61,24 @@ def test_a_killed_process_is_replaced(
 
     def answered() -> bool:
         stack.restart_dead_parts(changes.append)
-        since = [cache for begun, cache in log.answered if begun > killed]
+        since = [each.cache for each in log.answered if each.begun > killed]
         return min(since.count("HIT"), since.count("MISS")) >= 3
 
     with mixed_load(stack, samples) as log:
+        quiet = log.now
         log.await_answers()
+        usual = [log.first(cache, quiet) for cache in ("HIT", "MISS")]
         victims = pids_of(stack, part, words)
         assert victims
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         killed = log.now
         until(answered)
-        print(f"{words}: answered {log.now - killed:.1f} s after its death, {len(log.lost)} lost")
+        hit, miss = (log.first(cache, killed) for cache in ("HIT", "MISS"))
+        print(
+            f"{words}: after its death a click took {hit:.1f} s (before {usual[0]:.1f}), a click "
+            f"on a new image {miss:.1f} s (before {usual[1]:.1f}); {len(log.lost)} lost"
+        )
 
     assert not log.wrong
     assert not set(victims) & set(pids_of(stack, part, words))

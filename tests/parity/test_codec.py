@@ -30,7 +30,7 @@ def test_packing_changes_no_mask_that_is_shown(bundle: Bundle, source: str) -> N
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }
-    decoder = KernelDecoder(weights, SIDE)
+    decoder = KernelDecoder(weights, SIDE, 16 * SIDE)
     wanted = sample(decoder, labels, PlainEncoder(bundle).embed(image), seed=0, count=20)
     packed = pack(Embedding("m", image.size, {"embedding": wanted.embedding.astype(np.float16)}))
     ious = overlaps(decoder, wanted, unpack(packed).tensors["embedding"])

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
+from checkpoints_sam3 import hf_sam3
 from samserve.bundles.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
@@ -32,6 +33,7 @@ MADE = {
     "sam": lambda path: meta_sam(path / "sam.pth"),
     "sam_hq": lambda path: hf_folder(path / "folder", "sam_hq", "mini"),
     "sam2": lambda path: hf_folder(path / "folder", "sam2", "mini"),
+    "sam3": lambda path: hf_sam3(path / "folder"),
 }
 
 
@@ -49,6 +51,7 @@ def test_an_exported_bundle_answers_as_pytorch_does(exported: tuple[Checkpoint, 
     checkpoint, bundle = exported
     assert set(bundle.facts["differences"]) == {
         *bundle.embedding,
+        *bundle.trunk,
         "low_res_logits",
         "predicted_iou",
     }
@@ -65,7 +68,8 @@ def test_the_embedding_has_the_shapes_that_the_bundle_says(
         output.name: [side.dim_value for side in output.type.tensor_type.shape.dim[1:]]
         for output in outputs
     }
-    assert sides == {name: list(shape) for name, shape in bundle.embedding.items()}
+    shapes = bundle.embedding | bundle.trunk
+    assert sides == {name: list(shape) for name, shape in shapes.items()}
     assert {output.type.tensor_type.elem_type for output in outputs} == {onnx.TensorProto.FLOAT16}
 
 
@@ -95,7 +99,7 @@ def test_the_decoder_reads_its_weights_from_one_file(exported: tuple[Checkpoint,
     whole = sum(
         4 * tensor.numel()
         for name, tensor in checkpoint.state.items()
-        if name.startswith(PARTS[1:])
+        if name.removeprefix("tracker_model.").startswith(PARTS[1:])
     )
     assert weights == pytest.approx(whole, rel=0.01)  # fp16 does not hold them
 

@@ -52,12 +52,14 @@ def image(decoder: MaskDecoder, embedding: Embedding) -> ReadyImage:
     return decoder.prepare(embedding)
 
 
-def random_prompt(random: np.random.Generator, kind: str, multimask: bool) -> Prompt:
+def random_prompt(
+    random: np.random.Generator, kind: str, multimask: bool, low_res: int = 256
+) -> Prompt:
     """Return a random prompt; `kind` names its parts."""
     count = int(random.choice([1, 1, 2, 3, 7, 13])) if "points" in kind else 0
     corners = np.sort(random.uniform(0, 1, (2, 2)), 0)
     grain = random.normal(0, 6, (12, 12)).astype(np.float32)
-    mask = cv2.resize(grain, (256, 256), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(grain, (low_res, low_res), interpolation=cv2.INTER_CUBIC)
     shape = np.array([SIZE.width, SIZE.height])
     return Prompt(
         points=(random.uniform(0, 1, (count, 2)) * shape).astype(np.float32),
@@ -69,9 +71,11 @@ def random_prompt(random: np.random.Generator, kind: str, multimask: bool) -> Pr
 
 
 @torch.no_grad()
-def reference(model: Sam2Model, image: Embedding, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+def reference(
+    model: Sam2Model, image: Embedding, prompt: Prompt, frame: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
     """Return logits [M, 256, 256] and predicted IoUs [M] for a prompt stretched to the frame."""
-    scale = torch.tensor([1024 / image.size.width, 1024 / image.size.height])
+    scale = torch.tensor([frame / image.size.width, frame / image.size.height])
     given = {}
     if len(prompt.points):
         given["input_points"] = (torch.from_numpy(prompt.points) * scale)[None, None]

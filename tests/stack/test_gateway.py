@@ -40,7 +40,10 @@ def test_requests_made_from_the_description_get_answers_that_it_allows(
     command = [Path(sys.executable).parent / "schemathesis", "run", url, "--seed", "1"]
     command += ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"]
     command += ["--max-examples", str(EXAMPLES), "--request-timeout", str(CAP), "--no-color"]
-    command += ["--exclude-path-regex", "everything|proposals"]  # with a known image it takes minutes
+    command += [
+        "--exclude-path-regex",
+        "everything|proposals",
+    ]  # with a known image it takes minutes
     done = subprocess.run(
         command,
         cwd=tmp_path,

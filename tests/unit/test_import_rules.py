@@ -49,6 +49,7 @@ def test_only_its_owners_import_a_library(library: str, owners: list[str]) -> No
             "ray torch transformers tritonclient redis onnxruntime cv2 PIL typer "
             "opentelemetry prometheus_client",
         ),
+        ("samserve.edge.__main__", "ray torch redis onnxruntime grpc typer prometheus_client"),
     ],
 )
 def test_a_pod_loads_only_what_it_installs(module: str, absent: str) -> None:

@@ -11,6 +11,7 @@ embedding: 8500
 embeddingHttp: 8502
 decoder: 8501
 gateway: 8503
+edge: 8504
 metrics: 9464
 tritonHttp: 8000
 tritonGrpc: 8001
@@ -216,6 +217,8 @@ securityContext:
 {{- include "samserve.checkSettings" (list "decoder.settings" .Values.decoder.settings (include "samserve.decoderEnv" .)) }}
 {{- include "samserve.checkSettings" (list "embedding.settings" .Values.embedding.settings (include "samserve.embeddingEnv" .)) }}
 {{- include "samserve.checkSettings" (list "gateway.settings" .Values.gateway.settings (include "samserve.gatewayEnv" .)) }}
+{{- include "samserve.checkSettings" (list "edge.settings" .Values.edge.settings (include "samserve.edgeEnv" .)) }}
+{{- include "samserve.checkEdge" . }}
 {{- include "samserve.checkSettings" (list "gateway.secretSettings" .Values.gateway.secretSettings (include "samserve.gatewayEnv" .)) }}
 {{- range $variable, $_ := .Values.gateway.secretSettings }}
 {{- if hasKey $.Values.gateway.settings $variable }}

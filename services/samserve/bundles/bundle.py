@@ -44,11 +44,12 @@ class Bundle:
     Attributes:
         path: The bundle's folder.
         name: Of the model in requests.
-        family: sam, sam2 or sam_hq.
+        family: sam, sam2, sam3 or sam_hq.
         frame: Square that the encoder sees.
         mask_frame: Square that low-res masks are scaled to, on the way to the source's size.
         low_res: Side of the low-res logits, in cells.
         embedding: Shape of each tensor by name, without the batch.
+        trunk: Shape of the encoder's output that is no part of the embedding, by its name.
         variant: How the encoder is run; it determines the model version.
         versions: Model versions of all variants when the bundle was loaded. All share one decoder.
         facts: Contents of model.json.
@@ -61,6 +62,7 @@ class Bundle:
     mask_frame: Frame
     low_res: int
     embedding: dict[str, tuple[int, ...]]
+    trunk: dict[str, tuple[int, ...]]
     variant: Variant
     versions: frozenset[str]
     facts: dict[str, Any]
@@ -124,6 +126,7 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
         mask_frame=Frame(facts["low_res"], stretch) if stretch else frame,
         low_res=facts["low_res"],
         embedding={name: tuple(shape) for name, shape in facts["embedding"].items()},
+        trunk={name: tuple(shape) for name, shape in facts.get("trunk", {}).items()},
         variant=exported if variant == EXPORTED else load_variant(path / VARIANTS / variant),
         versions=variant_versions(path) | {exported.model_version},
         facts=facts,

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch
+from samserve.core.errors import InvalidInput, ModelNotFound, ModelVersionMismatch, NoConcepts
 
 out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-CALLER_ERRORS = (InvalidInput, ModelNotFound, ModelVersionMismatch)  # exit code 2
+CALLER_ERRORS = (InvalidInput, ModelNotFound, ModelVersionMismatch, NoConcepts)  # exit code 2
 Errors = tuple[type[Exception], ...]
 
 

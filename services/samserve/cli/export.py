@@ -16,7 +16,9 @@ from samserve.cli.store import load_bundle, store
 def export_model(
     checkpoint: Annotated[
         Path,
-        typer.Option(help="A file of SAM, SAM-HQ or SAM 2, or a folder of Hugging Face's SAM."),
+        typer.Option(
+            help="A file of SAM, SAM-HQ, SAM 2 or SAM 3, or a Hugging Face folder of one."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the new bundle.")],
     as_json: Json = False,

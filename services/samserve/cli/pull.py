@@ -18,7 +18,7 @@ from rich.progress import (
 from samserve.cli.console import Json, Output, err
 from samserve.cli.export import export_checkpoint
 from samserve.cli.store import load_bundle, store
-from samserve.export.catalog import PUBLISHED
+from samserve.export.catalog import GATED, PUBLISHED
 
 
 def pull_model(
@@ -35,6 +35,12 @@ def pull_model(
     the same command again.
     """
     output = Output(as_json)
+    if name in GATED:
+        output.fail(
+            2,
+            f"{name} cannot be pulled: its weights are gated; ask for them at {GATED[name]}, then "
+            f"run `samserve models export --checkpoint FOLDER --name {name}`",
+        )
     if name not in PUBLISHED:
         output.fail(
             2,

@@ -39,6 +39,16 @@ def up(
     decoder_port: Annotated[
         int, typer.Option(help="Port of the decoder; 0 for any free port.")
     ] = 8501,
+    edge_port: Annotated[
+        int, typer.Option(help="Port of the edge, for all callers; 0 for any free port.")
+    ] = 8504,
+    edge: Annotated[
+        bool, typer.Option(help="Start the edge (Envoy) in front of the services.")
+    ] = True,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Have the edge speak TLS, with a CA made for this run."),
+    ] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
     cache_coding: Annotated[
         Coding,
@@ -54,12 +64,14 @@ def up(
         str, typer.Option(envvar="TRITON_URL", help="Use a running Triton, host:port.")
     ] = "",
 ) -> None:
-    """Run the whole stack until Ctrl-C: Triton, Redis, embedding service, decoder, gateway."""
+    """Run the whole stack until Ctrl-C: Triton, Redis, the services, the gateway, and the edge."""
     from samserve.local import state
     from samserve.local.process import StartFailed
     from samserve.local.stack import StackOptions
 
     output = Output()
+    if tls and not edge:
+        output.fail(2, "--tls needs the edge; leave out --no-edge")
     models = _servable_models(output, model or ["nano"])
     if state.load_state() is not None:
         output.fail(
@@ -75,6 +87,9 @@ def up(
         gateway_port=gateway_port,
         embedding_port=embedding_port,
         decoder_port=decoder_port,
+        edge_port=edge_port,
+        edge=edge,
+        tls_folder=state.state_folder() / "tls" if tls else None,
         replicas=replicas,
         redis_url=redis_url,
         triton_url=triton_url,

@@ -11,6 +11,7 @@ from samserve.client.answer import Answer, BulkResult, EmbedAnswer, Mask, Polygo
 from samserve.client.async_client import AsyncClient
 from samserve.client.async_interaction import AsyncInteraction
 from samserve.client.client import Client
+from samserve.client.concept import Concept, ConceptFindings, Example, Findings, FoundObject
 from samserve.client.everything import Everything, GridOptions, Record, Sureness
 from samserve.client.image import CachedImage, ImageInput
 from samserve.client.interaction import Interaction
@@ -28,8 +29,13 @@ __all__ = [
     "CachedImage",
     "Click",
     "Client",
+    "Concept",
+    "ConceptFindings",
     "EmbedAnswer",
     "Everything",
+    "Example",
+    "Findings",
+    "FoundObject",
     "GridOptions",
     "ImageInput",
     "Interaction",

@@ -170,6 +170,9 @@ class Model:
         side: of the square that images are resized into, in pixels.
         low_res: side of the low-res logits.
         stretch: whether images are stretched to the whole square; otherwise they keep their shape.
+        concepts: whether it answers `find`.
+        decoder_bytes: what a caller downloads to compute the decoder by itself; 0 if it cannot.
+        decoder_note: why it cannot.
     """
 
     name: str
@@ -177,6 +180,9 @@ class Model:
     side: int
     low_res: int
     stretch: bool = False
+    concepts: bool = False
+    decoder_bytes: int = 0
+    decoder_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +216,16 @@ def read_embed_answer(
 def read_models(answer: pb.ListModelsResponse) -> list[Model]:
     """Convert from the proto."""
     return [
-        Model(each.name, each.version, each.side, each.low_res, each.stretch)
+        Model(
+            each.name,
+            each.version,
+            each.side,
+            each.low_res,
+            each.stretch,
+            each.concepts,
+            each.decoder_bytes,
+            each.decoder_note,
+        )
         for each in answer.models
     ]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,16 +19,19 @@ from samserve.client.answer import (
     read_embed_answer,
     read_models,
 )
-from samserve.client.async_interaction import AsyncInteraction, exchange
+from samserve.client.async_interaction import AsyncInteraction, open_interaction
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
+    OPENING_PAUSES,
     ClientBase,
     add_bytes,
     decoder_address,
     embedding_address,
 )
 from samserve.client.channel import open_async_channel
+from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
+from samserve.client.decoder_files import DecoderDescription, read_description
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -45,9 +48,10 @@ from samserve.client.image import CachedImage, HashedImage, ImageInput, hashed_i
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
 from samserve.client.retry import AsyncRetryingCaller
+from samserve.client.servers import for_attempts, open_async_servers
 from samserve.client.split import Part, ask_in_parts_async
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -59,9 +63,12 @@ Request = TypeVar(
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
     segmentation_pb2.GenerateMasksRequest,
+    segmentation_pb2.FindRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
+
+NO_DESCRIPTION = "the decoder ended the stream before its description; retry"
 
 
 class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
@@ -83,14 +90,16 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     ) -> None:
         """Connect lazily; the first call opens the connection."""
         super().__init__(model, tenant, timeout, metadata)
-        self._decoder = open_async_channel(decoder_address(decoder), credentials)
+        self._decoder = open_async_servers(decoder_address(decoder), credentials)
         self._embedding = open_async_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
         self._generate_masks = segmentation_stub.GenerateMasks
+        self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
+        self._get_decoder = segmentation_stub.GetDecoder
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
         self._embed = embedding_stub.Embed
@@ -201,6 +210,30 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         proposals = write_proposals(accepted, sureness)
         return await self._everything(image, options, output, on_progress, proposals)
 
+    async def find(
+        self,
+        image: ImageInput,
+        concepts: ConceptsInput,
+        *,
+        threshold: float | None = None,
+        max_overlap: float = 0,
+        low_res_logits: bool = False,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+    ) -> Findings:
+        """Find every instance of concepts, as `Client.find`."""
+        hashed = await self._hash(image)
+        output = write_output(
+            formats=formats,
+            low_res_logits=low_res_logits,
+            polygon_tolerance=polygon_tolerance,
+            max_masks=max_masks,
+        )
+        written = write_concepts(concepts)
+        request = self._find_request(hashed, written, output, threshold, max_overlap)
+        return await _by_hash_then_bytes(self._request_findings, request, hashed)
+
     async def embed(self, image: ImageInput) -> EmbedAnswer:
         """Embed an image before its first click, as `Client.embed`."""
         hashed = await self._hash(image)
@@ -238,6 +271,36 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         )
         return read_models(response)
 
+    async def decoder_description(self) -> DecoderDescription:
+        """Return how the model's decoder is computed."""
+        messages = [each async for each in self._decoder_messages(description_only=True)]
+        if not messages:
+            raise Unavailable(NO_DESCRIPTION)
+        return read_description(messages[0].description)
+
+    async def decoder_weights(self) -> AsyncGenerator[DecoderDescription | bytes, None]:
+        """Yield how the model's decoder is computed, then the bytes of its weights in chunks."""
+        async with aclosing(self._decoder_messages(description_only=False)) as messages:
+            async for message in messages:
+                if message.WhichOneof("message") == "description":
+                    yield read_description(message.description)
+                else:
+                    yield message.chunk
+
+    async def _decoder_messages(
+        self, *, description_only: bool
+    ) -> AsyncGenerator[segmentation_pb2.GetDecoderResponse, None]:
+        request = segmentation_pb2.GetDecoderRequest(
+            model=self._model, description_only=description_only
+        )
+        try:
+            async for message in self._get_decoder(
+                request, timeout=self._timeout, metadata=self._metadata
+            ):
+                yield message
+        except grpc.RpcError as problem:
+            raise error_of(problem, DECODER) from problem
+
     async def _hash(self, image: ImageInput) -> HashedImage:
         """Read and hash an image, in a thread: megabytes take milliseconds."""
         if isinstance(image, CachedImage) or image is self._last_image.data:
@@ -262,7 +325,7 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
-                metadata=self._metadata,
+                metadata=self._placed(request),
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
@@ -272,10 +335,21 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self, opening: segmentation_pb2.InteractRequest.Open
     ) -> AsyncInteraction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            call = self._interact(metadata=(*self._metadata, *tracing.inject_headers()))
-            request = segmentation_pb2.InteractRequest(open=opening)
-            response = await exchange(call, request, self._timeout)
-            return AsyncInteraction(call, response.opened, self._timeout)
+            metadata = (*self._placed(opening), *tracing.inject_headers())
+            start = partial(for_attempts(self._interact), metadata=metadata)
+            for pause in OPENING_PAUSES:
+                try:
+                    return await open_interaction(start, opening, self._timeout)
+                except (Unavailable, Overloaded):
+                    await asyncio.sleep(pause)
+            return await open_interaction(start, opening, self._timeout)
+
+    async def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
+        with tracing.span("Find", tracing.Kind.CLIENT):
+            response = await self._decoder_calls.call(
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
+            )
+            return read_findings(response)
 
     async def _everything(
         self,
@@ -293,17 +367,19 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
     async def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
     ) -> Everything:
+        method = for_attempts(self._generate_masks)
+
         async def read(
             request: segmentation_pb2.GenerateMasksRequest, **options: Any
         ) -> Everything:
             reader = EverythingReader(on_progress)
-            async for message in self._generate_masks(request, **options):
+            async for message in method(request, **options):
                 reader.read(message)
             return reader.everything()
 
         with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
             everything: Everything = await self._decoder_calls.call(
-                read, request, timeout=self._timeout, metadata=self._metadata
+                read, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return everything
 

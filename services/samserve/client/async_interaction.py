@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from itertools import count
 from typing import Any
@@ -60,6 +61,15 @@ class AsyncInteraction(AbstractAsyncContextManager["AsyncInteraction"]):
         request = write_step(next(self._ids), prompt, reset=reset, size=size)
         response = await exchange(self._call, request, self._timeout)
         return read_step(self._opened, response.answer)
+
+
+async def open_interaction(
+    start: Callable[[], Any], opening: pb.InteractRequest.Open, seconds: float
+) -> AsyncInteraction:
+    """Open a stream and wait for the image. Arguments as of `Interaction`."""
+    call = start()
+    response = await exchange(call, pb.InteractRequest(open=opening), seconds)
+    return AsyncInteraction(call, response.opened, seconds)
 
 
 async def exchange(call: Any, request: pb.InteractRequest, seconds: float) -> pb.InteractResponse:

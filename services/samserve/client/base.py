@@ -16,10 +16,12 @@ from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, segmentation_pb2
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import TENANT_KEY
+from samserve.wire.metadata import IMAGE_KEY, TENANT_KEY
 
 DEFAULT_DECODER = "127.0.0.1:8501"
 DEFAULT_EMBEDDING = "127.0.0.1:8500"
+
+OPENING_PAUSES = (0.2, 0.4, 0.8)  # seconds before a stream is opened once more
 
 DECODER = "the decoder"  # the services' names in errors
 EMBEDDING = "the embedding service"
@@ -29,7 +31,16 @@ ImageMessage = (
     segmentation_pb2.PredictRequest
     | segmentation_pb2.InteractRequest.Open
     | segmentation_pb2.GenerateMasksRequest
+    | segmentation_pb2.FindRequest
     | embedding_pb2.EmbedRequest
+)
+
+# Those of the decoder.
+PlacedMessage = (
+    segmentation_pb2.PredictRequest
+    | segmentation_pb2.InteractRequest.Open
+    | segmentation_pb2.GenerateMasksRequest
+    | segmentation_pb2.FindRequest
 )
 
 
@@ -82,6 +93,11 @@ class ClientBase:
         other._metadata = (*other._metadata, *metadata)
         return other
 
+    def _placed(self, request: PlacedMessage) -> tuple[tuple[str, str], ...]:
+        """Return metadata by which the call goes to the decoder that has the image ready."""
+        image_id = request.ref.image_id or request.expected_image_id
+        return (*self._metadata, (IMAGE_KEY, image_id))
+
     def _predict_request(
         self,
         image: HashedImage,
@@ -115,6 +131,23 @@ class ClientBase:
             options=write_options(options),
             output=output,
             propose=propose,
+        )
+
+    def _find_request(
+        self,
+        image: HashedImage,
+        concepts: Sequence[types.Concept],
+        output: segmentation_pb2.OutputOptions,
+        threshold: float | None,
+        max_overlap: float,
+    ) -> segmentation_pb2.FindRequest:
+        return segmentation_pb2.FindRequest(
+            ref=types.ImageRef(image_id=image.image_id),
+            model=self._model,
+            concepts=concepts,
+            output=output,
+            threshold=threshold,
+            max_overlap=max_overlap,
         )
 
     def _embed_request(self, image: HashedImage) -> embedding_pb2.EmbedRequest:

@@ -35,18 +35,6 @@ _OUTLIERS = {
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
-            # gRPC retries the opening of a stream; client/retry.py retries unary calls.
-            "name": [{"service": "samserve.v1.SegmentationService", "method": "Interact"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                # CANCELLED: from a server that began to stop as the call arrived, decisions/0021.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-            },
-        },
-        {
             # client/bulk_scheduler.py reopens this stream.
             "name": [{"service": "samserve.v1.EmbeddingService", "method": "EmbedMany"}]
         },
@@ -56,24 +44,33 @@ _SERVICE_CONFIG = {
 }
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    """Return a channel, which connects at the first call."""
+def open_channel(
+    address: str, credentials: grpc.ChannelCredentials | None, host: str = ""
+) -> grpc.Channel:
+    """Return a channel, which connects at the first call.
+
+    Args:
+        address: Of the service.
+        credentials: For TLS.
+        host: Name that the certificate must have; empty: the address's.
+    """
     if credentials is None:
         return grpc.insecure_channel(address, _options(address))
-    return grpc.secure_channel(address, credentials, _options(address))
+    return grpc.secure_channel(address, credentials, _options(address, host))
 
 
 def open_async_channel(
-    address: str, credentials: grpc.ChannelCredentials | None
+    address: str, credentials: grpc.ChannelCredentials | None, host: str = ""
 ) -> grpc.aio.Channel:
-    """Return a channel for asyncio, which connects at the first call."""
+    """Return a channel for asyncio. Arguments as of `open_channel`."""
     if credentials is None:
         return grpc.aio.insecure_channel(address, _options(address))
-    return grpc.aio.secure_channel(address, credentials, _options(address))
+    return grpc.aio.secure_channel(address, credentials, _options(address, host))
 
 
-def _options(address: str) -> list[tuple[str, str | int]]:
+def _options(address: str, host: str = "") -> list[tuple[str, str | int]]:
     return [
+        *([("grpc.ssl_target_name_override", host)] if host else []),
         *message_limits(MAX_MESSAGE),
         *proxy_options(address),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

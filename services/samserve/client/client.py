@@ -22,6 +22,7 @@ from samserve.client.answer import (
 from samserve.client.base import (
     DECODER,
     EMBEDDING,
+    OPENING_PAUSES,
     ClientBase,
     add_bytes,
     decoder_address,
@@ -30,6 +31,7 @@ from samserve.client.base import (
 from samserve.client.bulk import BulkEmbedding
 from samserve.client.bulk_scheduler import BulkOptions
 from samserve.client.channel import open_channel
+from samserve.client.concept import ConceptsInput, Findings, read_findings, write_concepts
 from samserve.client.embedding_reader import TensorReader
 from samserve.client.everything import (
     DEFAULT_GRID,
@@ -47,9 +49,10 @@ from samserve.client.interaction import Interaction
 from samserve.client.output import MaskFormat, write_output
 from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_prompts
 from samserve.client.retry import RetryingCaller
+from samserve.client.servers import for_attempts, open_servers
 from samserve.client.split import Part, ask_in_parts
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached
+from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
@@ -61,6 +64,7 @@ Request = TypeVar(
     segmentation_pb2.PredictRequest,
     segmentation_pb2.InteractRequest.Open,
     segmentation_pb2.GenerateMasksRequest,
+    segmentation_pb2.FindRequest,
     embedding_pb2.EmbedRequest,
 )
 Result = TypeVar("Result")
@@ -88,8 +92,8 @@ class Client(ClientBase, AbstractContextManager["Client"]):
 
         Args:
             decoder: address of the decoder, host:port; by default DECODER_URL of the environment,
-                else this machine. With `dns:///NAME:PORT` calls are balanced over all servers of
-                the name; new servers are found when connections end.
+                else this machine. With `dns:///NAME:PORT`, or several addresses separated by
+                commas, each call goes to the decoder that has its image ready.
             embedding: address of the embedding service; by default EMBEDDING_URL.
             model: the model of all calls; empty for the server's default.
             tenant: whose cache entries the calls use.
@@ -102,13 +106,14 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             InvalidInput: the metadata is too large.
         """
         super().__init__(model, tenant, timeout, metadata)
-        self._decoder = open_channel(decoder_address(decoder), credentials)
+        self._decoder = open_servers(decoder_address(decoder), credentials)
         self._embedding = open_channel(embedding_address(embedding), credentials)
 
         segmentation_stub = segmentation_pb2_grpc.SegmentationServiceStub(self._decoder)
         self._predict = segmentation_stub.Predict
         self._interact = segmentation_stub.Interact
         self._generate_masks = segmentation_stub.GenerateMasks
+        self._find = segmentation_stub.Find
         self._list_models = segmentation_stub.ListModels
 
         embedding_stub = embedding_pb2_grpc.EmbeddingServiceStub(self._embedding)
@@ -278,6 +283,47 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         proposals = write_proposals(accepted, sureness)
         return self._everything(image, options, output, on_progress, proposals)
 
+    def find(
+        self,
+        image: ImageInput,
+        concepts: ConceptsInput,
+        *,
+        threshold: float | None = None,
+        max_overlap: float = 0,
+        low_res_logits: bool = False,
+        formats: Sequence[MaskFormat] = ("rle",),
+        polygon_tolerance: float = 1,
+        max_masks: int = 0,
+    ) -> Findings:
+        """Find every instance of concepts: `client.find("photo.jpg", ["coin", "table"])`.
+
+        Args:
+            image: as in `segment`.
+            concepts: phrases, or `Concept` with examples or a threshold; at most 16.
+            threshold: least score of an instance, 0 to 1; None for the model's own.
+            max_overlap: IoU of two masks from which the lower-scored one is left out; 0 for never.
+            low_res_logits: whether masks come with their logits, to refine them by `segment`.
+            formats: any of "rle", "png", "polygons" and "bits".
+            polygon_tolerance: pixels that a polygon may differ from the mask to save corners.
+            max_masks: instances of a concept, best first; 0 for all.
+
+        Raises:
+            NoConcepts: the model answers points, boxes and masks only.
+            InvalidInput: the image, an option, or every concept is invalid. One invalid concept
+                among others has its error in its result.
+            OSError: the file cannot be read.
+        """
+        hashed = self._hash(image)
+        output = write_output(
+            formats=formats,
+            low_res_logits=low_res_logits,
+            polygon_tolerance=polygon_tolerance,
+            max_masks=max_masks,
+        )
+        written = write_concepts(concepts)
+        request = self._find_request(hashed, written, output, threshold, max_overlap)
+        return _by_hash_then_bytes(self._request_findings, request, hashed)
+
     def interact(self, image: ImageInput, *, low_res_logits: bool = False) -> Interaction:
         """Open a stream for one image: `with client.interact("photo.jpg") as photo: ...`.
 
@@ -389,12 +435,19 @@ class Client(ClientBase, AbstractContextManager["Client"]):
                 self._predict,
                 request,
                 timeout=max(deadline - time.monotonic(), 0.0),
-                metadata=self._metadata,
+                metadata=self._placed(request),
                 hedge=None if request.data else self._predict_hedge,
                 prompts=max(len(request.prompts), 1),
             )
 
             return read_answer(response)
+
+    def _request_findings(self, request: segmentation_pb2.FindRequest) -> Findings:
+        with tracing.span("Find", tracing.Kind.CLIENT):
+            response = self._decoder_calls.call(
+                self._find, request, timeout=self._timeout, metadata=self._placed(request)
+            )
+            return read_findings(response)
 
     def _everything(
         self,
@@ -412,22 +465,30 @@ class Client(ClientBase, AbstractContextManager["Client"]):
     def _request_everything(
         self, on_progress: OnProgress | None, request: segmentation_pb2.GenerateMasksRequest
     ) -> Everything:
+        method = for_attempts(self._generate_masks)
+
         def read(request: segmentation_pb2.GenerateMasksRequest, **options: Any) -> Everything:
             reader = EverythingReader(on_progress)
-            for message in self._generate_masks(request, **options):
+            for message in method(request, **options):
                 reader.read(message)
             return reader.everything()
 
         with tracing.span("GenerateMasks", tracing.Kind.CLIENT):
             everything: Everything = self._decoder_calls.call(
-                read, request, timeout=self._timeout, metadata=self._metadata
+                read, request, timeout=self._timeout, metadata=self._placed(request)
             )
             return everything
 
     def _open_interaction(self, opening: segmentation_pb2.InteractRequest.Open) -> Interaction:
         with tracing.span("Interact.open", tracing.Kind.CLIENT):
-            metadata = (*self._metadata, *tracing.inject_headers())
-            return Interaction(partial(self._interact, metadata=metadata), opening, self._timeout)
+            metadata = (*self._placed(opening), *tracing.inject_headers())
+            start = partial(for_attempts(self._interact), metadata=metadata)
+            for pause in OPENING_PAUSES:
+                try:
+                    return Interaction(start, opening, self._timeout)
+                except (Unavailable, Overloaded):
+                    time.sleep(pause)
+            return Interaction(start, opening, self._timeout)
 
     def _request_embedding(self, request: embedding_pb2.EmbedRequest) -> EmbedAnswer:
         with tracing.span("Embed", tracing.Kind.CLIENT):

@@ -83,7 +83,7 @@ def write_prompt(prompt: Prompt, field: str = "prompt", size: Size | None = None
     if not isinstance(prompt, Prompt):
         raise _wrong(field, prompt, "a Prompt")
 
-    box = None if prompt.box is None else _read_box(prompt.box, f"{field}.box")
+    box = None if prompt.box is None else read_box(prompt.box, f"{field}.box")
     if box is not None and size is not None:
         box = _cut(box, size)
 
@@ -117,7 +117,8 @@ def _write_point(point: Any, field: str) -> types.Point:
     return types.Point(x=_number(x, f"{field}.x"), y=_number(y, f"{field}.y"), label=label)
 
 
-def _read_box(box: Any, field: str) -> Box:
+def read_box(box: Any, field: str) -> Box:
+    """Read a box; `field` is its name in errors. Raises InvalidInput."""
     if not isinstance(box, Box):
         box = Box(*_numbers(box, (4,), field, "a Box or (x0, y0, x1, y1)"))
     return Box(

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from samserve.client.hedging import AsyncHedge, AttemptBudget, Hedge
+from samserve.client.servers import for_attempts
 from samserve.core.errors import DeadlinePassed, Overloaded, SamserveError, Unavailable
 from samserve.wire.metadata import call_options
 from samserve.wire.status import DETAILS_KEY, error_of
@@ -117,6 +118,7 @@ class RetryingCaller:
             SamserveError: As `Attempts.pause_after` does.
         """
         attempts = Attempts(self._stage, self._budget, timeout)
+        method = for_attempts(method)
         while True:
             seconds = attempts.seconds_left
             try:
@@ -159,6 +161,7 @@ class AsyncRetryingCaller:
     ) -> Any:
         """Make a call. Arguments and errors as of `RetryingCaller.call`."""
         attempts = Attempts(self._stage, self._budget, timeout)
+        method = for_attempts(method)
         while True:
             seconds = attempts.seconds_left
             try:

@@ -5,6 +5,7 @@ SamserveError                INTERNAL             a bug; has an id to find the l
 ├─ EmbeddingNotCached        NOT_FOUND            ErrorInfo EMBEDDING_NOT_CACHED
 ├─ ModelNotFound             NOT_FOUND            ErrorInfo MODEL_NOT_FOUND, the available ones
 ├─ ModelVersionMismatch      FAILED_PRECONDITION  ErrorInfo with both versions
+├─ NoConcepts            FAILED_PRECONDITION  ErrorInfo NO_CONCEPTS, the models that do
 ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
 ├─ Unavailable               UNAVAILABLE          RetryInfo
 └─ DeadlinePassed            DEADLINE_EXCEEDED    ErrorInfo with the stage
@@ -58,6 +59,18 @@ class ModelVersionMismatch(SamserveError):
         super().__init__(
             f"the image was embedded by model version {self.asked}, "
             f"but version {served} is served; embed it again"
+        )
+
+
+class NoConcepts(SamserveError):
+    """The model answers points, boxes and masks, but no concepts."""
+
+    def __init__(self, model: str, able: list[str]) -> None:
+        self.model = model
+        self.able = able
+        others = f"models that do: {', '.join(able)}" if able else "no model here does"
+        super().__init__(
+            f"model {model!r} answers points, boxes and masks, but no text or examples; {others}"
         )
 
 

@@ -12,6 +12,7 @@ from samserve.core.geometry import LONGEST, STRETCH
 
 SAM = "sam"
 SAM2 = "sam2"
+SAM3 = "sam3"
 SAM_HQ = "sam_hq"
 
 Rgb = tuple[float, float, float]
@@ -19,6 +20,7 @@ Shape = tuple[int, ...]
 
 IMAGENET_MEAN: Rgb = (123.675, 116.28, 103.53)  # of RGB from 0 to 255
 IMAGENET_STD: Rgb = (58.395, 57.12, 57.375)
+HALF: Rgb = (127.5, 127.5, 127.5)
 
 
 class UnknownFamily(ValueError):
@@ -45,6 +47,14 @@ class FeatureMap:
 
 
 COARSE_MAP = FeatureMap("embedding")
+SAM2_MAPS = (
+    COARSE_MAP,
+    FeatureMap("fine_1", finer=2, thinner=4),
+    FeatureMap("fine_0", finer=4, thinner=8),
+)
+SAM2_TOKENS = ("iou_token", "mask_tokens", "obj_score_token")
+
+TRUNK = "trunk"  # an image's features before the necks, which the search for concepts begins with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +77,7 @@ class Family:
             box get one.
         dynamic_single_mask: Whether the best of the other three masks replaces an unstable single
             mask.
+        trunk: Whether the encoder also returns the trunk, which is no part of the embedding.
     """
 
     name: str
@@ -79,6 +90,7 @@ class Family:
     sigmoid_iou: bool = False
     always_padded: bool = False
     dynamic_single_mask: bool = False
+    trunk: bool = False
 
     @property
     def fine_maps(self) -> tuple[str, ...]:
@@ -97,16 +109,25 @@ FAMILIES = {
         Family(
             name=SAM2,
             resize=STRETCH,
-            maps=(
-                COARSE_MAP,
-                FeatureMap("fine_1", finer=2, thinner=4),
-                FeatureMap("fine_0", finer=4, thinner=8),
-            ),
-            token_weights=("iou_token", "mask_tokens", "obj_score_token"),
+            maps=SAM2_MAPS,
+            token_weights=SAM2_TOKENS,
             norm_epsilon=1e-5,
             sigmoid_iou=True,
             always_padded=True,
             dynamic_single_mask=True,
+        ),
+        Family(
+            name=SAM3,
+            resize=STRETCH,
+            pixel_mean=HALF,
+            pixel_std=HALF,
+            maps=SAM2_MAPS,
+            token_weights=SAM2_TOKENS,
+            norm_epsilon=1e-5,
+            sigmoid_iou=True,
+            always_padded=True,
+            dynamic_single_mask=True,
+            trunk=True,
         ),
         Family(
             name=SAM_HQ,

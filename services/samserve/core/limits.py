@@ -19,6 +19,11 @@ MAX_METADATA_BYTES = 8 * 2**10
 MAX_PARTS = 20_000  # fields and list entries of a request
 MAX_FORMATS = 5  # each one once, and "unspecified"
 
+# Of Find.
+MAX_CONCEPTS = 16
+MAX_EXAMPLES = 16  # of a concept
+MAX_CONCEPT_TEXT = 256  # characters
+
 # Of GenerateMasks.
 MAX_POINTS_PER_SIDE = 64
 MAX_GRID_POINTS = MAX_POINTS_PER_SIDE**2  # of one grid of the caller's
@@ -31,6 +36,10 @@ DEFAULT_SWEEPS = 2  # in progress
 MAX_ACCEPTED = 1000  # masks that a person has accepted already
 MAX_ACCEPTED_CROSSINGS = 4_000_000  # of their polygons and the image's columns
 MAX_ACCEPTED_NUMBERS = 2**22  # bytes of their run lengths and coordinates of their polygons
+
+# Of GetDecoder.
+MAX_DECODER_BYTES = 32 * 2**20  # weights that a page downloads
+MAX_DOWNLOADS = 16  # in progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -31,6 +31,9 @@ class DecodeQueue:
     threads, and take turns. So a click waits for the pieces that threads work on at most, however
     large the batches are, and an accepted batch always finishes.
 
+    A prompt of many points takes several times as long as a click. Batches with such prompts leave
+    one thread to others, if there are several.
+
     Attributes:
         quiet: Set while no work is in the pool or about to enter it, for threads that give way.
     """
@@ -49,6 +52,7 @@ class DecodeQueue:
 
         self._taken = 0  # by work in the pool, and by work about to enter it
         self._turns = asyncio.Semaphore(threads)  # first come, first served
+        self._long_turns = asyncio.Semaphore(max(threads - 1, 1))
         self._turns_taken = 0
         self._batches: dict[object, int] = {}  # prompts that are not answered yet, of each batch
 
@@ -92,7 +96,7 @@ class DecodeQueue:
         return await asyncio.wrap_future(self.submit(pool, work, *args))
 
     async def run_batch(
-        self, pool: Executor, pieces: Iterable[Callable[[], Result]], count: int
+        self, pool: Executor, pieces: Iterable[Callable[[], Result]], count: int, long: bool = False
     ) -> list[Result]:
         """Run a call's pieces of work in turns with those of other calls; return their results.
 
@@ -101,6 +105,7 @@ class DecodeQueue:
             pieces: Each is taken when it begins to wait for its turn. Those that have not begun
                 are dropped if the caller leaves, or once one has failed.
             count: How many they are.
+            long: Whether some of them are prompts of many points.
 
         Raises:
             Overloaded: Too many calls of several pieces are in progress.
@@ -115,7 +120,8 @@ class DecodeQueue:
 
         async def take_turns() -> None:
             for number, piece in numbered:
-                results[number] = await asyncio.wrap_future(await self._submit_in_turn(pool, piece))
+                turn = await self._submit_in_turn(pool, piece, long)
+                results[number] = await asyncio.wrap_future(turn)
                 self._batches[batch] -= 1
 
         takers = [asyncio.create_task(take_turns()) for _ in range(min(self._threads, count))]
@@ -127,13 +133,29 @@ class DecodeQueue:
             del self._batches[batch]
         return [results[number] for number in range(count)]
 
-    async def _submit_in_turn(self, pool: Executor, piece: Callable[[], Result]) -> Future[Result]:
-        await self._turns.acquire()
+    async def _submit_in_turn(
+        self, pool: Executor, piece: Callable[[], Result], long: bool
+    ) -> Future[Result]:
+        turns = [self._long_turns, self._turns] if long else [self._turns]
+        held: list[asyncio.Semaphore] = []
+        try:
+            for each in turns:
+                await each.acquire()
+                held.append(each)
+        except asyncio.CancelledError:
+            for each in held:
+                each.release()
+            raise
+
         self._turns_taken += 1
-        return self._submit(pool, piece, in_turn=True)
+        return self._submit(pool, piece, turns=held)
 
     def _submit(
-        self, pool: Executor, work: Callable[..., Result], *args: Any, in_turn: bool = False
+        self,
+        pool: Executor,
+        work: Callable[..., Result],
+        *args: Any,
+        turns: Sequence[asyncio.Semaphore] = (),
     ) -> Future[Result]:
         if not self._taken:
             self._last_done = time.monotonic()
@@ -142,17 +164,18 @@ class DecodeQueue:
         future = submit(pool, work, *args)
         self._add(1)
         future.add_done_callback(
-            lambda future: loop.call_soon_threadsafe(self._give_back, future, in_turn)
+            lambda future: loop.call_soon_threadsafe(self._give_back, future, turns)
         )
         return future
 
-    def _give_back(self, future: Future[Any], in_turn: bool) -> None:
+    def _give_back(self, future: Future[Any], turns: Sequence[asyncio.Semaphore]) -> None:
         """Free the place of work that a thread has done, or that was dropped."""
         if not future.cancelled():
             self._measure()
-        if in_turn:
+        if turns:
             self._turns_taken -= 1
-            self._turns.release()
+        for turn in turns:
+            turn.release()
         self._add(-1)
 
     def _check_places(self) -> None:

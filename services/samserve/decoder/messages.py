@@ -28,7 +28,7 @@ LABELS = {
 
 
 def read_image(
-    request: pb.PredictRequest | pb.InteractRequest.Open | pb.GenerateMasksRequest,
+    request: pb.PredictRequest | pb.InteractRequest.Open | pb.GenerateMasksRequest | pb.FindRequest,
     context: Context,
 ) -> ImageRequest:
     """Return the image that a request is about. Raises InvalidInput."""

@@ -32,6 +32,8 @@ from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import DECODED
 from samserve.infra.stages import StageClock
 
+LONG_PROMPT = 16  # points; one of 64 takes as long as several clicks
+
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
@@ -137,7 +139,8 @@ class Segmenter:
             masks = [await self._queue.run(self._pool, next(jobs).masks)]
         else:
             works = (job.masks for job in jobs)
-            masks = await self._queue.run_batch(self._pool, works, len(prompts))
+            long = any(len(prompt.points) > LONG_PROMPT for prompt in prompts)
+            masks = await self._queue.run_batch(self._pool, works, len(prompts), long)
         return Segmented(image, masks)
 
     async def find(
@@ -156,12 +159,8 @@ class Segmenter:
             ModelVersionMismatch: The embedding is of no version of the model.
             Overloaded: The queue is full.
         """
-        model = await self._accepting(request.model_version, model)
-
-        with clock.stage("hash"):
-            image_id = await request.identify(self._hash)
-        bind_image_id(image_id)
-
+        model = await self.accepting(request.model_version, model)
+        image_id = await self.identify(request, clock)
         try:
             return await self._find(request, image_id, model, clock)
         except ModelVersionMismatch:
@@ -171,8 +170,23 @@ class Segmenter:
                 raise
         return await self._find(request, image_id, refreshed, clock)
 
-    async def _accepting(self, version: str, model: ServedModel) -> ServedModel:
-        """Return the model with its newest variants if the version is not of the known ones."""
+    async def identify(self, request: ImageRequest, clock: StageClock) -> str:
+        """Return the image's id.
+
+        Raises:
+            InvalidInput: It is invalid, or not the expected one.
+        """
+        with clock.stage("hash"):
+            image_id = await request.identify(self._hash)
+        bind_image_id(image_id)
+        return image_id
+
+    async def accepting(self, version: str, model: ServedModel) -> ServedModel:
+        """Return the model with its newest variants if the version is not of the known ones.
+
+        Raises:
+            ModelVersionMismatch: It is of none.
+        """
         if not version or version in model.versions:
             return model
 

@@ -22,6 +22,8 @@ from samserve.bundles.store import Store, UnknownModel
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.concepts.finder import Finder
+from samserve.decoder.concepts.head import ConceptHeads
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
@@ -99,6 +101,7 @@ async def serve(settings: DecoderSettings) -> None:
             transfers,
             streams,
             sweeper=Sweeper(segmenter, sweeps),
+            finder=Finder(segmenter, ConceptHeads({}), pool, queue),
         ),
         PartLimit(server),
     )

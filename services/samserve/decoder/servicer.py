@@ -10,14 +10,17 @@ from typing import Any, Never
 
 from samserve.core.errors import InvalidInput, Overloaded, Unavailable
 from samserve.core.geometry import Size
-from samserve.core.limits import RequestLimits, check_count
+from samserve.core.limits import RequestLimits, check_count, check_string
+from samserve.decoder.concept_messages import read_find, write_found
+from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.delayed_status import delay_if_draining
+from samserve.decoder.handout import Downloads, chunks, handout_of
+from samserve.decoder.handout_messages import description_of, model_to_proto
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.write import check_output
 from samserve.decoder.messages import Context, mask_to_proto, read_image, read_output, read_prompt
 from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import PromptInput
-from samserve.decoder.registry import ServedModel
 from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segmenter
 from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.sweep_messages import SweepWriter, read_sweep
@@ -71,9 +74,11 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         streams: StreamLimits = StreamLimits(),
         *,
         sweeper: Sweeper,
+        finder: Finder,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
+        self._finder = finder
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
@@ -81,6 +86,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         self._transfers = transfers
         self._stream_limits = streams
         self._streams = 0
+        self._downloads = Downloads()
 
     async def Predict(
         self, request: pb.PredictRequest | RefusedMessage, context: Context
@@ -114,14 +120,50 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         if call.failed:
             await _abort(call, context)
 
+    async def Find(
+        self, request: pb.FindRequest | RefusedMessage, context: Context
+    ) -> pb.FindResponse:
+        metadata = context.invocation_metadata() or ()
+        clock = StageClock()
+        with call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call:
+            context.set_trailing_metadata(call.trailing_metadata)
+            asked = read_find(parsed(request), context, self._request_limits)
+            with self._transfers.hold_image(asked.image.data):
+                found = await self._finder.find(asked, clock)
+            return write_found(found, clock)
+        return await _abort(call, context)
+
     async def ListModels(
         self, request: pb.ListModelsRequest | RefusedMessage, context: Context
     ) -> pb.ListModelsResponse:
         with call_scope("ListModels", context.invocation_metadata() or ()) as call:
             context.set_trailing_metadata(call.trailing_metadata)
             parsed(request)
-            return pb.ListModelsResponse(models=map(_model, self._segmenter.models))
+            models = self._segmenter.models
+            return pb.ListModelsResponse(
+                models=[
+                    model_to_proto(model, self._finder.knows_concepts(model)) for model in models
+                ]
+            )
         return await _abort(call, context)
+
+    async def GetDecoder(
+        self, request: pb.GetDecoderRequest | RefusedMessage, context: Context
+    ) -> None:
+        with call_scope("GetDecoder", context.invocation_metadata() or ()) as call:
+            context.set_trailing_metadata(call.trailing_metadata)
+            asked = parsed(request)
+            model = self._segmenter.resolve(check_string(asked.model, "model"))
+            with self._downloads.one():
+                description = description_of(model)
+                await self._transfers.send(context, pb.GetDecoderResponse(description=description))
+                if description.bytes and not asked.description_only:
+                    async with aclosing(chunks(handout_of(model))) as pieces:
+                        async for piece in pieces:
+                            await self._transfers.send(context, pb.GetDecoderResponse(chunk=piece))
+
+        if call.failed:
+            await _abort(call, context)
 
     async def GenerateMasks(
         self, request: pb.GenerateMasksRequest | RefusedMessage, context: Context
@@ -270,16 +312,6 @@ def _step_response(answer: StepAnswer, size: Size) -> pb.InteractResponse:
             error=None if answer.error is None else status_of(answer.error),
             timings=stage_times(answer.milliseconds),
         )
-    )
-
-
-def _model(model: ServedModel) -> pb.ListModelsResponse.Model:
-    return pb.ListModelsResponse.Model(
-        name=model.name,
-        version=model.model_version,
-        side=model.decoder.bundle.frame.side,
-        low_res=model.low_res,
-        stretch=model.decoder.bundle.frame.stretch,
     )
 
 

@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.crop import Crop
-from samserve.core.errors import InvalidInput, Overloaded, SamserveError
+from samserve.core.errors import InvalidInput, NoConcepts, Overloaded, SamserveError
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
 from samserve.embedding.admission import Priority
@@ -146,6 +146,16 @@ class EmbeddingServicer:
 
         for message in messages(result.image_id, result.embedding):
             yield message
+
+    async def FindConcepts(
+        self, request: pb.FindConceptsRequest | RefusedMessage, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.FindConceptsResponse]:
+        metadata = grpc_context.invocation_metadata()
+        with call_scope("FindConcepts", metadata) as call:
+            raise NoConcepts(check_string(parsed(request).model, "model") or "default", [])
+
+        _end(call, grpc_context)
+        yield pb.FindConceptsResponse()  # as in GetEmbedding
 
     async def DeleteEmbedding(
         self,

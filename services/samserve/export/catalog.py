@@ -32,6 +32,10 @@ class PublishedCheckpoint:
         return self.url.rsplit("/", 1)[1]
 
 
+GATED = {  # models that their owners give out by hand, and where to ask for them
+    "sam3": "https://huggingface.co/facebook/sam3",
+}
+
 PUBLISHED = {  # by the names of their bundles
     "sam-vit-b": PublishedCheckpoint(
         f"{_SAM}/sam_vit_b_01ec64.pth",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from samserve.bundles.bundle import DECODER, ENCODER
 from samserve.core.arrays import Bytes, Floats, Halves
+from samserve.core.family import TRUNK
 from samserve.core.geometry import STRETCH
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.reference import Reference, best_first, graph_inputs, prompts
@@ -54,6 +55,7 @@ def _decoder_differences(
     path: Path, checkpoint: Checkpoint, reference: Reference, image: dict[str, Floats]
 ) -> dict[str, float]:
     low_res = 4 * image["embedding"].shape[-1]
+    image = {name: tensor for name, tensor in image.items() if name != TRUNK}
     session = _session(path)
     largest = {"low_res_logits": 0.0, "predicted_iou": 0.0}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samserve.bundles.bundle import DECODER, ENCODER, write_facts
-from samserve.core.family import Shape
+from samserve.core.family import TRUNK, Shape
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.compare import TOLERANCE, ExportMismatch, differences
 from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder
@@ -35,7 +35,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=path.parent) as work:
         bundle = Path(work) / "bundle"
         bundle.mkdir()
-        embedding = export(checkpoint, bundle, on_progress)
+        outputs = export(checkpoint, bundle, on_progress)
 
         on_progress("comparing with PyTorch")
         largest = differences(bundle, checkpoint)
@@ -46,7 +46,7 @@ def convert(
                     f"of its largest value; allowed: {TOLERANCE:.0e}"
                 )
 
-        facts = facts_of(checkpoint, embedding)
+        facts = facts_of(checkpoint, outputs)
         write_facts(bundle, {"name": name, **facts, "differences": largest})
         bundle.rename(path)
     return largest
@@ -58,7 +58,7 @@ def export(
     """Write the graphs and the decoder's weights to the folder `bundle`.
 
     Returns:
-        Shapes of the embedding's tensors.
+        Shapes of the encoder's outputs.
     """
     family = checkpoint.family
     model = checkpoint.build()
@@ -68,15 +68,16 @@ def export(
     encoder = EncoderGraph(
         family.encoder(model), checkpoint.pixel_mean, checkpoint.pixel_std, checkpoint.frame
     )
-    export_encoder(encoder, checkpoint.frame, bundle / ENCODER, tuple(embedding))
+    outputs = embedding | family.trunk_shapes(model)
+    export_encoder(encoder, checkpoint.frame, bundle / ENCODER, tuple(outputs))
 
     on_progress("exporting the decoder")
     decoder = family.decoder(model.prompt_encoder, model.mask_decoder)
     export_decoder(decoder, embedding, bundle / DECODER)
-    return embedding
+    return outputs
 
 
-def facts_of(checkpoint: Checkpoint, embedding: dict[str, Shape]) -> dict[str, Any]:
+def facts_of(checkpoint: Checkpoint, outputs: dict[str, Shape]) -> dict[str, Any]:
     """Return the contents of model.json that follow from the checkpoint."""
     source = checkpoint.source
     width, depth = checkpoint.family.encoder_size(checkpoint.config)
@@ -85,8 +86,8 @@ def facts_of(checkpoint: Checkpoint, embedding: dict[str, Shape]) -> dict[str, A
         "family": checkpoint.family.name,
         "licence": checkpoint.licence,
         "frame": checkpoint.frame,
-        "low_res": 4 * embedding["embedding"][-1],
-        "embedding": {name: list(shape) for name, shape in embedding.items()},
+        "low_res": 4 * outputs["embedding"][-1],
+        **_shapes(outputs),
         "precision": "fp32",
         "preprocessing": {
             "resize": checkpoint.family.core.resize,
@@ -100,3 +101,10 @@ def facts_of(checkpoint: Checkpoint, embedding: dict[str, Shape]) -> dict[str, A
             "parameters": sum(parameter.numel() for parameter in checkpoint.build().parameters()),
         },
     }
+
+
+def _shapes(outputs: dict[str, Shape]) -> dict[str, dict[str, list[int]]]:
+    """Return the embedding's tensors, and the trunk if there is one."""
+    shapes = {name: list(shape) for name, shape in outputs.items()}
+    trunk = {TRUNK: shapes.pop(TRUNK)} if TRUNK in shapes else {}
+    return {"embedding": shapes} | ({"trunk": trunk} if trunk else {})

@@ -22,6 +22,7 @@ class Reference:
         self._family = checkpoint.family
         self._model = checkpoint.build()
         self._family.patch(self._model)
+        self._judge = self._family.judge(self._model)
         self._mean = torch.tensor(checkpoint.pixel_mean)
         self._std = torch.tensor(checkpoint.pixel_std)
         self._image = ReferenceImage({}, {})
@@ -41,7 +42,7 @@ class Reference:
         normalised = (torch.from_numpy(image).float() - self._mean) / self._std
         padded = torch.zeros_like(normalised)
         padded[:height, :width] = normalised[:height, :width]
-        features = self._model.get_image_embeddings(padded.permute(2, 0, 1)[None])
+        features = self._judge.get_image_embeddings(padded.permute(2, 0, 1)[None])
         self._image = self._family.reference_image(self._model, features)
         return {name: tensor.numpy() for name, tensor in self._image.tensors.items()}
 
@@ -58,7 +59,7 @@ class Reference:
             first.
         """
         outputs = [
-            self._model(**self._image.inputs, multimask_output=multimask, **prompt)
+            self._judge(**self._image.inputs, multimask_output=multimask, **prompt)
             for multimask in (False, True)
         ]
         logits = torch.cat([output.pred_masks[0, 0] for output in outputs]).numpy()

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from samserve.gateway.rest.answers import problem_response
+from samserve.gateway.rest.embedding import accepts_gzip
 from samserve.gateway.route import surface
 from samserve.gateway.service import Service
 
@@ -135,7 +136,7 @@ def routes(service: Service, folder: Path = BUILT) -> APIRouter:
 
 
 def _answer(file: PageFile, request: Request, headers: dict[str, str], cache: str) -> Response:
-    packed = file.packed if _takes_gzip(request) else None
+    packed = file.packed if accepts_gzip(request) else None
     etag = f'"{file.etag}{"-gz" if packed else ""}"'
     headers = {**headers, "cache-control": cache, "etag": etag}
     if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
@@ -144,8 +145,3 @@ def _answer(file: PageFile, request: Request, headers: dict[str, str], cache: st
     if packed:
         headers["content-encoding"] = "gzip"
     return FileResponse(packed or file.path, headers=headers, media_type=file.kind)
-
-
-def _takes_gzip(request: Request) -> bool:
-    codings = request.headers.get("accept-encoding", "").lower().split(",")
-    return any(each.strip() == "gzip" for each in codings)

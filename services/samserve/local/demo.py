@@ -29,7 +29,7 @@ def demo() -> None:
         raise StartFailed(f"{IMAGE} not found; run the demo from the project's root")
 
     with (
-        running(StackOptions(), lambda part: console.print(f"starting {part}")) as stack,
+        running(StackOptions(edge=False), lambda part: console.print(f"starting {part}")) as stack,
         Client(stack.addresses.decoder, stack.addresses.embedding) as client,
     ):
         first = client.segment(IMAGE, [CLICK])

@@ -18,12 +18,14 @@ TIMEOUT = 2.0  # seconds for one answer
 
 def readiness(addresses: Addresses) -> dict[str, bool]:
     """Whether each part is ready to serve."""
+    edge = {"edge": edge_ready(addresses.edge_metrics)} if addresses.edge else {}
     return {
         "redis": redis_ready(addresses.redis),
         "triton": triton.ready(addresses.triton),
         "embedding": embedding_ready(addresses.embedding),
         "decoder": decoder_ready(addresses.decoder),
         "gateway": gateway_ready(addresses.gateway),
+        **edge,
     }
 
 
@@ -56,10 +58,19 @@ def decoder_ready(address: str) -> bool:
 
 def gateway_ready(url: str) -> bool:
     """Whether the gateway answers, and a decoder behind it."""
+    return _answers(f"{url}/readyz")
+
+
+def edge_ready(metrics: str) -> bool:
+    """Whether the edge, whose metrics are at this address, accepts calls."""
+    return _answers(f"http://{metrics}/ready")
+
+
+def _answers(url: str) -> bool:
     with requests.Session() as session:
         session.trust_env = False  # a proxy of the environment does not know this machine
         try:
-            return session.get(f"{url}/readyz", timeout=TIMEOUT).ok
+            return session.get(url, timeout=TIMEOUT).ok
         except requests.RequestException:
             return False
 

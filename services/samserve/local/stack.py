@@ -1,4 +1,4 @@
-"""The whole stack on this machine: Redis, Triton, embedding service, decoder, gateway."""
+"""The whole stack on this machine: Redis, Triton, embedding service, decoder, gateway, edge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from samserve.bundles.triton_repository import TritonOptions, write_repository
 from samserve.codec.tensors import Coding
 from samserve.infra.folders import make_plain_folder
 from samserve.local import triton
-from samserve.local.probes import decoder_ready, embedding_ready, gateway_ready, redis_ready
+from samserve.local.certificates import CA, CERTIFICATE, KEY, write_certificates
+from samserve.local.probes import (
+    decoder_ready,
+    edge_ready,
+    embedding_ready,
+    gateway_ready,
+    redis_ready,
+)
 from samserve.local.process import (
     Program,
     StartFailed,
@@ -42,6 +49,7 @@ STABLE_SECONDS = 60.0  # a part that has run this long is started again at once 
 LONGEST_PAUSE = 30.0  # seconds before a part that dies again and again is started again
 CHOSEN_PORTS = (  # ports that no option sets; any free one is taken
     "gateway_metrics",
+    "edge_metrics",
     "embedding_metrics",
     "decoder_metrics",
     "redis",
@@ -63,7 +71,9 @@ class StackOptions:
         models: `NAME` or `NAME:VARIANT`; the first is the default.
         bundles: The user's folder of bundles.
         cache_coding: "small" or "exact".
-        gateway_port, embedding_port, decoder_port: 0 chooses any free port.
+        gateway_port, embedding_port, decoder_port, edge_port: 0 chooses any free port.
+        edge: Whether callers find Envoy in front of the services, too.
+        tls_folder: Have the edge speak TLS, with a CA and a certificate made in this folder.
         replicas: Replicas of the embedding service.
         redis_url, triton_url: A Redis or Triton that runs already; empty: start one.
         triton_control: Let callers of Triton load and unload models; for tests.
@@ -75,6 +85,9 @@ class StackOptions:
     gateway_port: int = 0
     embedding_port: int = 0
     decoder_port: int = 0
+    edge_port: int = 0
+    edge: bool = True
+    tls_folder: Path | None = None
     replicas: int = 1
     redis_url: str = ""
     triton_url: str = ""
@@ -140,8 +153,19 @@ class Stack:
             models=self.options.models,
             pid=os.getpid(),
             started=start_time(os.getpid()),
+            **self._edge_addresses(),
             restarts=self._restarts(),
         )
+
+    def _edge_addresses(self) -> dict[str, str]:
+        if not self.options.edge:
+            return {}
+        folder = self.options.tls_folder
+        return {
+            "edge": f"http{'s' if folder else ''}://127.0.0.1:{self._ports['edge']}",
+            "edge_metrics": f"127.0.0.1:{self._ports['edge_metrics']}",
+            "edge_ca": str(folder / CA) if folder else "",
+        }
 
     def start(self, on_progress: Callable[[str], None] = lambda _: None) -> None:
         """Start every part, each once the parts it needs are ready.
@@ -171,6 +195,10 @@ class Stack:
 
             on_progress("gateway")
             self.start_gateway()
+
+            if self.options.edge:
+                on_progress("edge (Envoy)")
+                self.start_edge()
         except BaseException:
             self.stop()
             raise
@@ -180,6 +208,7 @@ class Stack:
             "gateway": self.options.gateway_port,
             "embedding": self.options.embedding_port,
             "decoder": self.options.decoder_port,
+            "edge": self.options.edge_port,
         }
 
         for name, port in fixed.items():
@@ -283,6 +312,27 @@ class Stack:
             settings,
             lambda: gateway_ready(self.addresses.gateway),
         )
+
+    def start_edge(self, name: str = "edge", more: Mapping[str, object] | None = None) -> None:
+        """Start the edge; another one beside it needs ports of its own in `more`.
+
+        Args:
+            more: Further settings, by their environment variables.
+        """
+        settings: dict[str, object] = {
+            "DECODER_URL": self.addresses.decoder,
+            "GATEWAY_URL": self.addresses.gateway.removeprefix("http://"),
+            "SAMSERVE_EDGE_PORT": self._ports["edge"],
+            "SAMSERVE_METRICS_PORT": self._ports["edge_metrics"],
+            "SAMSERVE_EDGE_RUN_FOLDER": self._run_folder / name,
+            **(more or {}),
+        }
+        if (folder := self.options.tls_folder) is not None:
+            write_certificates(folder)
+            settings["SAMSERVE_EDGE_CERT_FILE"] = folder / CERTIFICATE
+            settings["SAMSERVE_EDGE_KEY_FILE"] = folder / KEY
+        metrics = f"127.0.0.1:{settings['SAMSERVE_METRICS_PORT']}"
+        self._start_python(name, "samserve.edge", settings, lambda: edge_ready(metrics))
 
     def restart_dead_parts(self, on_change: Callable[[str], None] = lambda _: None) -> None:
         """Start again what has died, with pauses that grow if it dies soon again.

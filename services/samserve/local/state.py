@@ -18,6 +18,8 @@ class Addresses:
 
     Attributes:
         gateway: A URL, `http://127.0.0.1:PORT`.
+        edge: A URL, likewise, or with `https`.
+        edge_ca: File with the CA of the edge's certificate; empty: no TLS.
         redis: A URL, `redis://127.0.0.1:PORT/0`, or the user's. The others are `127.0.0.1:PORT`.
         logs: The folder that holds the log of every part.
         models: `NAME` or `NAME:VARIANT`; the first is the default.
@@ -39,6 +41,9 @@ class Addresses:
     models: tuple[str, ...]
     pid: int
     started: int | None
+    edge: str = ""
+    edge_metrics: str = ""
+    edge_ca: str = ""
     restarts: dict[str, int] = field(default_factory=dict)
 
     def shown(self) -> dict[str, str]:
@@ -54,10 +59,15 @@ def without_password(url: str) -> str:
     return url.replace(f":{password}@", ":***@", 1) if password else url
 
 
-def state_file() -> Path:
-    """The file's path: below XDG_STATE_HOME, by default ~/.local/state."""
+def state_folder() -> Path:
+    """The folder's path: below XDG_STATE_HOME, by default ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "samserve" / "stack.json"
+    return Path(base) / "samserve"
+
+
+def state_file() -> Path:
+    """The file's path."""
+    return state_folder() / "stack.json"
 
 
 def save_state(addresses: Addresses) -> None:

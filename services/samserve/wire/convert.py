@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
+from samserve.core.concept import Concept, Example
 from samserve.core.geometry import Size
 from samserve.v1 import types_pb2 as types
 
@@ -42,3 +43,28 @@ def cache_status_to_proto(status: CacheStatus) -> str:
 def cache_status_from_proto(status: types.CacheStatus) -> CacheStatus:
     """Return the value with the proto's name."""
     return CacheStatus[types.CacheStatus.Name(status).removeprefix("CACHE_STATUS_")]
+
+
+def read_concept(concept: types.Concept) -> Concept:
+    """Return what to look for, as it was sent."""
+    return Concept(
+        concept.text,
+        tuple(
+            Example((each.box.x0, each.box.y0, each.box.x1, each.box.y1), each.negative)
+            for each in concept.examples
+        ),
+    )
+
+
+def concept_to_proto(concept: Concept) -> types.Concept:
+    """Return what to look for as a message."""
+    return types.Concept(
+        text=concept.text,
+        examples=[
+            types.Example(
+                box=types.Box(**dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True))),
+                negative=each.negative,
+            )
+            for each in concept.examples
+        ],
+    )

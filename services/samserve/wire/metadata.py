@@ -13,6 +13,8 @@ from samserve.infra import tracing
 
 TENANT_KEY = "samserve-tenant"
 DEFAULT_TENANT = "public"
+EDGE_KEY = "samserve-edge"  # the secret by which services know the edge
+IMAGE_KEY = "samserve-image"  # the image of a call, by which load balancers choose a decoder
 TIMEOUT_KEY = "samserve-timeout-ms"  # Ray Serve hides gRPC's own deadline from its replicas
 LONGEST_SECONDS = (10**LONGEST_TIMEOUT - 1) / 1000  # of a timeout
 

@@ -23,6 +23,7 @@ from samserve.core.errors import (
     InvalidInput,
     ModelNotFound,
     ModelVersionMismatch,
+    NoConcepts,
     Overloaded,
     SamserveError,
     Unavailable,
@@ -66,6 +67,10 @@ _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message
     ModelVersionMismatch: (
         grpc.StatusCode.FAILED_PRECONDITION,
         lambda e: _info("MODEL_VERSION_MISMATCH", asked=e.asked, served=e.served),
+    ),
+    NoConcepts: (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        lambda e: _info("NO_CONCEPTS", model=e.model, able=",".join(e.able)),
     ),
     Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry),
     Unavailable: (grpc.StatusCode.UNAVAILABLE, _retry),
@@ -144,6 +149,9 @@ def _error(
             return ModelNotFound(info.metadata["model"], info.metadata["known"].split(","))
         case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "MODEL_VERSION_MISMATCH":
             return ModelVersionMismatch(info.metadata["asked"], info.metadata["served"])
+        case grpc.StatusCode.FAILED_PRECONDITION if info.reason == "NO_CONCEPTS":
+            able = [name for name in info.metadata["able"].split(",") if name]
+            return NoConcepts(info.metadata["model"], able)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if _is_answer_too_large(message):
             return InvalidInput(
                 "output",

@@ -20,6 +20,8 @@ from google.protobuf.message_factory import GetMessageClass
 from samserve.core.image import Limits
 from samserve.core.limits import MAX_CROP_LAYERS, MAX_POINTS_PER_SIDE
 from samserve.decoder.admission import DecodeQueue
+from samserve.decoder.concepts.finder import Finder
+from samserve.decoder.concepts.head import ConceptHeads
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.segmenter import Segmenter
 from samserve.decoder.servicer import SegmentationServicer, TimeLimits
@@ -153,6 +155,7 @@ class Services:
             settings.request_limits,
             transfers,
             sweeper=Sweeper(segmenter, SweepPool(1, queue.quiet)),
+            finder=Finder(segmenter, ConceptHeads({}), Here(), queue),
         )
 
         self.cache = FakeCache()

@@ -90,3 +90,10 @@ def test_an_unknown_name_lists_the_available_ones(store: Store) -> None:
     result = pull("sam-vit-z")
     assert result.exit_code == 2
     assert "sam2.1-large" in result.output
+
+
+def test_a_gated_model_is_refused_with_where_to_ask_and_what_to_do_then(store: Store) -> None:
+    result = pull("sam3")
+    assert result.exit_code == 2
+    assert "gated; ask for them at https://huggingface.co/facebook/sam3" in result.output
+    assert "samserve models export --checkpoint FOLDER --name sam3" in result.output

@@ -1,5 +1,5 @@
 import pytest
-from samserve.core.family import FAMILIES, SAM, SAM2, SAM_HQ, UnknownFamily, family_named
+from samserve.core.family import FAMILIES, SAM, SAM2, SAM3, SAM_HQ, UnknownFamily, family_named
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ def test_an_embedding_has_the_maps_of_its_family(
 
 def test_a_family_is_found_by_its_name() -> None:
     assert {name: family_named(name).name for name in FAMILIES} == {
-        name: name for name in (SAM, SAM2, SAM_HQ)
+        name: name for name in (SAM, SAM2, SAM3, SAM_HQ)
     }
 
 
 def test_an_unknown_family_is_refused_with_those_supported() -> None:
-    with pytest.raises(UnknownFamily, match=r"'sam9'; supported: sam, sam2, sam_hq"):
+    with pytest.raises(UnknownFamily, match=r"'sam9'; supported: sam, sam2, sam3, sam_hq"):
         family_named("sam9")

@@ -82,10 +82,15 @@ async def full(queue: DecodeQueue, pool: FakePool, places: int) -> list[asyncio.
 
 
 async def batch(
-    queue: DecodeQueue, pool: FakePool, prompts: int, done: list[str], name: str = "batch"
+    queue: DecodeQueue,
+    pool: FakePool,
+    prompts: int,
+    done: list[str],
+    name: str = "batch",
+    long: bool = False,
 ) -> asyncio.Task[list[None]]:
     pieces = [lambda: done.append(name) for _ in range(prompts)]
-    call = asyncio.create_task(queue.run_batch(pool, pieces, prompts))
+    call = asyncio.create_task(queue.run_batch(pool, pieces, prompts, long))
     await settled()
     return call
 
@@ -167,6 +172,24 @@ async def test_a_click_waits_for_a_batchs_prompts_in_the_threads_at_most(pool: F
     await asyncio.gather(many, click)
     assert done.index("click") <= 2
     assert done.count("batch") == 64
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 1), (4, 3)])
+async def test_batches_of_long_prompts_leave_a_thread_to_others(
+    pool: FakePool, threads: int, most: int
+) -> None:
+    queue, done = DecodeQueue(threads, queue=3), list[str]()
+    long = [await batch(queue, pool, 8, done, "long", long=True) for _ in range(4)]
+    assert len(pool.waiting) == most
+
+    short = await batch(queue, pool, 8, done, "short")
+    assert len(pool.waiting) == threads
+
+    long[0].cancel()
+    await pool.work()
+    await asyncio.gather(*long[1:], short)
+    assert done.count("short") == 8
+    assert done.count("long") >= 24
 
 
 async def test_a_batch_is_accepted_and_finishes_beside_a_full_queue(pool: FakePool) -> None:

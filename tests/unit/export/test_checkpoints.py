@@ -231,10 +231,11 @@ def test_a_processor_for_another_frame_is_refused(copy: Path) -> None:
 
 
 def test_another_kind_of_model_is_refused(copy: Path) -> None:
-    (copy / "config.json").write_text(json.dumps({"model_type": "sam3"}))
+    (copy / "config.json").write_text(json.dumps({"model_type": "sam9"}))
     with pytest.raises(
         BadCheckpoint,
-        match=r"unsupported model_type 'sam3' in .*; supported: sam, sam2, sam2_video, sam_hq",
+        match=r"unsupported model_type 'sam9' in .*; "
+        r"supported: sam, sam2, sam2_video, sam3_video, sam_hq",
     ):
         read_checkpoint(copy)
 
@@ -320,7 +321,7 @@ def damaged(kind: str, sam: Path, path: Path) -> Path:
         ("a zip", "not a complete file of weights"),
         ("code", "not a complete file of weights"),
         ("a tensor", "expected tensors by name, found Tensor"),
-        ("another model", "weights conv1.weight, conv1.bias; supported: SAM, SAM 2, SAM-HQ"),
+        ("another model", "weights conv1.weight, conv1.bias; supported: SAM, SAM 2, SAM 3, SAM-HQ"),
         ("a weight missing", "missing: mask_decoder.iou_token.weight"),
         ("a size missing", r"invalid SAM checkpoint .*: missing: image_encoder.pos_embed"),
         ("an extra weight", "unexpected: head.weight"),

@@ -115,8 +115,8 @@ def server() -> Server:
 def test_every_method_of_both_services_is_limited(server: Server) -> None:
     assert server.generic == 2
     assert set(server.parsers) == {
-        *("Predict", "Interact", "GenerateMasks", "ListModels"),
-        *("Embed", "EmbedMany", "GetEmbedding", "DeleteEmbedding"),
+        *("Predict", "Interact", "GenerateMasks", "Find", "ListModels", "GetDecoder"),
+        *("Embed", "EmbedMany", "GetEmbedding", "FindConcepts", "DeleteEmbedding"),
     }
     for parse in server.parsers.values():
         refused = parse(repeated(b"\xf8\x01\x01"))

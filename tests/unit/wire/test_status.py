@@ -11,6 +11,7 @@ EVERY = [
     (errors.EmbeddingNotCached("0" * 64), grpc.StatusCode.NOT_FOUND),
     (errors.ModelNotFound("sam9", ["nano"]), grpc.StatusCode.NOT_FOUND),
     (errors.ModelVersionMismatch("a", "b"), grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.NoConcepts("nano", ["sam3"]), grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Overloaded("the decoder", 0.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable("down", 2.5), grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlinePassed("encode"), grpc.StatusCode.DEADLINE_EXCEEDED),

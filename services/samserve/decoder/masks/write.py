@@ -125,12 +125,16 @@ def expected_bytes(prompts: Sequence[Prompt], output: Output, size: Size, low_re
         size: Of the source image.
         low_res: Side of the model's low-res logits.
     """
-    bits = size.height * ((size.width + 7) // 8) if output.bits else 0
-    logits = 2 * low_res * low_res if output.low_res_logits else 0
-
     most = min(output.max_masks or CANDIDATES, CANDIDATES)
     masks = sum(most if prompt.multimask else 1 for prompt in prompts)
-    return masks * (bits + logits)
+    return masks * known_bytes(output, size, low_res)
+
+
+def known_bytes(output: Output, size: Size, low_res: int) -> int:
+    """Return the part of one mask's size that does not depend on the mask."""
+    bits = size.height * ((size.width + 7) // 8) if output.bits else 0
+    logits = 2 * low_res * low_res if output.low_res_logits else 0
+    return bits + logits
 
 
 def write_masks(

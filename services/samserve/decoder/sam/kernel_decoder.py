@@ -57,7 +57,7 @@ from samserve.decoder.sam.kernel_weights import (
 )
 from samserve.decoder.sam.prepared_image import PreparedImage, ReadyImage
 from samserve.decoder.sam.prompt_encoder import MaskEncoder, PointEncoder
-from samserve.decoder.sam.support import CELL_PIXELS, Tensors, rename_sam2_weights
+from samserve.decoder.sam.support import Tensors, rename_sam2_weights
 from samserve.decoder.sam.threads import ThreadShare
 
 VALUE_CHANNELS = 16  # of a head
@@ -69,12 +69,15 @@ class KernelDecoder:
     Thread-safe: nothing in it changes.
     """
 
-    def __init__(self, tensors: Tensors, side: int, family: Family = FAMILIES[SAM]) -> None:
+    def __init__(
+        self, tensors: Tensors, side: int, frame: int, family: Family = FAMILIES[SAM]
+    ) -> None:
         """Fold the weights.
 
         Args:
             tensors: Prompt encoder and mask decoder under transformers' names, fp32.
             side: The embedding's side in cells.
+            frame: Side of the frame in pixels.
             family: Of the model.
         """
         tensors = rename_sam2_weights(tensors)
@@ -82,7 +85,7 @@ class KernelDecoder:
         self._side = side
         self._cells = side**2
 
-        self._points = PointEncoder(tensors, CELL_PIXELS * side)
+        self._points = PointEncoder(tensors, frame)
         self._masks = MaskEncoder(tensors)
         self._place = to_tiles(self._points.grid(side))  # [tiles, 256, 64]
 

@@ -21,7 +21,7 @@ from samserve.decoder.sam.onnx_decoder import OnnxDecoder
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.decoder.sam.single_mask import single_mask_rule
 from samserve.decoder.sam.stability import stability_score
-from samserve.decoder.sam.support import supports
+from samserve.decoder.sam.support import LOGITS_PER_CELL, supports
 from samserve.decoder.sam.threads import PausingShare, Threads, ThreadShare
 
 SINGLE_MASK = [0]
@@ -55,11 +55,16 @@ class MaskDecoder:
             BrokenBundle: The bundle is of an unknown family.
         """
         self.bundle = bundle
-        self._family = _family_of(bundle)
-        self._single_mask = single_mask_rule(bundle)
+        self.family = _family_of(bundle)
+        self.single_mask = single_mask_rule(bundle)
         self._cells = _side_in_cells(bundle) ** 2
-        self._backends = _load_backends(bundle, self._family, threads.count)
+        self._backends = _load_backends(bundle, self.family, threads.count)
         self._threads = threads
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the compiled kernel computes the decoder."""
+        return isinstance(self._backends[0], KernelDecoder)
 
     def prepare(self, embedding: Embedding) -> ReadyImage:
         """Do the work that all prompts on an image share."""
@@ -96,14 +101,14 @@ class MaskDecoder:
         threads: ThreadShare,
         least_iou: float = -math.inf,
     ) -> Candidates:
-        dynamic = self._family.dynamic_single_mask and not prompt.multimask
+        dynamic = self.family.dynamic_single_mask and not prompt.multimask
         if dynamic:
             wanted = SINGLE_MASK + CANDIDATES
         else:
             wanted = CANDIDATES if prompt.multimask else SINGLE_MASK
 
         # The fastest backend that takes so many points.
-        points, labels = tokens(prompt, image.size, self.bundle.frame, self._family.always_padded)
+        points, labels = tokens(prompt, image.size, self.bundle.frame, self.family.always_padded)
         backend = next(each for each in self._backends if len(labels) <= each.most_points)
         request = DecodeRequest(points, labels, prompt.mask_input, wanted, least_iou)
         logits, all_ious = backend.decode(image, request, threads)
@@ -111,7 +116,7 @@ class MaskDecoder:
         if not len(logits):
             wanted = []
         elif dynamic:
-            wanted = [self._single_mask.choose(logits, all_ious)]
+            wanted = [self.single_mask.choose(logits, all_ious)]
             logits = logits[wanted]
 
         return self._rank(logits, all_ious[wanted], image)
@@ -134,7 +139,7 @@ def _family_of(bundle: Bundle) -> Family:
 
 
 def _side_in_cells(bundle: Bundle) -> int:
-    return bundle.low_res // 4
+    return bundle.low_res // LOGITS_PER_CELL
 
 
 def _load_backends(bundle: Bundle, family: Family, threads: int) -> list[DecoderBackend]:
@@ -143,7 +148,8 @@ def _load_backends(bundle: Bundle, family: Family, threads: int) -> list[Decoder
     weights = {
         name: tensor.astype(np.float32) for name, tensor in load_file(bundle.weights).items()
     }
-    if not supports(weights, family, bundle.embedding, bundle.frame):
+    if not supports(weights, family, bundle.embedding, bundle.low_res):
         return [onnx_decoder]
 
-    return [KernelDecoder(weights, _side_in_cells(bundle), family), onnx_decoder]
+    kernel = KernelDecoder(weights, _side_in_cells(bundle), bundle.frame.side, family)
+    return [kernel, onnx_decoder]

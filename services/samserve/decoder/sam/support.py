@@ -8,12 +8,11 @@ import numpy as np
 
 from samserve.core.arrays import Array
 from samserve.core.family import Family, Shape
-from samserve.core.geometry import Frame
 
 Tensors = Mapping[str, Array]  # by transformers' names
 
 CHANNELS = 256  # of the embedding's coarse map
-CELL_PIXELS = 16  # side of a cell in the frame
+LOGITS_PER_CELL = 4  # along each side
 CELL_MULTIPLE = 8  # an embedding whose side is a multiple of it consists of whole tiles
 
 TRANSFORMER = "mask_decoder.transformer"
@@ -55,7 +54,7 @@ def rename_sam2_weights(tensors: Tensors) -> dict[str, Array]:
 
 
 def supports(
-    tensors: Tensors, family: Family, embedding: Mapping[str, Shape], frame: Frame
+    tensors: Tensors, family: Family, embedding: Mapping[str, Shape], low_res: int
 ) -> bool:
     """Return whether `KernelDecoder` computes the decoder with these weights.
 
@@ -63,9 +62,9 @@ def supports(
         tensors: The decoder's weights.
         family: Of the model.
         embedding: Shapes of the embedding's tensors by name.
-        frame: What the encoder sees.
+        low_res: Side of the low-res logits.
     """
-    side = frame.side // CELL_PIXELS
+    side = low_res // LOGITS_PER_CELL
     whole_tiles = side - side % CELL_MULTIPLE
     if not family.token_weights or embedding != family.embedding_shapes(CHANNELS, whole_tiles):
         return False

@@ -59,12 +59,13 @@ class Checkpoint:
     @property
     def frame(self) -> int:
         """Side of the square that the encoder sees, in pixels."""
-        return int(self.config.prompt_encoder_config.image_size)
+        return self.family.frame(self.config)
 
     def build(self) -> PreTrainedModel:
         """Build transformers' model in evaluation mode. All models share the weights' memory."""
         model = self.family.empty_model(self.config)
         model.load_state_dict(self.state, assign=True)
+        self.family.restore(model)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return model.eval()
@@ -88,9 +89,9 @@ def complete_weights(
         BadCheckpoint: Names or shapes are not those of the model.
     """
     state = dict(state)
-    for name, other in (POSITIONS, POSITIONS[::-1]):
-        if name in state:
-            state.setdefault(other, state[name])
+    for suffix, other in (POSITIONS, POSITIONS[::-1]):
+        for name in [name for name in state if name.endswith(suffix)]:
+            state.setdefault(name.removesuffix(suffix) + other, state[name])
 
     model = family.empty_model(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -22,7 +22,6 @@ CONFIG = "config.json"
 CARD = "README.md"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 
 
 def read_config(folder: Path) -> tuple[ExportFamily, str, PretrainedConfig]:
@@ -42,14 +41,14 @@ def read_config(folder: Path) -> tuple[ExportFamily, str, PretrainedConfig]:
             f"unsupported model_type {model_type!r} in {file}; supported: {', '.join(MODEL_TYPES)}"
         )
 
-    parts = {part: _section(file, facts, part) for part in PARTS}
-    vision = parts["vision_config"]
+    family = MODEL_TYPES[model_type]
+    parts = {part: _section(file, facts, part) for part in family.parts}
+    vision = parts.get("vision_config", {})
     if not (vision.get("use_rel_pos", True) and vision.get("use_abs_pos", True)):
         raise BadCheckpoint(
             f"unsupported encoder in {file}: use_rel_pos and use_abs_pos must be true"
         )
 
-    family = MODEL_TYPES[model_type]
     try:
         return family, model_type, family.config(**parts)
     except (ValueError, TypeError, AttributeError) as error:
@@ -111,7 +110,7 @@ def read_pixel_statistics(
 
     facts = _read_json(files[0])
     facts = facts.get("image_processor", facts)
-    frame = config.prompt_encoder_config.image_size
+    frame = family.frame(config)
     for side, pixels in (facts.get("size") or {}).items():
         if pixels != frame:
             raise BadCheckpoint(

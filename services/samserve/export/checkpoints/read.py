@@ -74,7 +74,7 @@ def _read_file(path: Path) -> Checkpoint:
         pixel_mean=family.core.pixel_mean,
         pixel_std=family.core.pixel_std,
         source=Source(path.name, digest, file_format),
-        licence=META_LICENCE if published else UNKNOWN,
+        licence=family.licence or (META_LICENCE if published else UNKNOWN),
     )
 
 
@@ -103,5 +103,5 @@ def _read_folder(folder: Path) -> Checkpoint:
         pixel_mean=mean,
         pixel_std=std,
         source=Source(name, sha256_of_all(files), f"transformers {model_type}"),
-        licence=hugging_face.read_licence(folder),
+        licence=family.licence or hugging_face.read_licence(folder),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from samserve.core.family import Family, Shape
+from samserve.core.family import TRUNK, Family, Shape
 from samserve.export.graphs.decoder import DecoderGraph
 from samserve.export.weights import State
 
@@ -50,6 +50,11 @@ class ExportFamily:
         reference_image: transformers' model and its image features -> the encoded image.
         encoder_size: Sizes -> width and number of blocks of the image encoder.
         patch: Corrects transformers' model where it differs from the authors' code, in place.
+        judge: transformers' model -> the model that an export is compared with.
+        restore: Computes the buffers that no file holds, in place.
+        frame: Sizes -> side of the square that the encoder sees, in pixels.
+        parts: Of config.json, as `config` takes them.
+        licence: Of all weights of the family, fine-tuned ones too; empty if it differs.
         ignored: Patterns of names in transformers' files that still images do not need.
     """
 
@@ -66,6 +71,13 @@ class ExportFamily:
     reference_image: Callable[[PreTrainedModel, Any], ReferenceImage]
     encoder_size: Callable[[PretrainedConfig], tuple[int, int]]
     patch: Callable[[PreTrainedModel], None] = lambda _model: None
+    judge: Callable[[PreTrainedModel], Any] = lambda model: model
+    restore: Callable[[PreTrainedModel], None] = lambda _model: None
+    frame: Callable[[PretrainedConfig], int] = lambda config: (
+        config.prompt_encoder_config.image_size
+    )
+    parts: tuple[str, ...] = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    licence: str = ""
     ignored: tuple[str, ...] = ()
 
     @property
@@ -83,3 +95,11 @@ class ExportFamily:
         prompt_encoder = model.prompt_encoder
         side = prompt_encoder.image_embedding_size[0]
         return self.core.embedding_shapes(prompt_encoder.hidden_size, side)
+
+    def trunk_shapes(self, model: PreTrainedModel) -> dict[str, Shape]:
+        """[channels, rows, columns] of the encoder's output beside the embedding, if any."""
+        if not self.core.trunk:
+            return {}
+        width, _ = self.encoder_size(model.config)
+        rows, columns = model.prompt_encoder.image_embedding_size
+        return {TRUNK: (width, rows, columns)}

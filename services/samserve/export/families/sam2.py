@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Sam2Config, Sam2Mode
 from samserve.core.family import family_named
 from samserve.export.families.family import ExportFamily, ReferenceImage
 from samserve.export.families.shared import (
+    MLP_AND_ATTENTION_NAMES,
     PROMPT_AND_MASK_NAMES,
     Names,
     mask_decoder_sizes,
@@ -36,9 +37,7 @@ NAMES: Names = (
     (r"^sam_mask_decoder\.", "mask_decoder."),
     (r"^no_mem_embed$", "no_memory_embedding"),
     *PROMPT_AND_MASK_NAMES,
-    (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
-    (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
-    (r"\.out_proj\.", ".o_proj."),
+    *MLP_AND_ATTENTION_NAMES,
 )
 VIDEO_ONLY = (  # prefixes of weights that still images do not need
     "mask_downsample.",

@@ -29,6 +29,12 @@ PROMPT_AND_MASK_NAMES: Names = (  # applied in this order
     (r"(_head|_mlp|_mlps\.\d+)\.layers\.2\.", r"\1.proj_out."),
 )
 
+MLP_AND_ATTENTION_NAMES: Names = (  # of SAM 2 and SAM 3
+    (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
+    (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
+    (r"\.out_proj\.", ".o_proj."),
+)
+
 
 def prompt_encoder_sizes(state: State, part: str) -> dict[str, Any]:
     """Read the sizes of a prompt encoder from its weights' shapes.

@@ -7,6 +7,8 @@ supports.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class VitEncoder(nn.Module):
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
         self.layers = nn.ModuleList(
-            Block(layer, encoder.pos_embed.shape[1]) for layer in encoder.layers
+            Block(layer, encoder.pos_embed.shape[1], Attention) for layer in encoder.layers
         )
         self.neck = encoder.neck
 
@@ -47,11 +49,14 @@ class VitEncoder(nn.Module):
 class Block(nn.Module):
     """One layer of the encoder: attention within windows or over the whole image, then an MLP."""
 
-    def __init__(self, layer: nn.Module, cells: int) -> None:
+    def __init__(
+        self, layer: nn.Module, cells: int, attention: Callable[[nn.Module, int], nn.Module]
+    ) -> None:
         """
         Args:
             layer: transformers' layer.
             cells: Side of the whole image, G.
+            attention: transformers' layer and the side of its windows -> their attention.
         """
         super().__init__()
         self.cells = cells
@@ -61,7 +66,7 @@ class Block(nn.Module):
         self.layer_norm1 = layer.layer_norm1
         self.layer_norm2 = layer.layer_norm2
         self.mlp = layer.mlp
-        self.attn = Attention(layer.attn, self.window)
+        self.attn = attention(layer, self.window)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, G, G, C] -> the same shape."""
@@ -73,7 +78,7 @@ class Block(nn.Module):
         if self.is_global:
             return x
         padding = self.windows * self.window - self.cells
-        tiles = F.pad(x, (0, 0, 0, padding, 0, padding))
+        tiles = F.pad(x, (0, 0, 0, padding, 0, padding)) if padding else x
         tiles = tiles.reshape(-1, self.windows, self.window, self.windows, self.window, x.shape[-1])
         return tiles.permute(0, 1, 3, 2, 4, 5).reshape(-1, self.window, self.window, x.shape[-1])
 
@@ -91,13 +96,14 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Attention over a square of S x S cells, with relative positions along each axis."""
 
-    def __init__(self, attention: nn.Module, side: int) -> None:
+    def __init__(self, layer: nn.Module, side: int) -> None:
         """
         Args:
-            attention: transformers' attention.
+            layer: transformers' layer.
             side: Of the square, S.
         """
         super().__init__()
+        attention = layer.attn
         self.qkv = attention.qkv
         self.proj = attention.proj
         self.side = side

@@ -183,12 +183,45 @@ class ServedModel(BaseModel):
     default: bool
     side: int = Field(description="Of the square that images are resized into, in pixels.")
     low_res: int = Field(description="Side of the low-res logits.")
+    decoder_bytes: int = Field(
+        description="What a browser downloads to decode by itself; 0 if it cannot."
+    )
+    decoder_note: str = Field(description="Why it cannot.")
 
 
 class ModelsAnswer(BaseModel):
     """The models that are served."""
 
     models: list[ServedModel]
+
+
+class SingleMaskRule(BaseModel):
+    """When a single mask is stable."""
+
+    delta: float
+    threshold: float
+
+
+class DecoderAnswer(BaseModel):
+    """How a model's decoder is computed, for a browser that does it by itself."""
+
+    model: str
+    version: str
+    versions: list[str] = Field(description="Versions whose embeddings it decodes.")
+    digest: str = Field(description="SHA-256 of the weights; empty if a browser cannot decode.")
+    bytes: int = Field(description="Of the weights.")
+    note: str = Field(description="Why a browser cannot decode.")
+    frame: int = Field(description="Side of the square that images are resized into, in pixels.")
+    stretch: bool = Field(description="Whether images are stretched to the whole square.")
+    low_res: int = Field(description="Side of the low-res logits.")
+    embedding: dict[str, list[int]] = Field(description="Shapes of an embedding's tensors.")
+    token_weights: list[str]
+    fine_maps: list[str]
+    norm_epsilon: float
+    sigmoid_iou: bool
+    always_padded: bool
+    dynamic_single_mask: bool
+    single_mask: SingleMaskRule
 
 
 class ProblemModel(BaseModel):

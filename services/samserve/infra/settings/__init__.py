@@ -3,8 +3,14 @@
 This package is the one source of every default. docs/configuration.md is generated from it.
 """
 
-from samserve.infra.settings.common import BundleSettings, CommonSettings, ProcessSettings
+from samserve.infra.settings.common import (
+    BundleSettings,
+    CommonSettings,
+    ListenerSettings,
+    ProcessSettings,
+)
 from samserve.infra.settings.decoder import DecoderSettings
+from samserve.infra.settings.edge import EdgeSettings
 from samserve.infra.settings.embedding import EmbeddingSettings
 from samserve.infra.settings.gateway import GatewaySettings
 from samserve.infra.settings.load import (
@@ -19,9 +25,11 @@ __all__ = [
     "BundleSettings",
     "CommonSettings",
     "DecoderSettings",
+    "EdgeSettings",
     "EmbeddingSettings",
     "EnvironmentSettings",
     "GatewaySettings",
+    "ListenerSettings",
     "ProcessSettings",
     "load_settings",
     "parse_arguments",

@@ -29,8 +29,8 @@ class BundleSettings(EnvironmentSettings):
     )
 
 
-class ProcessSettings(EnvironmentSettings):
-    """The settings that every program that serves reads."""
+class ListenerSettings(EnvironmentSettings):
+    """The settings that every program that listens reads, the edge too."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -42,6 +42,16 @@ class ProcessSettings(EnvironmentSettings):
     max_image_bytes: int = Field(
         default=32 * MIB, gt=0, description="Size limit of an encoded image, in bytes."
     )
+    log_level: str = Field(
+        default="info",
+        pattern="(?i)^(debug|info|warning|error)$",
+        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
+    )
+
+
+class ProcessSettings(ListenerSettings):
+    """The settings that every program that serves reads."""
+
     max_connections: int = Field(
         default=1024,
         gt=0,
@@ -52,11 +62,6 @@ class ProcessSettings(EnvironmentSettings):
     )
     slow_s: float = Field(
         default=1, gt=0, description="Calls that take longer than this are logged, in seconds."
-    )
-    log_level: str = Field(
-        default="info",
-        pattern="(?i)^(debug|info|warning|error)$",
-        description="Lowest level of log lines: `debug`, `info`, `warning` or `error`.",
     )
     otlp_endpoint: Endpoint = Field(
         default="",

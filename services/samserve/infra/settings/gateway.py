@@ -26,7 +26,10 @@ class GatewaySettings(ProcessSettings):
     decoder_url: str = Field(
         default=DECODER_ADDRESS,
         validation_alias=variable("DECODER_URL"),
-        description="Address of the decoder; `dns:///NAME:PORT` balances over all its servers.",
+        description=(
+            "Address of the decoder, or several, separated by commas. With `dns:///NAME:PORT` all "
+            "servers of the name are used, each for its share of the images."
+        ),
     )
     embedding_url: str = Field(
         default=EMBEDDING_ADDRESS,

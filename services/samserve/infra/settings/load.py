@@ -13,6 +13,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 
 from samserve.infra.settings.decoder import DecoderSettings
+from samserve.infra.settings.edge import EdgeSettings
 from samserve.infra.settings.embedding import EmbeddingSettings
 from samserve.infra.settings.gateway import GatewaySettings
 from samserve.infra.settings.values import PREFIX, EnvironmentSettings
@@ -36,6 +37,9 @@ def load_settings(kind: type[Settings]) -> Settings:
         return kind()
     except ValidationError as error:
         for problem in error.errors():
+            if not problem["loc"]:  # of several variables together
+                sys.stderr.write(f"{problem['msg'].removeprefix('Value error, ')}\n")
+                continue
             name = str(problem["loc"][0])
             variable = name if name.isupper() else PREFIX + name.upper()
             value = "***" if SECRET_NAMES & set(variable.split("_")) else repr(problem["input"])
@@ -77,7 +81,7 @@ def unknown_variable_warnings(environment: Mapping[str, str]) -> list[str]:
     """
     known = OTHER_VARIABLES | {
         variable_of(name, field)
-        for kind in (EmbeddingSettings, DecoderSettings, GatewaySettings)
+        for kind in (EmbeddingSettings, DecoderSettings, GatewaySettings, EdgeSettings)
         for name, field in kind.model_fields.items()
     }
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)

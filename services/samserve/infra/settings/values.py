@@ -53,6 +53,25 @@ def _parse_private_hosts(value: Any) -> Any:
     return parse_hosts(value, private=True) if isinstance(value, str) else value
 
 
+def _parse_names(value: Any) -> Any:
+    """Parse a list with commas."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _parse_servers(value: Any) -> Any:
+    """Parse `HOST:PORT,...`, each with or without `dns:///`. Raises ValueError."""
+    servers = tuple(name.removeprefix("dns:///") for name in _parse_names(value))
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        if not (host and port.isdigit() and 0 < int(port) < 2**16):
+            raise ValueError(f"expected HOST:PORT, separated by commas; found {server!r}")
+    if not servers:
+        raise ValueError("expected HOST:PORT")
+    return servers
+
+
 def _parse_origins(value: Any) -> Any:
     """Parse `https://HOST[:PORT],...`. Raises ValueError."""
     if not isinstance(value, str):
@@ -77,6 +96,8 @@ Models = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_models)]
 ModelNames = Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_model_names)]
 Hosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_public_hosts)]
 PrivateHosts = Annotated[tuple[AllowedHost, ...], NoDecode, BeforeValidator(_parse_private_hosts)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_names)]
+Servers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_servers)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)]
 Folder = Annotated[Path, BeforeValidator(_as_folder)]
 

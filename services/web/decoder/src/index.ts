@@ -4,7 +4,7 @@ export * from "./errors.js";
 export type * from "./types.js";
 export { Decoder } from "./decoder.js";
 export { RemoteDecoder } from "./remote.js";
-export { embedImage, listModels } from "./server.js";
+export { embedImage, findImage, listModels, type EmbeddedImage, type ServerOptions } from "./server.js";
 export {
   area,
   bbox,

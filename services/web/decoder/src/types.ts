@@ -1,6 +1,6 @@
 /** What the package's objects are. Coordinates are pixels of the oriented image. */
 
-export type Backend = "wasm" | "webgpu" | "server";
+export type Backend = "wasm" | "server";
 
 /** A click. */
 export interface Point {
@@ -40,7 +40,7 @@ export interface Mask {
 
 /** Bytes that have arrived, and all of them; `total` is 0 where the server does not say. */
 export interface Progress {
-  stage: "runtime" | "weights" | "embedding";
+  stage: "weights" | "embedding";
   loaded: number;
   total: number;
 }
@@ -52,10 +52,8 @@ export interface LoadOptions {
   baseUrl?: string;
   /** Name of a model; empty: the default model. */
   model?: string;
-  /** `auto`: WebGPU where it passes a self-test and is faster, otherwise WebAssembly. */
+  /** WebAssembly in any case; `facts.note` says why `webgpu` is not used. */
   backend?: "auto" | "wasm" | "webgpu";
-  /** Threads of WebAssembly; 0: as many as are of use. More than one needs a cross-origin isolated page. */
-  threads?: number;
   onProgress?: OnProgress;
   signal?: AbortSignal;
 }
@@ -117,16 +115,10 @@ export interface ServedModel {
   /** Side of the square that images are resized into, in pixels. */
   side: number;
   lowRes: number;
-  /** How to decode it in a browser; null if that is impossible. */
-  browser: BrowserDecoder | null;
+  /** What to download to decode it in a browser; null if it cannot be decoded there. */
+  browser: { bytes: number } | null;
   /** Why `browser` is null, as a sentence to show. */
   browserNote: string;
-}
-
-export interface BrowserDecoder {
-  kind: "kernel" | "onnx";
-  /** Bytes to download once, for each version of the model. */
-  bytes: number;
 }
 
 /** Pixels of a mask, row by row, 0 or 1. */

@@ -13,7 +13,7 @@ from samserve.bundles.files import BrokenBundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
 from samserve.core.family import FAMILIES
-from samserve.core.geometry import Frame, Size
+from samserve.core.geometry import Size
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.sam.kernel_weights import group_by_cell
 from samserve.decoder.sam.mask_decoder import MaskDecoder
@@ -89,12 +89,14 @@ def test_models_that_the_kernel_does_not_support_go_to_the_graph_with_all_tensor
 
 
 def test_a_bundle_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BrokenBundle, match=r"unknown family 'sam9'; supported: sam, sam2, sam_hq"):
+    with pytest.raises(
+        BrokenBundle, match=r"unknown family 'sam9'; supported: sam, sam2, sam3, sam_hq"
+    ):
         MaskDecoder(bundle(tmp_path, "sam9", weights()), Threads(1))
 
 
 def test_the_kernel_supports_sams_decoder_and_no_wider_or_deeper_one() -> None:
-    sam, seen = FAMILIES["sam"], (NANO.embedding, NANO.frame)
+    sam, seen = FAMILIES["sam"], (NANO.embedding, NANO.low_res)
     assert supports(weights(), sam, *seen)
     assert not supports(weights(), FAMILIES["sam_hq"], *seen)
     block = "mask_decoder.transformer.layers"
@@ -129,19 +131,15 @@ def test_the_kernel_supports_sams_decoder_and_no_wider_or_deeper_one() -> None:
 def test_the_kernel_supports_embeddings_of_its_own_shapes_only(
     family: str, shapes: dict[str, tuple[int, ...]], supported: bool
 ) -> None:
-    assert supports(weights(), FAMILIES[family], shapes, Frame(1024)) == supported
+    assert supports(weights(), FAMILIES[family], shapes, 256) == supported
 
 
 @pytest.mark.parametrize(
-    ("side", "supported"), [(512, True), (960, False)]
+    ("cells", "supported"), [(32, True), (60, False), (72, True)]
 )  # 60 x 60 cells are no whole tiles
-def test_the_kernel_supports_frames_of_whole_tiles(side: int, supported: bool) -> None:
-    assert (
-        supports(
-            weights(), FAMILIES["sam"], {"embedding": (256, side // 16, side // 16)}, Frame(side)
-        )
-        == supported
-    )
+def test_the_kernel_supports_embeddings_of_whole_tiles(cells: int, supported: bool) -> None:
+    shapes = {"embedding": (256, cells, cells)}
+    assert supports(weights(), FAMILIES["sam"], shapes, 4 * cells) == supported
 
 
 def test_sam_2s_weights_get_the_names_that_sams_have() -> None:

@@ -14,7 +14,9 @@
 #define SUBS 4         /* each upscaling makes so many pixels of one */
 #define FINE 64        /* channels after the first upscaling */
 #define THIN 32        /* channels after the second upscaling */
+#ifndef MOST_TOKENS /* services/web/decoder/kernel sets its own */
 #define MOST_TOKENS 24
+#endif
 #define MOST_ROWS (HEADS * MOST_TOKENS)
 #define MOST_DENSE 17  /* channels of a mask prompt's features, and a constant */
 #define DENSE_LINE PAD64(MOST_DENSE)

@@ -3,7 +3,11 @@
    Independent of SAM. */
 
 #pragma once
+#ifdef __wasm__
+#include <wasm_simd128.h>
+#else
 #include <immintrin.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,12 +17,17 @@
 
 #ifdef __AVX512F__
 #define LANES 16
+#define ROWS 6    /* rows of a block of a product: as many as the registers hold */
 #define COLUMNS 4 /* vectors side by side in a block of a product */
+#elif defined(__wasm__)
+#define LANES 4
+#define ROWS 4
+#define COLUMNS 2
 #else
 #define LANES 8
+#define ROWS 6
 #define COLUMNS 2
 #endif
-#define ROWS 6 /* rows of a block: as many as the registers hold */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef int16_t narrow __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
@@ -31,6 +40,13 @@ INLINE vec widen(const int16_t *p) { return __builtin_convertvector(*(const narr
 #ifdef __AVX512F__
 INLINE vec from_half(const uint16_t *p)
     { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+#elif defined(__wasm__)
+INLINE vec from_half(const uint16_t *p)
+{
+    ivec bits = (ivec)wasm_u32x4_load16x4(p);
+    vec size = (vec)((bits & 0x7fff) << 13) * 0x1p112f;
+    return (vec)((ivec)size | (bits & 0x8000) << 16);
+}
 #else
 INLINE vec from_half(const uint16_t *p)
     { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
@@ -118,8 +134,10 @@ static void multiply_tile(float *c, long ldc, const float *a, long lda, const fl
             float *to = c + r * ldc + j;
             const float *from = a + r * lda;
             switch (take) {
+#if ROWS > 4
             case 6: block(6, to, ldc, from, lda, b + j, ldb, k, add); break;
             case 5: block(5, to, ldc, from, lda, b + j, ldb, k, add); break;
+#endif
             case 4: block(4, to, ldc, from, lda, b + j, ldb, k, add); break;
             case 3: block(3, to, ldc, from, lda, b + j, ldb, k, add); break;
             case 2: block(2, to, ldc, from, lda, b + j, ldb, k, add); break;

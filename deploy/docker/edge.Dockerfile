@@ -1,0 +1,28 @@
+# The edge: Envoy on 8504 for all callers, metrics on 9464. From the repository's root:
+#   docker build --file deploy/docker/edge.Dockerfile --tag samserve-edge:0.3.0 .
+
+# A digest pins a base image to the bytes that you have tested: @sha256:... of the tag below, from your registry.
+ARG PYTHON_DIGEST=
+
+# This stage is the same in all images, so it is built once.
+FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST} AS wheel
+WORKDIR /src
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
+COPY protos protos
+COPY services services
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM wheel AS packages
+RUN python -m venv --without-pip /opt/samserve \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[edge]" \
+ && cd /opt/samserve/lib/python3.11/site-packages \
+ && find . -depth -type d \( -name tests -o -name test \) -exec rm -r {} +
+
+FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}
+COPY --from=packages /opt/samserve /opt/samserve
+# The root file system may be read-only. All writes go to /tmp.
+ENV PATH=/opt/samserve/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SAMSERVE_EDGE_RUN_FOLDER=/tmp/edge
+RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin samserve
+USER 10001:10001
+EXPOSE 8504 9464
+ENTRYPOINT ["python", "-m", "samserve.edge"]

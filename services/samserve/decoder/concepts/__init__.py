@@ -1,0 +1,1 @@
+"""Finds concepts on images: phrases and examples instead of clicks."""
