@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
 from samserve.gateway.page import BUILT, INDEX
 from samserve.local.stack import Stack, StackOptions
 from stacks import client, patience, started
@@ -24,6 +24,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
 
 
 def chromium() -> str:
@@ -55,10 +58,18 @@ def stack(
 
 @pytest.fixture
 def context(browser: Browser, stack: Stack) -> Iterator[BrowserContext]:
-    """A browser that has kept nothing."""
+    """A browser that has kept nothing, without the service worker, which would hide requests."""
     context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, base_url=stack.addresses.gateway
+        viewport=VIEWPORT, base_url=stack.addresses.gateway, service_workers="block"
     )
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def offline(browser: Browser, stack: Stack) -> Iterator[BrowserContext]:
+    """A browser with the page's service worker."""
+    context = browser.new_context(viewport=VIEWPORT, base_url=stack.addresses.gateway)
     yield context
     context.close()
 

@@ -32,34 +32,34 @@ def findings(annotator: Annotator) -> list[tuple[str, str, list[str]]]:
 def test_axe_finds_nothing(
     browser: Browser, stack: Stack, coins: Path, scheme: Literal["light", "dark"], width: int
 ) -> None:
-    context = browser.new_context(
+    with browser.new_context(
         base_url=stack.addresses.gateway,
         color_scheme=scheme,
+        service_workers="block",
         viewport={"width": width, "height": 844},
-    )
-    annotator = Annotator.at(context.new_page())
-    annotator.button("Open a folder").first.wait_for()
-    assert findings(annotator) == []  # before there is an image
+    ) as context:
+        annotator = Annotator.at(context.new_page())
+        annotator.button("Open a folder").first.wait_for()
+        assert findings(annotator) == []  # before there is an image
 
-    annotator.drop(coins)
-    annotator.click(*COIN)
-    assert findings(annotator) == []  # a mask in progress
+        annotator.drop(coins)
+        annotator.click(*COIN)
+        assert findings(annotator) == []  # a mask in progress
 
-    annotator.accept()
-    annotator.press("s")
-    annotator.page.locator(".suggestions").wait_for(state="attached")
-    if width < 760:
-        annotator.page.get_by_role("button", name="Objects").click()
-    assert findings(annotator) == []  # objects and suggestions
+        annotator.accept()
+        annotator.press("s")
+        annotator.page.locator(".suggestions").wait_for(state="attached")
+        if width < 760:
+            annotator.page.get_by_role("button", name="Objects").click()
+        assert findings(annotator) == []  # objects and suggestions
 
-    annotator.page.locator("#stage").focus()
-    for keys, name in (("?", "Keys"), ("Control+e", "Export")):
-        annotator.press(keys)
-        annotator.page.get_by_role("dialog", name=name).wait_for()
-        assert findings(annotator) == []
-        annotator.press("Escape")
-        annotator.page.get_by_role("dialog").wait_for(state="detached")
-    context.close()
+        annotator.page.locator("#stage").focus()
+        for keys, name in (("?", "Keys"), ("Control+e", "Export")):
+            annotator.press(keys)
+            annotator.page.get_by_role("dialog", name=name).wait_for()
+            assert findings(annotator) == []
+            annotator.press("Escape")
+            annotator.page.get_by_role("dialog").wait_for(state="detached")
 
 
 def test_every_control_is_reached_by_the_keyboard(annotator: Annotator, coins: Path) -> None:

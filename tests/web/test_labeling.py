@@ -18,10 +18,19 @@ from pycocotools.coco import COCO
 from samserve.client import Box, Click, Client
 from samserve.client.everything import GridOptions
 from stacks import until
-from web.annotator import POINTS_PER_SIDE, Annotator
+from web.annotator import SWEEP, Annotator
 
 COIN = (213.0, 193.0)
 OTHER_COIN = (52.0, 50.0)
+
+# The service worker has kept the page, its worker, the decoder and the embedding.
+KEPT = """async () => {
+  const found = [];
+  for (const name of await caches.keys())
+    for (const { url } of await (await caches.open(name)).keys()) found.push(url);
+  return ["/", ".wasm", "/embedding", "/decoder/", "worker"].every((part) =>
+    found.some((url) => (part === "/" ? new URL(url).pathname === "/" : url.includes(part))));
+}"""
 
 
 def rle_of(
@@ -72,7 +81,7 @@ def test_labeled_image_is_exported_with_the_masks_of_the_server(
     assert same(first, rle_of(client, coins, [Click(*COIN), Click(230, 210, on=False)]))
     assert same(second, rle_of(client, coins, [Click(*OTHER_COIN)]))
 
-    found = client.generate_masks(coins, GridOptions(points_per_side=POINTS_PER_SIDE)).records
+    found = client.generate_masks(coins, GridOptions(**SWEEP)).records
     assert sorted(each["segmentation"]["counts"] for each in rest) == sorted(
         each.mask.rle.decode() for each in found
     )
@@ -91,7 +100,6 @@ def test_box_and_candidates_give_the_masks_of_the_server(
 ) -> None:
     annotator.drop(coins)
     annotator.draw((150, 40), (200, 90))  # a drag with the click tool is a box
-    annotator.button("Accept").wait_for()
     annotator.accept()
     annotator.click(*COIN)
     annotator.press("2")
@@ -205,12 +213,12 @@ def test_refining_asks_with_the_mask_before(annotator: Annotator, coins: Path) -
 
 
 def test_network_is_not_needed_once_the_embedding_has_come(
-    annotator: Annotator, context: BrowserContext, coins: Path
+    offline: BrowserContext, coins: Path
 ) -> None:
+    annotator = Annotator.at(offline.new_page(), fewer_points=False)
     annotator.drop(coins)
-    annotator.page.wait_for_function("navigator.serviceWorker.controller !== null")
-    annotator.page.wait_for_timeout(500)  # the service worker writes what the page has loaded
-    context.set_offline(True)
+    annotator.page.wait_for_function(KEPT)
+    offline.set_offline(True)
     annotator.hover(*OTHER_COIN)
     annotator.click(*COIN)
     annotator.accept()
@@ -221,7 +229,6 @@ def test_network_is_not_needed_once_the_embedding_has_come(
     annotator.accept()
     assert annotator.objects() == ["object 2", "object 1"]
     assert len(annotator.export_coco()["annotations"]) == 2
-    context.set_offline(False)
 
 
 def test_reload_in_the_middle_loses_nothing(annotator: Annotator, coins: Path) -> None:

@@ -38,7 +38,7 @@ async function keptFirst(request: Request, name: string): Promise<Response> {
   const kept = await caches.match(request);
   if (kept) return kept;
   const response = await fetch(request);
-  if (response.ok) await put(name, request, response.clone(), MOST_PAGE_FILES);
+  if (response.ok) void put(name, request, response.clone(), MOST_PAGE_FILES);
   return response;
 }
 
