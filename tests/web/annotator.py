@@ -14,7 +14,7 @@ from typing import Any
 from playwright.sync_api import Page, Route, expect
 from stacks import CAP
 
-PATIENCE = 50_000  # milliseconds; an end to tests that would wait forever
+PATIENCE = 1000 * CAP  # milliseconds; an end to tests that would wait forever
 
 SWEEPS = re.compile("/(everything|proposals)$")
 
