@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+HASHED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement
 CODE := services tests loadtest docs helm/boards deploy/images protos/build.py hatch_build.py
 
 .PHONY: help setup demo test check bench load attacks capacity up proto kernel format soak faults clients fuzz sanitize nano quality wheel images web docs clean
@@ -19,13 +20,16 @@ $(BIN)/pip:
 
 # Serving on this machine: neither torch nor transformers.
 KERNELS := services/samserve/native/build.py $(wildcard services/samserve/codec/kernel/*.[ch] services/samserve/decoder/sam/kernel/*.[ch])
-$(VENV)/.local: pyproject.toml constraints.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto) $(KERNELS) | $(BIN)/pip
+# All packages by their hashes first; then the project, which finds them.
+$(VENV)/.local: pyproject.toml constraints.txt requirements/local.txt hatch_build.py protos/build.py $(wildcard protos/samserve/v1/*.proto protos/samserve/*/v1/*.proto) $(KERNELS) | $(BIN)/pip
+	$(HASHED) requirements/local.txt
 	$(PIP) --editable '.[local]'
 	$(BIN)/python -m samserve.local.triton
 	@touch $@
 
 # Tests and checks. TORCH=0 leaves out training and export, which need torch, and skips their tests.
-$(VENV)/.dev: $(VENV)/.local
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.local
+	$(if $(filter 0,$(TORCH)),,$(HASHED) requirements/dev.txt)
 	$(PIP) --editable '.[dev$(if $(filter 0,$(TORCH)),,$(comma)train)]'
 	@touch $@
 
@@ -69,6 +73,9 @@ bench: $(VENV)/.dev  ## run the benchmarks; writes build/bench
 	$(BIN)/python -m loadtest.bench.decoder
 	$(BIN)/python -m loadtest.bench.click
 	$(BIN)/python -m loadtest.bench.gateway
+	$(BIN)/python -m loadtest.bench.edge
+	$(BIN)/python -m loadtest.bench.affinity
+	$(BIN)/python -m loadtest.bench.tenants
 	$(BIN)/python -m loadtest.bench.embedding
 	$(BIN)/python -m loadtest.bench.bulk
 	$(BIN)/python -m loadtest.bench.image
@@ -123,6 +130,22 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/pip
 
 docs: $(VENV)/.docs  ## build the documentation as a site and check its links; writes build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+SUPPLY := build/supply
+$(SUPPLY)/.done: requirements/supply.txt | $(BIN)/pip
+	$(BIN)/python -m venv $(SUPPLY)
+	$(SUPPLY)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements/supply.txt
+	@touch $@
+
+lock: $(SUPPLY)/.done  ## write the hashes of all packages, after a change of their versions; writes requirements
+	PATH="$(CURDIR)/$(SUPPLY)/bin:$$PATH" $(SUPPLY)/bin/python requirements/lock.py
+	$(BIN)/python docs/build_licences.py
+
+sbom: $(SUPPLY)/.done  ## list all packages of each image as CycloneDX; writes build/sbom
+	$(SUPPLY)/bin/python requirements/sbom.py
+
+audit: $(SUPPLY)/.done  ## ask whether known faults are in the packages; needs the network
+	$(SUPPLY)/bin/python requirements/audit.py
 
 clean:  ## remove build results
 	rm -rf build dist

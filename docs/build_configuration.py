@@ -24,6 +24,7 @@ from samserve.infra.settings import (
     EmbeddingSettings,
     EnvironmentSettings,
     GatewaySettings,
+    IdentitySettings,
     ListenerSettings,
     ProcessSettings,
     variable_of,
@@ -60,6 +61,7 @@ OTHERS = {
     "Client and command line": [
         ("DECODER_URL", DECODER_ADDRESS, "Address of the decoder."),
         ("EMBEDDING_URL", EMBEDDING_ADDRESS, "Address of the embedding service."),
+        ("SAMSERVE_API_KEY", "", "API key that the commands send to the edge."),
         ("REDIS_URL", "", "Redis that `samserve up` uses; without it, the command starts one."),
         ("TRITON_URL", "", "Triton that `samserve up` uses; without it, the command starts one."),
         ("SAMSERVE_CACHE_CODING", "small", "Coding that `samserve up` gives its services."),
@@ -119,6 +121,7 @@ def page() -> str:
         section("Embedding service", rows(EmbeddingSettings, common)),
         section("Decoder", rows(DecoderSettings, common)),
         section("Gateway", rows(GatewaySettings, every)),
+        section("Authoriser", rows(IdentitySettings, every)),
         section("Edge", rows(EdgeSettings, ListenerSettings.model_fields)),
     ]
 

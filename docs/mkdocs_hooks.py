@@ -18,7 +18,11 @@ log = logging.getLogger("mkdocs.hooks.links")
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ROOT_PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 _EXTERNAL = re.compile(r"^([a-z]+:|#)")

@@ -33,7 +33,7 @@ FORBIDDEN = (
     "has come to",
     "goes on without",
 )
-GENERATED_PAGES = ("docs/configuration.md",)
+GENERATED_PAGES = ("docs/configuration.md", "docs/licences.md")
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _GENERATED = re.compile(r"^<!-- (?!end)[\w-]+ -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)

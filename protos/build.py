@@ -1,4 +1,4 @@
-"""Generates services/samserve/v1 from protos/: run by the package build, and by `make proto`."""
+"""Generates the code of protos/ in services/: run by the package build, and by `make proto`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def generate() -> None:
         raise SystemExit(
             f"protoc failed on {', '.join(p.name for p in protos)}: see its messages above"
         )
-    (out / "samserve/v1/__init__.py").write_text('"""Generated from protos/samserve/v1."""\n')
+    for folder in sorted({proto.parent.relative_to(ROOT / "protos") for proto in protos}):
+        (out / folder / "__init__.py").write_text(f'"""Generated from protos/{folder}."""\n')
 
 
 if __name__ == "__main__":

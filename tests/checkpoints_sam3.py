@@ -1,24 +1,35 @@
-"""SAM 3's checkpoints with random weights, in Meta's and transformers' layout."""
+"""SAM 3's checkpoints with random weights, in Meta's and transformers' layout.
+
+`PYTHONPATH=tests:services python tests/checkpoints_sam3.py FOLDER` writes a small one.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from checkpoints import Shapes, drawn, layer, mask_shapes, mlp3, norm, prompt_shapes
 from safetensors.torch import save_file
+from samserve.core.tokens import Vocabulary
 from samserve.export.families.sam3_model import Sam3
 from torch import Tensor
 from transformers.models.sam3_video.configuration_sam3_video import Sam3VideoConfig
+
+# Merges of the small vocabulary: enough for a few words to be one token each.
+MERGES = [
+    ("c", "o"), ("i", "n</w>"), ("co", "in</w>"), ("t", "a"), ("b", "l"), ("bl", "e</w>"),
+    ("ta", "ble</w>"), ("r", "e"), ("re", "d</w>"), ("d", "o"), ("do", "t</w>"),
+]  # fmt: skip
 
 # width, MLP, layers, heads, frame, window, global, pretrained; DETR layers; text width, layers
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {
         "vision": (64, 160, 4, 2, 224, 8, [1, 3], 112),
         "layers": 2,
-        "text": (64, 128, 2, 512),
+        "text": (64, 128, 2, 512 + len(MERGES) + 2),
     },
     "full": {
         "vision": (1024, 4736, 32, 16, 1008, 24, [7, 15, 23, 31], 336),
@@ -28,8 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def config(size: str = "mini", vocabulary: int | None = None) -> Sam3VideoConfig:
-    """transformers' description of the sizes; the vocabulary may be another one."""
+def config(size: str = "mini") -> Sam3VideoConfig:
+    """transformers' description of the sizes."""
     width, mlp, depth, heads, frame, window, everywhere, pretrained = SIZES[size]["vision"]
     text_width, text_mlp, text_depth, words = SIZES[size]["text"]
     layers = {"num_layers": SIZES[size]["layers"]}
@@ -54,7 +65,7 @@ def config(size: str = "mini", vocabulary: int | None = None) -> Sam3VideoConfig
             "vision_config": vision,
             "text_config": {
                 "model_type": "clip_text_model",
-                "vocab_size": vocabulary or words,
+                "vocab_size": words,
                 "hidden_size": text_width,
                 "intermediate_size": text_mlp,
                 "projection_dim": 512,
@@ -95,10 +106,10 @@ def weights(sizes: Sam3VideoConfig, seed: int = 0) -> dict[str, Tensor]:
     return state
 
 
-def hf_sam3(path: Path, size: str = "mini", vocabulary: int | None = None) -> Path:
+def hf_sam3(path: Path, size: str = "mini") -> Path:
     """Write a folder as transformers does of its `Sam3VideoModel`, with some weights for videos."""
     path.mkdir()
-    sizes = config(size, vocabulary)
+    sizes = config(size)
     (path / "config.json").write_text(json.dumps(sizes.to_dict(), default=str))
     video = {
         "tracker_model.memory_attention.layer_norm.weight": torch.ones(256),
@@ -107,12 +118,23 @@ def hf_sam3(path: Path, size: str = "mini", vocabulary: int | None = None) -> Pa
     }
     state = weights(sizes) | video
     save_file({name: tensor.clone() for name, tensor in state.items()}, path / "model.safetensors")
+    write_tokenizer(path)
     return path
+
+
+def write_tokenizer(path: Path) -> None:
+    """Write vocab.json and merges.txt, as transformers does of CLIP's tokenizer."""
+    own = Vocabulary(MERGES)
+    ids = {**own.ids, "<|startoftext|>": own.begin, "<|endoftext|>": own.end}
+    (path / "vocab.json").write_text(json.dumps(ids))
+    lines = ["#version: 0.2", *map(" ".join, MERGES)]
+    (path / "merges.txt").write_text("\n".join(lines))
 
 
 def meta_sam3(path: Path, size: str = "mini") -> Path:
     """Write a file such as Meta's sam3.pt, with a few weights that images do not need."""
     torch.save(drawn(meta_shapes(size)) | rotations(size), path)
+    write_tokenizer(path.parent)
     return path
 
 
@@ -266,3 +288,7 @@ def joined_attention(name: str, width: int) -> Shapes:
         f"{name}.in_proj_bias": (3 * width,),
         **layer(f"{name}.out_proj", width, width),
     }
+
+
+if __name__ == "__main__":
+    hf_sam3(Path(sys.argv[1]))

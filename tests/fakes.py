@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from samserve.core.cache_status import CacheStatus
 from samserve.core.crop import Crop
+from samserve.core.detections import Detections
 from samserve.core.embedding import Embedding, EmbeddingHeader
 from samserve.core.errors import EmbeddingNotCached, ModelNotFound
-from samserve.core.geometry import Frame
+from samserve.core.geometry import Frame, Size
 from samserve.core.image import FramedImage, Limits, frame_image
 from samserve.decoder.image_source import SourcedImage
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.registry import ServedModel
 from samserve.decoder.sam.mask_decoder import Candidates, MaskDecoder, ReadyImage
 from samserve.embedding.admission import Priority
-from samserve.embedding.encoder import EncoderSpec
+from samserve.embedding.concept_head import Phrase
+from samserve.embedding.encoder import ConceptSpec, EncoderSpec
 from samserve.infra.cache import CacheKey, Claim
+from samserve.infra.deletions import Generation
 
 
 class FakeCache:
@@ -30,6 +34,7 @@ class FakeCache:
         self.claims: dict[CacheKey, str] = {}
         self.renewed = 0
         self.down = False
+        self.marks: Generation = (None, None)
 
     async def head(self, key: CacheKey, contract: object = None) -> EmbeddingHeader | None:
         embedding = await self.get(key)
@@ -40,7 +45,28 @@ class FakeCache:
     async def get(self, key: CacheKey, contract: object = None) -> Embedding | None:
         return None if self.down else self.entries.get(key)
 
-    async def put(self, key: CacheKey, embedding: Embedding) -> None:
+    async def read(
+        self, key: CacheKey, contract: object = None
+    ) -> tuple[Embedding | None, Generation | None]:
+        return await self.get(key, contract), self.marks
+
+    async def generation(self, key: CacheKey) -> Generation | None:
+        return self.marks
+
+    async def delete_image(self, owner: str, image_id: str) -> int:
+        self.marks = (b"deleted", None)
+        gone = [key for key in self.entries if (key.owner, key.whole) == (owner, image_id)]
+        return len([self.entries.pop(key) for key in gone])
+
+    async def delete_owner(self, owner: str) -> int:
+        gone = [key for key in self.entries if key.owner == owner]
+        return len([self.entries.pop(key) for key in gone])
+
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None = None
+    ) -> None:
+        if generation not in (None, self.marks):
+            return
         if not self.down:
             self.entries[key] = embedding
 
@@ -67,7 +93,8 @@ class FakeCache:
 class FakeEncoder:
     """Embeds an image as shades of its mean colour. Counts its runs; tests can hold them."""
 
-    def __init__(self) -> None:
+    def __init__(self, knows_concepts: bool = False) -> None:
+        self.knows_concepts = knows_concepts
         self.encoded = 0
         self.channels = 4
         self.failure: Exception | None = None
@@ -79,7 +106,11 @@ class FakeEncoder:
         name = model or "nano"
         if name not in ("nano", "twin"):
             raise ModelNotFound(name, ["nano", "twin"])
-        return EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",), "fp32", "onnxruntime")
+        spec = EncoderSpec(name, f"{name}-test", Frame(64), ("embedding",), "fp32", "onnxruntime")
+        if not self.knows_concepts:
+            return spec
+        head = ConceptSpec(f"{name}-head", top=3, tokens=8, words=600, side=8)
+        return replace(spec, trunk=(4, 8, 8), concepts=head)
 
     async def encode(
         self, spec: EncoderSpec, image: FramedImage, priority: Priority, seconds: float
@@ -91,7 +122,46 @@ class FakeEncoder:
             raise self.failure
         self.encoded += 1
         shades = image.pixels.mean() + np.arange(64.0).reshape(8, 8)
-        return {"embedding": np.tile(shades.astype(np.float16), (self.channels, 1, 1))}
+        tensors = {"embedding": np.tile(shades.astype(np.float16), (self.channels, 1, 1))}
+        return tensors | ({"trunk": tensors["embedding"]} if spec.trunk else {})
+
+
+class FakeHead:
+    """Finds two instances of every concept. Counts its runs; tests can hold them."""
+
+    def __init__(self) -> None:
+        self.phrases: list[tuple[int, ...]] = []
+        self.runs: list[int] = []  # concepts of each
+        self.failure: Exception | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def embed_text(self, model: str, spec: ConceptSpec, tokens: Sequence[int]) -> np.ndarray:
+        self.phrases.append(tuple(tokens))
+        return np.full((len(tokens), 4), sum(tokens) % 100, np.float16)
+
+    async def find(
+        self,
+        model: str,
+        spec: ConceptSpec,
+        trunk: np.ndarray,
+        size: Size,
+        phrases: Sequence[Phrase],
+    ) -> list[Detections]:
+        self.runs.append(len(phrases))
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        boxes = np.array([[0, 0, size.width / 2, size.height], [0, 0, 1, 1]], np.float32)
+        return [
+            Detections(
+                presence=0.9,
+                scores=np.array([0.8, 0.3], np.float32),
+                boxes=boxes,
+                logits=np.full((2, spec.side, spec.side), phrase.features[0, 0], np.float16),
+            )
+            for phrase in phrases
+        ]
 
 
 class InProcessDecoder:
@@ -109,6 +179,7 @@ class HeldDecoder:
 
     def __init__(self, decoder: MaskDecoder) -> None:
         self._decoder, self.bundle = decoder, decoder.bundle
+        self.has_kernel = decoder.has_kernel
         self.decoded: list[Prompt] = []
         self.busy, self.go = threading.Event(), threading.Event()
         self.go.set()

@@ -13,7 +13,10 @@ COPY services services
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
+COPY requirements/decoder.txt ./
+# First all packages by their hashes, then the wheel, which finds them.
 RUN python -m venv --without-pip /opt/samserve \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --require-hashes --no-deps --requirement decoder.txt \
  && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[decoder,tracing]" \
  && cd /opt/samserve/lib/python3.11/site-packages \
  && rm -r onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \

@@ -1,4 +1,4 @@
-# The edge: Envoy on 8504 for all callers, metrics on 9464. From the repository's root:
+# The edge: Envoy on 8504 for all callers, metrics on 9464. The authoriser is in it, too: python -m samserve.identity. From the repository's root:
 #   docker build --file deploy/docker/edge.Dockerfile --tag samserve-edge:0.3.0 .
 
 # A digest pins a base image to the bytes that you have tested: @sha256:... of the tag below, from your registry.
@@ -13,8 +13,11 @@ COPY services services
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
+COPY requirements/edge.txt ./
+# First all packages by their hashes, then the wheel, which finds them.
 RUN python -m venv --without-pip /opt/samserve \
- && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[edge]" \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --require-hashes --no-deps --requirement edge.txt \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[edge,identity]" \
  && cd /opt/samserve/lib/python3.11/site-packages \
  && find . -depth -type d \( -name tests -o -name test \) -exec rm -r {} +
 

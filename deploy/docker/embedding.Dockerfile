@@ -14,7 +14,10 @@ COPY services services
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM wheel AS packages
+COPY requirements/embedding.txt ./
+# First all packages by their hashes, then the wheel, which finds them.
 RUN python -m venv --without-pip /opt/samserve \
+ && pip --python /opt/samserve/bin/python install --no-cache-dir --require-hashes --no-deps --requirement embedding.txt \
  && pip --python /opt/samserve/bin/python install --no-cache-dir --constraint constraints.txt "$(ls /wheels/*.whl)[embedding,tracing]"
 
 FROM python:3.11.14-slim-bookworm${PYTHON_DIGEST}

@@ -18,7 +18,7 @@ from masks import http_mask, wait_for_mask
 from pods import Pods, redis_image
 
 FOLDER = ROOT / "build" / "images"
-PARTS = ("decoder", "embedding", "gateway", "triton")
+PARTS = ("decoder", "edge", "embedding", "gateway", "triton")
 MOST_MEGABYTES = {"decoder": 400, "gateway": 400}
 
 
@@ -74,6 +74,7 @@ def run_pods(engine: Engine) -> None:
         decoder, embedding = pods.address("decoder"), pods.address("embedding")
         print("pods:", wait_for_mask(f"{decoder}:8501", f"{embedding}:8500"), flush=True)
         print("  HTTP:", http_mask(f"{pods.address('gateway')}:8503"), flush=True)
+        print("  through the edge:", http_mask(f"{pods.address('edge')}:8504"), flush=True)
         for name, how in pods.confinement().items():
             print(f"  {name}: {how}", flush=True)
 
@@ -83,6 +84,7 @@ def run_compose(engine: Engine) -> None:
     with compose.running(engine) as addresses:
         print("compose:", wait_for_mask(addresses["decoder"], addresses["embedding"]), flush=True)
         print("  HTTP:", http_mask(addresses["gateway"]), flush=True)
+        print("  through the edge:", http_mask(addresses["edge"]), flush=True)
 
 
 def main() -> None:

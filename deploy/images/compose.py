@@ -13,12 +13,12 @@ from engine import CannotRun, Engine
 from samserve.local.process import free_port
 
 DEPLOY = ROOT / "deploy"
-PORTS = {"gateway": 8503, "decoder": 8501, "embedding": 8500}
+PORTS = {"edge": 8504, "gateway": 8503, "decoder": 8501, "embedding": 8500}
 
 
 @contextmanager
 def running(engine: Engine) -> Iterator[dict[str, str]]:
-    """Start the services; yield the addresses of gateway, decoder and embedding service; stop them.
+    """Start the services; yield the addresses of those in PORTS; stop them.
 
     Raises:
         CannotRun: podman-compose is not installed, or fails.

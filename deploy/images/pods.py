@@ -83,7 +83,7 @@ class Pods:
             for each in self.rendered
             if each["kind"] in ("Deployment", "StatefulSet", "RayService")
         }
-        for component in ("redis", "triton", "embedding", "decoder", "gateway"):
+        for component in ("redis", "triton", "embedding", "decoder", "gateway", "edge"):
             workload = by_component[component]
             name = workload["metadata"]["name"]
             if component != "embedding":

@@ -1,4 +1,4 @@
-"""Writes the chart's three Grafana dashboards: `python helm/boards [FOLDER]`."""
+"""Writes the chart's Grafana dashboards: `python helm/boards [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from decoder import decoder
+from edge import edge
 from embedding import embedding
 from gateway import gateway
 from grafana import board
@@ -15,7 +16,12 @@ FOLDER = Path(__file__).parents[1] / "samserve" / "dashboards"
 
 
 def write(folder: Path) -> None:
-    boards = {"decoder": decoder(), "embedding": embedding(), "gateway": gateway()}
+    boards = {
+        "decoder": decoder(),
+        "edge": edge(),
+        "embedding": embedding(),
+        "gateway": gateway(),
+    }
     for part, rows in boards.items():
         (folder / f"{part}.json").write_text(json.dumps(board(part, rows), indent=1) + "\n")
 

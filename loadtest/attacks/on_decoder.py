@@ -13,12 +13,12 @@ import numpy as np
 import redis
 from samserve.client import Client
 from samserve.codec.packed import pack
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.infra.cache import CacheKey
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import DEFAULT_TENANT
 
 from loadtest.attacks import files
 from loadtest.attacks.http2 import RawConnection

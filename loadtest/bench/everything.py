@@ -11,7 +11,8 @@ Also measures another caller's clicks while a sweep runs, against clicks on the 
 
 With `--random` the decoder and the embedding have SAM ViT-B's shapes and random values. The decoder
 is the same for all of SAM's encoders. The threshold of the predicted IoU is chosen so that a tenth
-of the candidates pass; that of the stability score is 0, since random masks are not stable.
+of the candidates pass. That of the stability score is 0 and NMS is off: random masks are unstable,
+and their boxes are all alike.
 
 Writes build/bench/everything.json.
 """
@@ -295,7 +296,9 @@ def compare(chosen: argparse.Namespace, folder: Path) -> None:
     if chosen.random:
         embedding = random_embedding(embedding)
         asked = Peer(bundle, embedding, options, chosen.batch, model).predicted_iou(0.9)
-        options = replace(options, pred_iou_thresh=asked, stability_score_thresh=0.0)
+        options = replace(
+            options, pred_iou_thresh=asked, stability_score_thresh=0.0, box_nms_thresh=1.0
+        )
 
     ours = Ours(MaskDecoder(bundle, Threads(THREADS)), embedding)
     peer = Peer(bundle, embedding, options, chosen.batch, model)

@@ -35,7 +35,7 @@ KERNEL = SERVICES / "samserve" / "decoder" / "sam" / "kernel"
 WASM = WEB / "decoder" / "wasm"
 LEVELS = {"kernel": ["-msimd128"], "kernel-relaxed": ["-msimd128", "-mrelaxed-simd"]}
 EXPORTS = (
-    *("decode", "lay_out", "squares", "project", "quantise", "malloc", "free"),
+    *("decode", "lay_out", "squares", "project", "quantise", "__heap_base"),
     *("tokens_bytes", "weights_bytes", "job_bytes"),
 )
 FLAGS = [
@@ -75,8 +75,8 @@ def build(*, test: bool = False) -> None:
     with_stamp("page", [*sources, *compiled], [BUILT / "index.html"], build_page)
     if test:
         install()
-        npm("run", "check")
-        npm("run", "test")
+        npm_run("check")
+        npm_run("test")
 
 
 def with_stamp(
@@ -111,7 +111,7 @@ def compile_kernel() -> None:
 def build_page() -> None:
     """Build the package and the page, and compress what becomes smaller by it."""
     install()
-    npm("run", "build")
+    npm_run("build")
     for file in [path for path in BUILT.rglob("*") if path.is_file()]:
         content = file.read_bytes()
         packed = gzip.compress(content, 9, mtime=0)
@@ -126,6 +126,14 @@ def install() -> None:
     if not installed.exists() or installed.read_text() != digest:
         npm("ci")
         installed.write_text(digest)
+
+
+def npm_run(script: str) -> None:
+    """Run a script of the package's, then of the page's, as far as they have it.
+
+    A script must not call npm itself: the one in PyPI's package is not on the PATH.
+    """
+    npm("run", script, "--workspaces", "--if-present")
 
 
 def npm(*arguments: str) -> None:

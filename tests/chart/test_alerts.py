@@ -30,6 +30,7 @@ DECODER, EMBEDDING = (
 )
 TRITON = 'namespace="v",job="s-triton",pod="t",model="nano"'
 GATEWAY = 'namespace="v",job="v/s-gateway",pod="g"'
+EDGE = 'namespace="v",job="v/s-edge",pod="p"'
 KUBE = 'namespace="v",deployment="s-triton"'
 RAY = f'{EMBEDDING},deployment="EmbeddingService"'
 
@@ -68,6 +69,11 @@ def lookups(outcome: str) -> str:
 
 MASKS, IMAGES = "/v1/images/{image_id}/masks", "/v1/images"
 HTTP_IN_PROGRESS = f"samserve_http_requests_in_progress{{{GATEWAY}}}"
+HEAP = f"envoy_overload_envoy_resource_monitors_fixed_heap_pressure{{{EDGE}}}"
+OVERFLOW = f"envoy_listener_downstream_global_cx_overflow{{{EDGE}}}"
+HEALTHY_HOSTS = f'envoy_cluster_membership_healthy{{{EDGE},envoy_cluster_name="decoder"}}'
+HOSTS = f'envoy_cluster_membership_total{{{EDGE},envoy_cluster_name="decoder"}}'
+DAYS = f"envoy_server_days_until_first_cert_expiring{{{EDGE}}}"
 EVICTIONS = f"samserve_resident_evictions_total{{{DECODER}}}"
 WAITING = f"samserve_decode_waiting{{{DECODER}}}"
 QUEUED = f"nv_inference_queue_duration_us{{{TRITON}}}"
@@ -80,6 +86,12 @@ HEALTHY: dict[str, tuple[float, float]] = {
     f"up{{{EMBEDDING}}}": (1, 0),
     f"up{{{TRITON}}}": (1, 0),
     f"up{{{GATEWAY}}}": (1, 0),
+    f"up{{{EDGE}}}": (1, 0),
+    HEAP: (40, 0),
+    OVERFLOW: (0, 0),
+    HEALTHY_HOSTS: (3, 0),
+    HOSTS: (4, 0),
+    DAYS: (60, 0),
     info(DECODER): (1, 0),
     info(EMBEDDING): (1, 0),
     info(EMBEDDING, "nano-0"): (0, 0),  # the version before
@@ -136,6 +148,9 @@ TROUBLE: dict[str, Trouble] = {
     "SamserveHttpErrors": {http_requests(MASKS, "503"): (0, 300)},
     "SamserveHttpSlow": {http_within(MASKS, "2"): (0, 5600)},
     "SamserveGatewaySaturated": {HTTP_IN_PROGRESS: (200, 0)},
+    "SamserveEdgeFull": {OVERFLOW: (0, 600)},
+    "SamserveEdgeHostsMissing": {HEALTHY_HOSTS: (1, 0)},
+    "SamserveCertificateExpires": {DAYS: (7, 0)},
     "SamserveDecoderSaturated": {WAITING: (20, 0)},
     "SamserveEmbeddingQueueOld": {queued_within("1"): (0, 20)},
     "SamserveEncoderQueueOld": {QUEUED: (0, 60 * 3_000_000)},

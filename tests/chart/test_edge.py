@@ -19,7 +19,7 @@ from manifests import (
     render,
     rendered,
 )
-from samserve.infra.settings import DecoderSettings, EdgeSettings
+from samserve.infra.settings import DecoderSettings, EdgeSettings, IdentitySettings
 from samserve.local.certificates import CERTIFICATE, KEY, write_certificates
 
 EVERYTHING = CHART / "ci" / "everything.yaml"
@@ -69,9 +69,29 @@ def test_an_idle_stream_outlives_a_decoders() -> None:
     assert EdgeSettings.model_fields["edge_stream_idle_s"].default > longest
 
 
+def test_with_keys_every_service_knows_the_edge_by_its_secret() -> None:
+    manifests = rendered(EVERYTHING)
+    for component in ("decoder", "embedding", "gateway"):
+        for pod in part(manifests, component):
+            assert "SAMSERVE_EDGE_SECRET" in environment(pod.containers[0]), component
+    (edge,) = part(manifests, "edge")
+    (authoriser,) = edge.spec["initContainers"]
+    assert authoriser["restartPolicy"] == "Always"
+    variables = environment(authoriser)
+    assert variables["SAMSERVE_HOST"] == "127.0.0.1"
+    assert {"SAMSERVE_KEYS_URL", "SAMSERVE_KEY_PEPPER", "SAMSERVE_EDGE_SECRET"} <= variables.keys()
+    port = IdentitySettings.model_fields["identity_port"].default
+    assert environment(edge.containers[0])["SAMSERVE_EDGE_AUTHORISATION"] == f"127.0.0.1:{port}"
+
+
+def test_without_keys_no_service_expects_a_secret() -> None:
+    assert "SAMSERVE_EDGE_SECRET" not in json.dumps(rendered(CHART / "ci" / "default.yaml"))
+
+
 def test_without_the_edge_nothing_names_it() -> None:
     values = yaml.safe_load(EVERYTHING.read_text())
-    values["edge"] |= {"enabled": False, "gatewayApi": {"enabled": False}}
+    off = {"enabled": False, "gatewayApi": {"enabled": False}, "keys": {"enabled": False}}
+    values["edge"] |= off
     manifests = render(values)
     assert not [name_of(each) for each in manifests if "-edge" in each["metadata"]["name"]]
     assert 'component": "edge' not in json.dumps(manifests)

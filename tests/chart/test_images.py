@@ -160,10 +160,11 @@ def test_packages_are_installed_with_constraints(file: Path) -> None:
     installs = re.findall(r"pip (?:--python \S+ )?install[^&]*", install)
 
     assert all(
-        "--constraint constraints.txt" in each
+        "--constraint constraints.txt" in each or "--require-hashes" in each
         for each in [*re.findall(r"pip [^&]*install[^&]*", install)]
     )
     assert installs
+    assert ("--require-hashes" in install) == (file.stem != "triton")  # torch is in that one
 
     packages = extras(*named_extras(file))
 
@@ -176,7 +177,7 @@ def test_packages_are_installed_with_constraints(file: Path) -> None:
 PROGRAMS = {
     "decoder": ["samserve.decoder.server", "samserve.infra.otel"],
     "embedding": ["samserve.embedding.main", "samserve.embedding.app", "samserve.infra.otel"],
-    "edge": ["samserve.edge.__main__", "samserve.edge.drain", "envoy"],
+    "edge": ["samserve.edge.__main__", "samserve.edge.drain", "samserve.identity.server", "envoy"],
     "gateway": ["samserve.gateway.main", "samserve.infra.otel"],
     "triton": [
         "samserve.cli.main",

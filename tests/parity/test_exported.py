@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 import torch
 from checkpoints import hf_folder, meta_sam, meta_sam2
-from checkpoints_sam3 import hf_sam3
 from samserve.bundles.bundle import ENCODER, WEIGHTS, Bundle, load_bundle
 from samserve.core.embedding import Embedding
 from samserve.core.geometry import Size
@@ -24,6 +23,7 @@ from samserve.export.convert import convert, export
 from samserve.export.reference import Reference
 
 TOLERANCE = 1e-4
+CONCEPT_OUTPUTS = ("text", "scores", "presence", "boxes", "masks")
 PARTS = ("vision_encoder.", "prompt_encoder.", "mask_decoder.")
 LARGE = pytest.mark.skipif(
     "SAMSERVE_LARGE" not in os.environ, reason="takes minutes and gigabytes: SAMSERVE_LARGE=1"
@@ -33,14 +33,16 @@ MADE = {
     "sam": lambda path: meta_sam(path / "sam.pth"),
     "sam_hq": lambda path: hf_folder(path / "folder", "sam_hq", "mini"),
     "sam2": lambda path: hf_folder(path / "folder", "sam2", "mini"),
-    "sam3": lambda path: hf_sam3(path / "folder"),
 }
 
 
-@pytest.fixture(scope="module", params=MADE)
+@pytest.fixture(scope="module", params=[*MADE, "sam3"])
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Checkpoint, Bundle]:
+    if request.param == "sam3":
+        shared: tuple[Checkpoint, Bundle] = request.getfixturevalue("sam3_exported")
+        return shared
     path = tmp_path_factory.mktemp(request.param)
     checkpoint = read_checkpoint(MADE[request.param](path))
     convert(checkpoint, request.param, path / "bundle", print)
@@ -52,6 +54,7 @@ def test_an_exported_bundle_answers_as_pytorch_does(exported: tuple[Checkpoint, 
     assert set(bundle.facts["differences"]) == {
         *bundle.embedding,
         *bundle.trunk,
+        *(CONCEPT_OUTPUTS if bundle.concepts else ()),
         "low_res_logits",
         "predicted_iou",
     }

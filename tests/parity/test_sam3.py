@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from checkpoints_sam3 import config, hf_sam3, meta_sam3, weights
+from checkpoints_sam3 import MERGES, config, meta_sam3, weights
 from parity import random_models
 from parity.test_sam2 import check, random_prompt, reference
-from samserve.bundles.bundle import Bundle, load_bundle
+from samserve.bundles.bundle import CONCEPTS, TEXT, Bundle
 from samserve.core.embedding import Embedding
 from samserve.core.family import FAMILIES, SAM3
 from samserve.core.geometry import Frame, Size
+from samserve.core.tokens import Vocabulary, unpack_vocabulary
 from samserve.decoder.sam.kernel_decoder import KernelDecoder
 from samserve.decoder.sam.mask_decoder import MaskDecoder
 from samserve.decoder.sam.threads import Threads
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.checkpoints.read import read_checkpoint
-from samserve.export.compare import sample_image
-from samserve.export.convert import convert
+from samserve.export.checkpoints.vocabulary import ORIGINAL, read_vocabulary
+from samserve.export.compare import beyond_rounding, sample_image
+from samserve.export.compare_concepts import instance_differences
 from samserve.export.families import FAMILIES as EXPORT_FAMILIES
 from samserve.export.families.sam3_model import Judge, Sam3, restore
 from samserve.export.families.sam3_names import VIDEO_ONLY
+from samserve.export.graphs.concepts import OUTPUTS
 from samserve.export.reference import Reference
 from samserve.export.weights import BadCheckpoint
+from transformers import CLIPTokenizer
 from transformers.models.sam3.modeling_sam3 import Sam3VisionNeck
 from transformers.models.sam3_tracker.configuration_sam3_tracker import Sam3TrackerConfig
 from transformers.models.sam3_tracker.modeling_sam3_tracker import Sam3TrackerModel
@@ -40,16 +46,14 @@ TOLERANCE = 1e-4
 CELLS, CELLS_OF_THE_REAL_ONE = 16, 72
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return read_checkpoint(hf_sam3(tmp_path_factory.mktemp("sam3") / "folder"))
+@pytest.fixture
+def checkpoint(sam3_exported: tuple[Checkpoint, Bundle]) -> Checkpoint:
+    return sam3_exported[0]
 
 
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("sam3") / "bundle"
-    convert(checkpoint, "sam3", path, print)
-    return load_bundle(path)
+@pytest.fixture
+def bundle(sam3_exported: tuple[Checkpoint, Bundle]) -> Bundle:
+    return sam3_exported[1]
 
 
 def build(sizes: object, state: dict[str, torch.Tensor]) -> Sam3:
@@ -81,6 +85,118 @@ def test_the_encoder_answers_as_transformers_does(checkpoint: Checkpoint, bundle
         print(f"{name}: {share:.1e}")
         assert share <= TOLERANCE, name
     assert max(bundle.facts["differences"].values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("phrases", [1, 3, 5])
+def test_concepts_are_found_as_transformers_finds_them(
+    phrases: int, checkpoint: Checkpoint, bundle: Bundle
+) -> None:
+    facts = checkpoint.family.concepts
+    assert facts is not None and bundle.concepts is not None
+    judge = facts.reference(checkpoint.build())
+    text_graph = onnxruntime.InferenceSession(bundle.path / TEXT)
+    head = onnxruntime.InferenceSession(bundle.path / CONCEPTS)
+    random = torch.Generator().manual_seed(phrases)
+    tokens, words = bundle.concepts.tokens, bundle.concepts.words
+
+    trunk = torch.randn(1, 64, CELLS, CELLS, generator=random).half()
+    ids = torch.randint(0, words, (phrases, tokens), generator=random)
+    lengths = torch.randint(3, tokens, (phrases,), generator=random)
+    examples = torch.arange(phrases) % 4  # 0, 1, 2, 3, 0: shorter lists are padded
+    boxes = 0.1 + 0.4 * torch.rand(phrases, 3, 4, generator=random)
+    labels = torch.randint(0, 2, (phrases, 3), generator=random)
+    given = torch.arange(3) < examples[:, None]
+
+    (text,) = text_graph.run(None, {"ids": ids.int().numpy()})
+    inputs = {
+        "trunk": trunk.numpy(),
+        "text": text,
+        "text_mask": (torch.arange(tokens) < lengths[:, None]).float().numpy(),
+        "examples": boxes.numpy(),
+        "example_labels": torch.where(given, labels, -1).int().numpy(),
+    }
+    outputs = head.run(None, inputs)
+    assert [output.shape for output in outputs] == [
+        (phrases, 50),
+        (phrases,),
+        (phrases, 50, 4),
+        (phrases, 50, 4 * CELLS, 4 * CELLS),
+    ]
+    assert text.shape == (phrases, 32, 256)
+
+    largest: dict[str, float] = {}
+    with torch.no_grad():
+        features = judge.features(trunk.float())
+        for i in range(phrases):
+            count, shown = int(lengths[i]), int(examples[i])
+            expected = judge.text(ids[i : i + 1, :count]).numpy()
+            own = {"text": beyond_rounding(text[i : i + 1, :count], expected)}
+            phrase = torch.from_numpy(text[i : i + 1, :count]).float()
+            wanted = judge.find(
+                features, phrase, boxes[i : i + 1, :shown], labels[i : i + 1, :shown]
+            )
+            found = dict(zip(OUTPUTS, (output[i] for output in outputs), strict=True))
+            own |= instance_differences(found, wanted)
+            largest = {name: max(largest.get(name, 0), value) for name, value in own.items()}
+    print({name: f"{value:.1e}" for name, value in largest.items()})
+    assert max(largest.values()) <= TOLERANCE
+
+
+def test_tokens_are_those_of_transformers_tokenizer() -> None:
+    random = np.random.default_rng(0)
+    words = [
+        "coin",
+        "table",
+        "school",
+        "bus",
+        "naïve",
+        "café",
+        "über",
+        "日本語",
+        "123",
+        "4,5",
+        "3/4",
+        "½",
+        "²",
+        "don't",
+        "it's",
+        "we'll",
+        "O'Neil",
+        "étude",
+        "😀",
+        "👍🏽",
+        "a_b",
+        "-",
+        "--",
+        "...",
+        "$5",
+        "#tag",
+        "हिन्दी",
+        "русский",
+        "straße",
+        "ﬁ",
+        "x\u200dy",
+    ]
+    vocabulary = Vocabulary(MERGES)
+    ids = {**vocabulary.ids, "<|startoftext|>": vocabulary.begin, "<|endoftext|>": vocabulary.end}
+    judge = CLIPTokenizer(vocab=ids, merges=list(MERGES))
+    for _ in range(3000):
+        phrase = " ".join(random.choice(words, random.integers(1, 5)))
+        if random.random() < 0.3:
+            phrase = "".join(random.permutation(list(phrase)))
+        assert list(vocabulary.encode(phrase)) == judge(phrase)["input_ids"], phrase
+
+
+@pytest.mark.skipif(
+    find_spec("open_clip") is None, reason="needs CLIP's vocabulary: open-clip-torch"
+)
+def test_the_published_vocabulary_gives_the_published_ids(tmp_path: Path) -> None:
+    spec = find_spec("open_clip")
+    assert spec is not None and spec.origin is not None
+    shutil.copy(Path(spec.origin).with_name(ORIGINAL), tmp_path)
+    vocabulary = unpack_vocabulary(read_vocabulary(tmp_path))
+    assert vocabulary.size == 49408
+    assert vocabulary.encode("yellow school bus") == (49406, 4481, 1228, 2840, 49407)
 
 
 def test_metas_file_has_the_weights_of_transformers_folder(

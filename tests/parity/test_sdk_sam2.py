@@ -10,6 +10,7 @@ import torch
 from contract.conftest import (  # noqa: F401
     SIZE,
     Service,
+    heads,
     limits,
     patience,
     service,

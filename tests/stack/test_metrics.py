@@ -60,9 +60,11 @@ def exported(stack: Stack, coins: Path) -> Exposition:
         client.segment(coins.read_bytes(), [Click(100, 80)])
         client.embed(coins.read_bytes())
     addresses = stack.addresses
-    requests.get(f"{addresses.gateway}/v1/models", timeout=CAP).raise_for_status()
+    for front in (addresses.gateway, addresses.edge):
+        requests.get(f"{front}/v1/models", timeout=CAP).raise_for_status()
     ports = (
         addresses.gateway_metrics,
+        addresses.edge_metrics,
         addresses.decoder_metrics,
         addresses.embedding_metrics,
         addresses.triton_metrics,

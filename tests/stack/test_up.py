@@ -17,7 +17,7 @@ from stacks import CAP, until
 
 SERVICES = Path(samserve.__file__).parents[1]
 SAMSERVE = ["-m", "samserve.cli.main"]
-UP = ["up", "--embedding-port", "0", "--decoder-port", "0"]
+UP = ["up", "--embedding-port", "0", "--decoder-port", "0", "--edge-port", "0"]
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_up_serves_from_odd_paths_and_leaves_nothing(
         }
         assert Path(run_folder).is_dir()
         assert json.loads(status.stdout)["restarts"] == dict.fromkeys(
-            ("redis", "triton", "embedding", "decoder", "gateway"), 0
+            ("redis", "triton", "embedding", "decoder", "gateway", "edge"), 0
         )
         process.send_signal(signal.SIGINT)
         process.wait(CAP)

@@ -21,7 +21,10 @@ BUILDERS = (  # not part of any service but Triton
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("redis", ["infra/cache.py", "local/probes.py"]),  # the probe pings any URL
+        (
+            "redis",
+            ["identity/redis_store.py", "infra/redis_link.py", "local/probes.py"],
+        ),  # the probe pings any URL
         ("tritonclient", ["embedding/encoder.py"]),
         ("onnxruntime", ["decoder/sam/onnx_decoder.py"]),
         ("opentelemetry", ["infra/otel.py"]),

@@ -23,7 +23,7 @@ def build() -> dict[str, Any]:
 
 
 def test_package_and_page_have_the_right_types(build: dict[str, Any]) -> None:
-    build["npm"]("run", "check")
+    build["npm_run"]("check")
 
 
 def test_package_gives_the_masks_that_the_server_gives(
@@ -31,4 +31,4 @@ def test_package_gives_the_masks_that_the_server_gives(
 ) -> None:
     write_fixtures(tmp_path)
     monkeypatch.setitem(os.environ, "SAMSERVE_FIXTURES", str(tmp_path))
-    build["npm"]("run", "test")
+    build["npm_run"]("test")

@@ -12,6 +12,7 @@ embeddingHttp: 8502
 decoder: 8501
 gateway: 8503
 edge: 8504
+identity: 8505
 metrics: 9464
 tritonHttp: 8000
 tritonGrpc: 8001
@@ -278,6 +279,16 @@ securityContext:
 {{- with .Values.decoder }}
 {{- if le (int .drainSeconds) (int .embedTimeoutSeconds) }}
 {{- fail "decoder.drainSeconds: must exceed decoder.embedTimeoutSeconds, or shutdown would cut off the longest call" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The secret by which the services know the edge, if it asks for keys. */}}
+{{- define "samserve.edgeSecretEnv" -}}
+{{- with .Values.edge.keys }}
+{{- if .enabled }}
+- name: SAMSERVE_EDGE_SECRET
+  valueFrom: { secretKeyRef: { name: {{ .secret }}, key: edge } }
 {{- end }}
 {{- end }}
 {{- end }}

@@ -4,6 +4,9 @@ encoder.onnx   image uint8 [B, frame, frame, 3] RGB, valid int32 [B, 2] (height,
                embedding's tensors, fp16. Weights too large for one file are in encoder.onnx.data.
 decoder.onnx   see samserve.export.graphs.decoder. Its weights are in the next file.
 decoder.safetensors   prompt encoder and mask decoder, named as in transformers
+concepts.onnx  the concept head, see samserve.export.graphs.concepts; only of models that know any
+text.onnx      its text encoder; ids int32 [P, tokens] -> text fp16 [P, tokens, width]
+vocabulary.gz  the merges of its phrases' tokens
 variants/      other ways to run the encoder, see samserve.bundles.variant
 model.json     the facts below, digests of the files, licence, source of the weights
 """
@@ -26,6 +29,7 @@ from samserve.bundles.variant import (
     version_of,
 )
 from samserve.bundles.variant import FACTS as VARIANT_FACTS
+from samserve.core.detections import FLOOR
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.limits import LONGEST_STRING
 
@@ -34,7 +38,32 @@ CARD = "README.md"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 WEIGHTS = "decoder.safetensors"
-FORMAT = 2
+CONCEPTS = "concepts.onnx"
+TEXT = "text.onnx"
+VOCABULARY = "vocabulary.gz"
+FORMAT = 3
+READABLE = (2, FORMAT)  # 2 has no concepts
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptFacts:
+    """How a model finds concepts.
+
+    Attributes:
+        version: Of the head: a digest of its graphs, its vocabulary and what is kept.
+        top: Instances of a concept that it can tell.
+        tokens: Of a phrase at most, with begin and end.
+        words: Ids of the vocabulary.
+        width: Of a token's features.
+        threshold: Least score of an instance, unless a request names another.
+    """
+
+    version: str
+    top: int
+    tokens: int
+    words: int
+    width: int
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +79,7 @@ class Bundle:
         low_res: Side of the low-res logits, in cells.
         embedding: Shape of each tensor by name, without the batch.
         trunk: Shape of the encoder's output that is no part of the embedding, by its name.
+        concepts: Of the concept head; None if the model knows no concepts.
         variant: How the encoder is run; it determines the model version.
         versions: Model versions of all variants when the bundle was loaded. All share one decoder.
         facts: Contents of model.json.
@@ -63,6 +93,7 @@ class Bundle:
     low_res: int
     embedding: dict[str, tuple[int, ...]]
     trunk: dict[str, tuple[int, ...]]
+    concepts: ConceptFacts | None
     variant: Variant
     versions: frozenset[str]
     facts: dict[str, Any]
@@ -95,9 +126,10 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
         BrokenBundle: A file is missing or damaged, or the variant is unknown.
     """
     facts = read_facts(path / FACTS)
-    if facts.get("format") != FORMAT:
+    if facts.get("format") not in READABLE:
         raise BrokenBundle(
-            f"unsupported format {facts.get('format')} in {path / FACTS}; supported: {FORMAT}"
+            f"unsupported format {facts.get('format')} in {path / FACTS}; "
+            f"supported: {', '.join(map(str, READABLE))}"
         )
     check_files(path, facts["files"])
     if len(facts["model_version"]) > LONGEST_STRING:
@@ -127,10 +159,21 @@ def load_bundle(path: Path, variant: str = EXPORTED) -> Bundle:
         low_res=facts["low_res"],
         embedding={name: tuple(shape) for name, shape in facts["embedding"].items()},
         trunk={name: tuple(shape) for name, shape in facts.get("trunk", {}).items()},
+        concepts=_concept_facts(facts),
         variant=exported if variant == EXPORTED else load_variant(path / VARIANTS / variant),
         versions=variant_versions(path) | {exported.model_version},
         facts=facts,
     )
+
+
+def _concept_facts(facts: dict[str, Any]) -> ConceptFacts | None:
+    given = facts.get("concepts")
+    if given is None:
+        return None
+    digests = [model_digest(facts["files"], name) for name in (CONCEPTS, TEXT, VOCABULARY)]
+    kept = {"floor": FLOOR, "top": given["top"]}
+    version = version_of(facts["name"], "".join(digests), kept, facts["precision"])
+    return ConceptFacts(version=version, **given)
 
 
 def variant_names(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""An encoder in Triton's Python backend: each batch is one call of a CPU runtime.
+"""A graph in Triton's Python backend: each batch is one call of a CPU runtime.
 
 Triton loads this file from the model repository; samserve does not import it. Tensors are exchanged
 by DLPack, which copies nothing. The backend's numpy functions (in Triton 2.51) misread arrays of
@@ -60,6 +60,7 @@ class TritonPythonModel:
 
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
+        self._batched = config.get("max_batch_size", 0) > 0
         load = RUNTIMES[parameters["backend"]]
         self._run = load(
             parameters["encoder"],
@@ -69,7 +70,13 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run the requests of one batch together and return a response for each."""
+        """Run the requests of one batch together and return a response for each.
+
+        A model without batches runs them one by one; one that fails does so alone.
+        """
+        if not self._batched:
+            return [self._execute_alone(request) for request in requests]
+
         # Join the requests' tensors into one batch.
         rows = [
             [np.from_dlpack(pb_utils.get_input_tensor_by_name(r, name)) for name in self._inputs]
@@ -93,3 +100,19 @@ class TritonPythonModel:
             )
             for share in shares
         ]
+
+    def _execute_alone(self, request: Any) -> Any:
+        inputs = {
+            name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+            for name in self._inputs
+        }
+        try:
+            results = self._run(inputs)
+        except Exception as problem:
+            return pb_utils.InferenceResponse([], pb_utils.TritonError(str(problem)))
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor.from_dlpack(name, result)
+                for name, result in zip(self._outputs, results, strict=True)
+            ]
+        )

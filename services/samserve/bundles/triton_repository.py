@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samserve.bundles.bundle import Bundle
+from samserve.bundles.triton_concepts import (
+    describe_concepts,
+    part_names,
+    write_concept_models,
+)
 from samserve.bundles.variant import EXPORTED, TENSORRT
 
 _CONFIG = """\
@@ -105,9 +110,22 @@ def write_repository(bundles: Sequence[Bundle], folder: Path, options: TritonOpt
     """
     for bundle in bundles:
         check_passed(bundle)
+    _check_names(bundles)
     for bundle in bundles:
         write_model(bundle, folder, options)
     return folder
+
+
+def _check_names(bundles: Sequence[Bundle]) -> None:
+    """Refuse a model that has the name of a part of another. Raises UnprovenVariant."""
+    names = {bundle.name for bundle in bundles}
+    for bundle in bundles:
+        parts = part_names(bundle.name) if bundle.concepts is not None else ()
+        if taken := names.intersection(parts):
+            raise UnprovenVariant(
+                f"models {bundle.name} and {taken.pop()} cannot be served together: Triton runs "
+                f"parts of {bundle.name} under that name; export one under another name"
+            )
 
 
 def check_passed(bundle: Bundle) -> None:
@@ -141,6 +159,8 @@ def write_model(bundle: Bundle, folder: Path, options: TritonOptions) -> None:
         backend = _cpu_backend(bundle, options)
 
     (folder / bundle.name / "config.pbtxt").write_text(_config(bundle, backend, options))
+    if bundle.concepts is not None:
+        write_concept_models(bundle, bundle.concepts, folder, options.threads)
 
 
 def _engine_backend(bundle: Bundle, options: TritonOptions) -> _Backend:
@@ -187,10 +207,12 @@ def _config(bundle: Bundle, backend: _Backend, options: TritonOptions) -> str:
         "backend": bundle.variant.backend,
         **backend.parameters,
     }
+    if bundle.concepts is not None:
+        parameters["concepts"] = describe_concepts(bundle, bundle.concepts)
 
     outputs = [
         _OUTPUT.format(name=name, dims=", ".join(map(str, shape)))
-        for name, shape in bundle.embedding.items()
+        for name, shape in (bundle.embedding | bundle.trunk).items()
     ]
     warmups = [_WARMUP.format(batch=size, frame=frame) for size in sorted(backend.warm_batches)]
     lines = [

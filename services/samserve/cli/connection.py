@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
+import grpc
 import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +18,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from samserve.cli.console import CALLER_ERRORS, Output, err
 from samserve.client import Client
 from samserve.core.errors import SamserveError
+
+if TYPE_CHECKING:
+    from samserve.local.state import Addresses
 
 STDIN = Path("-")
 
@@ -35,6 +41,9 @@ def connect(output: Output, model: str, timeout: float) -> Iterator[Client]:
     from samserve.local import state
 
     running = state.load_state()
+    credentials: grpc.ChannelCredentials | None = None
+    if running is not None and running.identity:  # the services answer the edge alone
+        running, credentials = _through_the_edge(running)
     decoder = os.environ.get("DECODER_URL") or (running.decoder if running else None)
     embedding = os.environ.get("EMBEDDING_URL") or (running.embedding if running else None)
 
@@ -47,9 +56,31 @@ def connect(output: Output, model: str, timeout: float) -> Iterator[Client]:
 
     with (
         output.exit_on(mistakes=CALLER_ERRORS, failures=(SamserveError,)),
-        Client(decoder, embedding, model=model, timeout=timeout) as client,
+        Client(
+            decoder,
+            embedding,
+            model=model,
+            timeout=timeout,
+            credentials=credentials,
+            metadata=_key(),
+        ) as client,
     ):
         yield client
+
+
+def _through_the_edge(running: Addresses) -> tuple[Addresses, grpc.ChannelCredentials | None]:
+    """Return the addresses with the edge's in place of the services', and its CA."""
+    edge = urlsplit(running.edge).netloc
+    credentials = None
+    if running.edge_ca:
+        credentials = grpc.ssl_channel_credentials(Path(running.edge_ca).read_bytes())
+    return replace(running, decoder=edge, embedding=edge), credentials
+
+
+def _key() -> tuple[tuple[str, str], ...]:
+    """Return metadata with the caller's API key, if the environment has one."""
+    key = os.environ.get("SAMSERVE_API_KEY", "")
+    return (("authorization", f"Bearer {key}"),) if key else ()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,7 @@ from samserve.cli.verify import GateImages
 
 if TYPE_CHECKING:
     from samserve.variants.compiler import Compiler
+    from samserve.variants.concept_engine import HeadCheck
     from samserve.variants.engine import Engine
 
 
@@ -44,6 +46,7 @@ def build_engines(
     try:
         from samserve.bundles.gpu import UnknownGpu, parse_gpu
         from samserve.variants.compiler import EngineRefused, NoCompiler, find_compiler
+        from samserve.variants.concept_engine import check_head
         from samserve.variants.engine import EngineSpec, Profile, build
     except ModuleNotFoundError as missing:
         output.fail(1, f"{missing.name} is not installed; run pip install 'samserve[engine-check]'")
@@ -58,6 +61,14 @@ def build_engines(
         specs = [EngineSpec(parse_gpu(text), precision, profile) for text in target]
         compiler = find_compiler()
         engines = [build(bundle, spec, compiler, status.update) for spec in specs]
+        heads = [
+            check
+            for spec in specs
+            if bundle.concepts is not None
+            for check in check_head(
+                bundle, bundle.concepts, spec.target, precision, compiler, status.update
+            )
+        ]
 
     published = _publish_here(output, bundle, engines, compiler, images)
     if as_json:
@@ -71,16 +82,19 @@ def build_engines(
                 }
                 for engine in engines
             ]
+            + [asdict(check) for check in heads]
         )
         return
 
-    out.print(_table(engines))
+    out.print(_table(engines, heads))
     kind = "engines" if compiler.serves else "checks (Triton cannot serve them)"
     out.print(
         f"{kind} of {bundle.name} in {precision}, for batches of {batch}, "
         f"by {compiler.kind} {compiler.version}"
     )
     out.print(f"in {engines[0].file.parent}", highlight=False, soft_wrap=True)
+    if heads:
+        out.print("concepts.onnx and text.onnx: a check only, never served; norms, softmax in fp32")
 
 
 def _publish_here(
@@ -103,7 +117,7 @@ def _publish_here(
     }
 
 
-def _table(engines: list[Engine]) -> Table:
+def _table(engines: list[Engine], heads: list[HeadCheck]) -> Table:
     table = Table("target", "size, MiB", "activations, MiB", "seconds", "")
     for engine in engines:
         facts = engine.facts
@@ -113,5 +127,13 @@ def _table(engines: list[Engine]) -> Table:
             f"{facts['activation_bytes'] / 2**20:,.0f}",
             str(facts["seconds"]),
             "built" if engine.built else "already built",
+        )
+    for check in heads:
+        table.add_row(
+            f"{check.target}, {check.graph}",
+            f"{check.size / 2**20:,.0f}",
+            f"{check.activations / 2**20:,.0f}",
+            str(check.seconds),
+            "checked",
         )
     return table

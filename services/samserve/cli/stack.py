@@ -49,6 +49,10 @@ def up(
         bool,
         typer.Option("--tls", help="Have the edge speak TLS, with a CA made for this run."),
     ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="Have the edge ask for API keys; see `samserve keys`."),
+    ] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the embedding service.")] = 1,
     cache_coding: Annotated[
         Coding,
@@ -70,8 +74,8 @@ def up(
     from samserve.local.stack import StackOptions
 
     output = Output()
-    if tls and not edge:
-        output.fail(2, "--tls needs the edge; leave out --no-edge")
+    if (tls or keys) and not edge:
+        output.fail(2, f"{'--tls' if tls else '--keys'} needs the edge; leave out --no-edge")
     models = _servable_models(output, model or ["nano"])
     if state.load_state() is not None:
         output.fail(
@@ -89,6 +93,7 @@ def up(
         decoder_port=decoder_port,
         edge_port=edge_port,
         edge=edge,
+        keys=keys,
         tls_folder=state.state_folder() / "tls" if tls else None,
         replicas=replicas,
         redis_url=redis_url,

@@ -50,12 +50,12 @@ from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_promp
 from samserve.client.retry import AsyncRetryingCaller
 from samserve.client.servers import for_attempts, open_async_servers
 from samserve.client.split import Part, ask_in_parts_async
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
 Request = TypeVar(
@@ -105,6 +105,8 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
         self._embed = embedding_stub.Embed
         self._get_embedding = embedding_stub.GetEmbedding
         self._delete_embedding = embedding_stub.DeleteEmbedding
+        self._delete_image = embedding_stub.DeleteImage
+        self._delete_tenant = embedding_stub.DeleteTenant
 
         self._decoder_calls = AsyncRetryingCaller(DECODER)
         self._embedding_calls = AsyncRetryingCaller(EMBEDDING)
@@ -260,6 +262,26 @@ class AsyncClient(ClientBase, AbstractAsyncContextManager["AsyncClient"]):
             metadata=self._metadata,
         )
         return bool(response.deleted)
+
+    async def delete_image(self, image: ImageInput) -> int:
+        """Delete every trace of an image, as `Client.delete_image`."""
+        response = await self._embedding_calls.call(
+            self._delete_image,
+            self._delete_image_request((await self._hash(image)).image_id),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
+
+    async def delete_tenant(self, tenant: str) -> int:
+        """Delete every trace of this client's tenant, as `Client.delete_tenant`."""
+        response = await self._embedding_calls.call(
+            self._delete_tenant,
+            self._delete_tenant_request(tenant),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
 
     async def models(self) -> list[Model]:
         """List the models that the decoder serves; the first is the default."""

@@ -159,6 +159,12 @@ class ClientBase:
         reference = types.ImageRef(image_id=image.image_id, model_version=model_version)
         return embedding_pb2.GetEmbeddingRequest(image=reference, model=self._model)
 
+    def _delete_image_request(self, image_id: str) -> embedding_pb2.DeleteImageRequest:
+        return embedding_pb2.DeleteImageRequest(image_id=image_id)
+
+    def _delete_tenant_request(self, tenant: str) -> embedding_pb2.DeleteTenantRequest:
+        return embedding_pb2.DeleteTenantRequest(tenant=tenant)
+
     def _delete_request(self, image_id: str) -> embedding_pb2.DeleteEmbeddingRequest:
         reference = types.ImageRef(image_id=image_id)
         return embedding_pb2.DeleteEmbeddingRequest(image=reference, model=self._model)

@@ -51,12 +51,12 @@ from samserve.client.prompt import BoxInput, Logits, Points, Prompt, write_promp
 from samserve.client.retry import RetryingCaller
 from samserve.client.servers import for_attempts, open_servers
 from samserve.client.split import Part, ask_in_parts
+from samserve.core.caller import DEFAULT_TENANT
 from samserve.core.embedding import Embedding
 from samserve.core.errors import EmbeddingNotCached, Overloaded, Unavailable
 from samserve.core.geometry import Size
 from samserve.infra import tracing
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
-from samserve.wire.metadata import DEFAULT_TENANT
 from samserve.wire.status import error_of
 
 Request = TypeVar(
@@ -121,6 +121,8 @@ class Client(ClientBase, AbstractContextManager["Client"]):
         self._embed_many = embedding_stub.EmbedMany
         self._get_embedding = embedding_stub.GetEmbedding
         self._delete_embedding = embedding_stub.DeleteEmbedding
+        self._delete_image = embedding_stub.DeleteImage
+        self._delete_tenant = embedding_stub.DeleteTenant
 
         self._decoder_calls = RetryingCaller(DECODER)
         self._embedding_calls = RetryingCaller(EMBEDDING)
@@ -403,6 +405,42 @@ class Client(ClientBase, AbstractContextManager["Client"]):
             metadata=self._metadata,
         )
         return bool(response.deleted)
+
+    def delete_image(self, image: ImageInput) -> int:
+        """Delete every trace of an image: its embeddings of all models, and what decoders keep.
+
+        Returns:
+            How many embeddings were cached.
+
+        Raises:
+            InvalidInput: the image's id is invalid.
+            Unavailable: the cache did not answer; try again.
+        """
+        response = self._embedding_calls.call(
+            self._delete_image,
+            self._delete_image_request(self._hash(image).image_id),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Delete every trace of a tenant; name this client's own, to confirm.
+
+        Returns:
+            How many embeddings were cached.
+
+        Raises:
+            PermissionDenied: it is another tenant.
+            Unavailable: the cache did not answer; try again.
+        """
+        response = self._embedding_calls.call(
+            self._delete_tenant,
+            self._delete_tenant_request(tenant),
+            timeout=self._timeout,
+            metadata=self._metadata,
+        )
+        return int(response.deleted)
 
     def models(self) -> list[Model]:
         """List the models that the decoder serves; the first is the default."""

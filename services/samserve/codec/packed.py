@@ -25,7 +25,7 @@ import numpy as np
 
 from samserve.codec.tensors import Body, Coding, decode, encode
 from samserve.core.arrays import Halves
-from samserve.core.embedding import Embedding, EmbeddingContract, EmbeddingHeader
+from samserve.core.embedding import Contract, Embedding, EmbeddingHeader
 from samserve.core.geometry import Size
 
 HEADER_BYTES = 512
@@ -81,12 +81,12 @@ def pack(embedding: Embedding, coding: Coding = "small") -> bytes:
     return b"".join([before, _checksum(before, padded), padded, *payload])
 
 
-def unpack_header(packed: bytes, contract: EmbeddingContract | None = None) -> EmbeddingHeader:
+def unpack_header(packed: bytes, contract: Contract | None = None) -> EmbeddingHeader:
     """Unpack the first HEADER_BYTES. Raises DamagedEmbedding, as `unpack` does."""
     return _read_header(packed, contract).facts
 
 
-def unpack(packed: bytes, contract: EmbeddingContract | None = None) -> Embedding:
+def unpack(packed: bytes, contract: Contract | None = None) -> Embedding:
     """Unpack an embedding; plain fp16 tensors are views of the bytes.
 
     Takes milliseconds, so call it from a thread.
@@ -133,7 +133,7 @@ class _Header:
     tensors: list[tuple[str, str, tuple[int, ...], int]]
 
 
-def _read_header(packed: bytes, contract: EmbeddingContract | None) -> _Header:
+def _read_header(packed: bytes, contract: Contract | None) -> _Header:
     if len(packed) < HEADER_BYTES:
         raise DamagedEmbedding(
             f"a packed embedding has at least {HEADER_BYTES} bytes, not {len(packed)}"

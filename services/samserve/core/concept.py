@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.core.limits import MAX_CONCEPT_TEXT, MAX_EXAMPLES, check_count
+
+EIGHTHS = 8  # of a pixel, to which examples are told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,37 @@ class Concept:
     examples: tuple[Example, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizedConcept:
+    """A concept as a head takes it: the ids of its text, with begin and end."""
+
+    tokens: tuple[int, ...]
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Names the concept: SHA-256, equal for examples in another order or 1/16 pixel away."""
+        examples = sorted(
+            [*(round(EIGHTHS * edge) for edge in example.box), example.negative]
+            for example in self.examples
+        )
+        identity = json.dumps([self.tokens, examples])
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    @property
+    def text_digest(self) -> str:
+        """Names the text alone."""
+        return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()
+
+
 def check_concept(concept: Concept, field: str) -> None:
     """Check what depends on neither model nor image; `field` is the concept's name in errors.
 
     Raises:
         InvalidInput: It is empty, its text is too long, or a box is invalid.
     """
-    check_count(len(concept.text), MAX_CONCEPT_TEXT, f"{field}.text", "characters")
+    length = len(concept.text.encode("utf-8", "replace"))
+    check_count(length, MAX_CONCEPT_TEXT, f"{field}.text", "bytes of UTF-8")
     check_count(len(concept.examples), MAX_EXAMPLES, f"{field}.examples", "examples")
     if not concept.text.strip() and not concept.examples:
         raise InvalidInput(f"{field}.text", f"{field} is empty; give a text or examples")
@@ -53,7 +81,7 @@ def check_concept(concept: Concept, field: str) -> None:
             )
 
 
-def check_examples_inside(concept: Concept, size: Size, field: str) -> None:
+def check_examples_inside(concept: Concept | TokenizedConcept, size: Size, field: str) -> None:
     """Check that the examples lie inside an image of this size.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from samserve.core.arrays import Halves
 from samserve.core.geometry import Size
@@ -50,8 +51,26 @@ class SizeLimits:
     max_pixels: int = 40_000_000
     max_aspect: float = 64
 
+    def problem(self, size: Size) -> str:
+        """Return what is wrong with an image of this size, or nothing."""
+        short, long = sorted((size.width, size.height))
+        if short >= 1 and size.pixels <= self.max_pixels and long <= self.max_aspect * short:
+            return ""
+        text = f"{size.width} x {size.height}"[:MOST_TEXT]
+        return (
+            f"an image of {text} pixels; the limits are {self.max_pixels:,} pixels "
+            f"and a side ratio of {self.max_aspect:g}:1"
+        )
+
 
 DEFAULT_LIMITS = SizeLimits()
+
+
+class Contract(Protocol):
+    """What an entry of the cache must be like before it is used."""
+
+    def problem(self, size: Size, shapes: Mapping[str, Shape]) -> str:
+        """Return what is wrong with an entry of this size and these shapes, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +89,8 @@ class EmbeddingContract:
 
     def problem(self, size: Size, shapes: Mapping[str, Shape]) -> str:
         """Return what is wrong with an embedding of this size and these shapes, or nothing."""
-        short, long = sorted((size.width, size.height))
-        limits = self.limits
-        if short < 1 or size.pixels > limits.max_pixels or long > limits.max_aspect * short:
-            text = f"{size.width} x {size.height}"[:MOST_TEXT]
-            return (
-                f"an image of {text} pixels; the limits are {limits.max_pixels:,} pixels "
-                f"and a side ratio of {limits.max_aspect:g}:1"
-            )
+        if breach := self.limits.problem(size):
+            return breach
 
         if self.shapes and dict(shapes) != dict(self.shapes):
             return f"tensors {str(dict(shapes))[:MOST_TEXT]}; expected {dict(self.shapes)}"

@@ -7,7 +7,10 @@ SamserveError                INTERNAL             a bug; has an id to find the l
 ├─ ModelVersionMismatch      FAILED_PRECONDITION  ErrorInfo with both versions
 ├─ NoConcepts            FAILED_PRECONDITION  ErrorInfo NO_CONCEPTS, the models that do
 ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
+│  └─ QuotaSpent             likewise
 ├─ Unavailable               UNAVAILABLE          RetryInfo
+├─ Unauthenticated           UNAUTHENTICATED      ErrorInfo without anything that helps to guess
+├─ PermissionDenied          PERMISSION_DENIED    ErrorInfo, likewise
 └─ DeadlinePassed            DEADLINE_EXCEEDED    ErrorInfo with the stage
 """
 
@@ -82,6 +85,14 @@ class Overloaded(SamserveError):
         self.retry_after = retry_after
 
 
+class QuotaSpent(Overloaded):
+    """The tenant's quota is spent; it is renewed after `retry_after` seconds."""
+
+    def __init__(self, quota: str, retry_after: float) -> None:
+        super().__init__("the quota", retry_after)
+        self.args = (f"the tenant's quota of {quota} is spent; retry in {retry_after:.0f} s",)
+
+
 class Unavailable(SamserveError):
     """A service that the answer needs is down; `retry_after` in seconds."""
 
@@ -96,3 +107,17 @@ class DeadlinePassed(SamserveError):
     def __init__(self, stage: str) -> None:
         super().__init__(f"deadline exceeded in stage {stage!r}; allow more time")
         self.stage = stage
+
+
+class Unauthenticated(SamserveError):
+    """The call has no valid credentials. All reasons are told alike."""
+
+    def __init__(self) -> None:
+        super().__init__("missing or invalid credentials; send a valid key to the public address")
+
+
+class PermissionDenied(SamserveError):
+    """The credentials are valid, but do not allow the call."""
+
+    def __init__(self) -> None:
+        super().__init__("these credentials do not allow the call; use a key with its scope")

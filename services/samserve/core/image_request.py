@@ -15,7 +15,7 @@ class ImageRequest:
     """One image and the model to use.
 
     Attributes:
-        tenant: Owner of the cache entries that the call may use.
+        owner: Of the cache entries that the call may use, as in `Caller`.
         model: Name of the model; empty means the default.
         data: The encoded image, or None if only its id is sent.
         image_id: The image's id; read only if there is no `data`.
@@ -24,7 +24,7 @@ class ImageRequest:
         crop: Part of the image that the call is about instead.
     """
 
-    tenant: str
+    owner: str
     model: str
     data: bytes | None
     image_id: str = ""
@@ -44,7 +44,15 @@ class ImageRequest:
             )
 
     async def identify(self, hash_bytes: Callable[[bytes], Awaitable[str]]) -> str:
-        """Return the image's id: the hash of the bytes, or the checked id if there are none.
+        """Return the image's id, or a part's. Arguments and errors as of `identify_whole`."""
+        return (await self.identify_whole(hash_bytes))[0]
+
+    async def identify_whole(
+        self, hash_bytes: Callable[[bytes], Awaitable[str]]
+    ) -> tuple[str, str]:
+        """Return the image's id, and the whole image's if it is a part; else an empty one.
+
+        The id is the hash of the bytes, or the checked id if there are none.
 
         A part of an image has another id.
 
@@ -58,8 +66,9 @@ class ImageRequest:
             image_id = check_image_id(self.image_id)
         else:
             image_id = await hash_bytes(self.data)
+        whole_id = ""
         if self.crop is not None:
-            image_id = crop_id(image_id, self.crop)
+            whole_id, image_id = image_id, crop_id(image_id, self.crop)
 
         check_expected(image_id, self.expected_image_id)
-        return image_id
+        return image_id, whole_id

@@ -12,7 +12,7 @@ from samserve.decoder.concepts.finder import (
     FoundInstance,
     FoundInstances,
 )
-from samserve.decoder.messages import Context, mask_to_proto, read_image, read_output
+from samserve.decoder.messages import mask_to_proto, read_image, read_output
 from samserve.infra.stages import StageClock
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -20,11 +20,11 @@ from samserve.wire.convert import cache_status_to_proto, image_ref, read_concept
 from samserve.wire.status import status_of
 
 
-def read_find(request: pb.FindRequest, context: Context, limits: RequestLimits) -> FindRequest:
+def read_find(request: pb.FindRequest, limits: RequestLimits) -> FindRequest:
     """Return what to find, checked for its size only. Raises InvalidInput."""
     check_count(len(request.concepts), MAX_CONCEPTS, "concepts", "concepts in one call")
     return FindRequest(
-        image=read_image(request, context),
+        image=read_image(request),
         concepts=tuple(
             ConceptInput(
                 read_concept(concept),

@@ -74,10 +74,17 @@ class Downloads:
 
 
 async def chunks(handout: Handout) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of a handout."""
-    file = await asyncio.to_thread(handout.path.open, "rb")
-    try:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk
-    finally:
-        file.close()
+    """Yield the bytes of a handout.
+
+    The file is opened for each chunk: a caller that leaves cannot leave an open file behind.
+    """
+    start = 0
+    while chunk := await asyncio.to_thread(_chunk_at, handout.path, start):
+        yield chunk
+        start += len(chunk)
+
+
+def _chunk_at(path: Path, start: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(CHUNK_BYTES)

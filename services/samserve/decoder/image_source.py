@@ -23,6 +23,7 @@ from samserve.decoder.registry import ServedModel
 from samserve.decoder.remote_embedder import RemoteEmbedding
 from samserve.decoder.sam.prepared_image import ReadyImage
 from samserve.infra.cache import CacheKey
+from samserve.infra.deletions import Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,10 @@ class SourcedImage:
 
 @dataclass(slots=True)
 class Preparation:
-    """The work of preparing an image, how many calls wait for it, and whether to keep it."""
+    """The work of preparing an image of a generation, its callers, and whether to keep it."""
 
     work: Future[ReadyImage]
+    generation: Generation | None
     callers: int = 0
     keep: bool = False
 
@@ -52,7 +54,9 @@ class Preparation:
 class Cache(Protocol):
     """The embeddings that all services share, read only."""
 
-    async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
+    async def read(
+        self, key: CacheKey, contract: EmbeddingContract
+    ) -> tuple[Embedding | None, Generation | None]: ...
 
 
 class Embedder(Protocol):
@@ -128,25 +132,31 @@ class ImageSource:
             return SourcedImage(ready, CacheStatus.HIT, remote_ms={})
 
         with self._queue.place():
-            cached = await self._cache.get(key, model.contract(self._limits))
+            cached, generation = await self._cache.read(key, model.contract(self._limits))
         if cached is not None:
-            image = await self._prepare(key, model, cached, keep=crop is None)
+            image = await self._prepare(key, model, cached, generation, keep=crop is None)
             return SourcedImage(image, CacheStatus.HIT, remote_ms={})
 
         if data is None:
             raise EmbeddingNotCached(key.image_id)
         remote = await self._embedder.embed(
-            ImageRequest(key.tenant, model.name, data, expected_image_id=key.image_id, crop=crop)
+            ImageRequest(key.owner, model.name, data, expected_image_id=key.image_id, crop=crop)
         )
         version = remote.embedding.model_version
         if version in model.versions:
             self._served[model.name] = version
 
-        image = await self._prepare(key, model, remote.embedding, keep=crop is None)
+        image = await self._prepare(key, model, remote.embedding, generation, keep=crop is None)
         return SourcedImage(image, remote.status, remote.remote_ms)
 
     async def _prepare(
-        self, key: CacheKey, model: ServedModel, embedding: Embedding, *, keep: bool
+        self,
+        key: CacheKey,
+        model: ServedModel,
+        embedding: Embedding,
+        generation: Generation | None,
+        *,
+        keep: bool,
     ) -> ReadyImage:
         """Prepare the image, once for concurrent calls.
 
@@ -163,7 +173,7 @@ class ImageSource:
             raise Unavailable(f"the embedding service sent an embedding of {problem}")
 
         key = replace(key, model_version=version)
-        preparation = self._preparing.get(key) or self._begin(key, model, embedding)
+        preparation = self._preparing.get(key) or self._begin(key, model, embedding, generation)
 
         preparation.callers += 1
         preparation.keep |= keep
@@ -174,9 +184,15 @@ class ImageSource:
             if not preparation.callers and preparation.work.cancel():
                 self._preparing.pop(key)
 
-    def _begin(self, key: CacheKey, model: ServedModel, embedding: Embedding) -> Preparation:
+    def _begin(
+        self,
+        key: CacheKey,
+        model: ServedModel,
+        embedding: Embedding,
+        generation: Generation | None,
+    ) -> Preparation:
         work = self._queue.submit(self._pool, model.decoder.prepare, embedding)
-        preparation = self._preparing[key] = Preparation(work)
+        preparation = self._preparing[key] = Preparation(work, generation)
 
         loop = asyncio.get_running_loop()
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end, key, preparation))
@@ -188,4 +204,4 @@ class ImageSource:
             self._preparing.pop(key)
         work = preparation.work
         if preparation.keep and not work.cancelled() and work.exception() is None:
-            self._images.put(key, work.result())
+            self._images.put(key, work.result(), preparation.generation)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 import numpy as np
 
+from samserve.core.caller import current_caller
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
@@ -16,7 +17,6 @@ from samserve.decoder.masks.write import MaskAnswer, Output
 from samserve.decoder.prompt import BACKGROUND, FOREGROUND, PromptInput
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
-from samserve.wire.metadata import tenant_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -29,11 +29,10 @@ LABELS = {
 
 def read_image(
     request: pb.PredictRequest | pb.InteractRequest.Open | pb.GenerateMasksRequest | pb.FindRequest,
-    context: Context,
 ) -> ImageRequest:
-    """Return the image that a request is about. Raises InvalidInput."""
+    """Return the image that a request of the current caller is about. Raises InvalidInput."""
     return ImageRequest(
-        tenant=tenant_of(context.invocation_metadata() or ()),
+        owner=current_caller().owner,
         model=check_string(request.model, "model"),
         data=request.data if request.WhichOneof("image") == "data" else None,
         image_id=request.ref.image_id,

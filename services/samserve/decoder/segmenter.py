@@ -201,7 +201,7 @@ class Segmenter:
         version = request.model_version or self._source.version_served(model)
 
         with clock.stage("embedding"):
-            key = CacheKey(request.tenant, version, image_id)
+            key = CacheKey(request.owner, version, image_id)
             found = await self._source.find(key, model, request.data)
         clock.add({f"embedding.{stage}": ms for stage, ms in found.remote_ms.items()})
         key = replace(key, model_version=found.image.model_version)
@@ -231,7 +231,7 @@ class Segmenter:
             EmbeddingNotCached: The part must be embedded, and the bytes were not sent.
             Overloaded: The queue is full.
         """
-        key = replace(image.key, image_id=crop_id(image.image_id, crop))
+        key = replace(image.key, image_id=crop_id(image.image_id, crop), whole_id=image.image_id)
         try:
             return (await self._source.find(key, model, data, crop)).image
         except EmbeddingNotCached as problem:

@@ -24,9 +24,12 @@ from samserve.core.geometry import Size
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.concepts.finder import Finder
 from samserve.decoder.concepts.head import ConceptHeads
+from samserve.decoder.concepts.remote import RemoteHead
 from samserve.decoder.delayed_status import DelayedStatus
+from samserve.decoder.forgetting import Forgetter
 from samserve.decoder.image_lru import ImageLru
 from samserve.decoder.image_source import ImageSource
+from samserve.decoder.open_work import OpenWork
 from samserve.decoder.prompt import Prompt
 from samserve.decoder.registry import ModelRegistry
 from samserve.decoder.remote_embedder import RemoteEmbedder
@@ -39,14 +42,12 @@ from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers, bound_memory, resident_memory
 from samserve.infra import tracing
 from samserve.infra.addresses import bare_host, join_address
-from samserve.infra.cache import (
-    EmbeddingCache,
-    UnsupportedRedis,
-    refuse_cluster,
-)
+from samserve.infra.cache import EmbeddingCache
 from samserve.infra.logs import set_up_logs
+from samserve.infra.redis_link import UnsupportedRedis, refuse_cluster
 from samserve.infra.settings import DecoderSettings, load_settings, parse_arguments
 from samserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+from samserve.wire.callers import Callers
 from samserve.wire.channel import METADATA_LIMITS, message_limits
 from samserve.wire.parts import PartLimit
 
@@ -72,20 +73,35 @@ async def serve(settings: DecoderSettings) -> None:
     models.publish_metrics()
 
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-    queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
-    cache = EmbeddingCache(settings.cache_options)
-    embedder = RemoteEmbedder(
-        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes
+    queue = DecodeQueue(
+        settings.decode_threads,
+        settings.decode_queue,
+        settings.decode_batches,
+        settings.tenant_share,
     )
-    resident = ImageLru(settings.resident_bytes)
+    cache = EmbeddingCache(settings.cache_options)
+    callers = Callers.of(settings)
+    embedder = RemoteEmbedder(
+        settings.embedding_url, settings.embed_timeout_s, settings.max_image_bytes, callers
+    )
+    resident = ImageLru(settings.resident_bytes, settings.delete_within_s)
+    work = OpenWork()
+    forgetter = Forgetter(resident, work, cache.deletions, settings.delete_within_s)
     source = ImageSource(resident, cache, embedder, pool, queue, settings.size_limits)
     segmenter = Segmenter(source, models, pool, queue)
-    sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
+    heads = {
+        bundle.name: RemoteHead(bundle, cache, embedder, settings.size_limits)
+        for bundle in bundles
+        if bundle.concepts is not None
+    }
+    sweeps = SweepPool(
+        settings.decode_threads, queue.quiet, settings.max_sweeps, settings.tenant_share
+    )
 
     # Build the server.
     draining = asyncio.Event()
     limits = TimeLimits(slow=settings.slow_s, stream=settings.max_stream_s)
-    streams = StreamLimits(settings.max_streams, settings.max_steps_per_s)
+    streams = StreamLimits(settings.max_streams, settings.max_steps_per_s, settings.tenant_share)
     transfers = Transfers(settings.transfer_timeout_s, settings.transient_bytes)
     server = grpc.aio.server(
         interceptors=[DelayedStatus(draining, transfers)],
@@ -101,7 +117,10 @@ async def serve(settings: DecoderSettings) -> None:
             transfers,
             streams,
             sweeper=Sweeper(segmenter, sweeps),
-            finder=Finder(segmenter, ConceptHeads({}), pool, queue),
+            callers=callers,
+            work=work,
+            quotas=cache.quotas,
+            finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),
     )
@@ -119,6 +138,7 @@ async def serve(settings: DecoderSettings) -> None:
     await asyncio.gather(*warm_ups, cache.check())
     most_memory = resident_memory() + settings.resident_bytes + settings.transient_bytes
     memory_bound = asyncio.create_task(bound_memory(transfers, most_memory))
+    forgetting = asyncio.create_task(forgetter.run())
     await server.start()
     await _announce(checks, health_pb2.HealthCheckResponse.SERVING)
     log.info("ready", port=port, models=[decoder.bundle.model_version for decoder in decoders])
@@ -129,6 +149,7 @@ async def serve(settings: DecoderSettings) -> None:
     draining.set()
     await server.stop(settings.drain_s)
     memory_bound.cancel()
+    forgetting.cancel()
     await asyncio.gather(embedder.close(), cache.close())
     pool.shutdown()
     sweeps.close()

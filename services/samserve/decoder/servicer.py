@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
-from samserve.core.errors import InvalidInput, Overloaded, Unavailable
+from samserve.core.errors import InvalidInput, Overloaded, QuotaSpent, Unavailable
 from samserve.core.geometry import Size
+from samserve.core.holders import Holders
 from samserve.core.limits import RequestLimits, check_count, check_string
 from samserve.decoder.concept_messages import read_find, write_found
 from samserve.decoder.concepts.finder import Finder
@@ -19,17 +20,20 @@ from samserve.decoder.handout_messages import description_of, model_to_proto
 from samserve.decoder.interaction import Interaction, Step, StepAnswer
 from samserve.decoder.masks.write import check_output
 from samserve.decoder.messages import Context, mask_to_proto, read_image, read_output, read_prompt
+from samserve.decoder.open_work import OpenWork
 from samserve.decoder.pace import Pace
 from samserve.decoder.prompt import PromptInput
 from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segmenter
-from samserve.decoder.sweep.sweeper import Sweeper
+from samserve.decoder.sweep.sweeper import Started, Sweeper, SweepRequest
 from samserve.decoder.sweep_messages import SweepWriter, read_sweep
 from samserve.decoder.transfers import Transfers
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.wire.call import Call, call_scope
+from samserve.wire.callers import Callers
 from samserve.wire.convert import cache_status_to_proto, image_ref, stage_times
 from samserve.wire.parts import RefusedMessage, parsed
 from samserve.wire.status import status_of
@@ -55,10 +59,12 @@ class StreamLimits:
     Attributes:
         most: Streams that are open at once.
         steps_per_s: Steps of one stream that are read per second; the others wait unread.
+        share: Part of the streams that one tenant may have.
     """
 
     most: int = 256
     steps_per_s: float = 200
+    share: float = 1.0
 
 
 class SegmentationServicer(rpc.SegmentationServiceServicer):
@@ -75,17 +81,23 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         *,
         sweeper: Sweeper,
         finder: Finder,
+        callers: Callers | None = None,
+        work: OpenWork | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
         self._finder = finder
+        self._callers = callers or Callers()
+        self._work = work or OpenWork()
+        self._quotas = quotas or Quotas()
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
         self._request_limits = request_limits
         self._transfers = transfers
         self._stream_limits = streams
-        self._streams = 0
+        self._streams = Holders(streams.most, streams.share)
         self._downloads = Downloads()
 
     async def Predict(
@@ -93,9 +105,13 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> pb.PredictResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Predict", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = _mask_request(parsed(request), context, self._request_limits)
+            self._quotas.take(Quota.REQUESTS)
+            asked = _mask_request(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 segmented = await self._segmenter.segment(asked, clock)
             return _response(segmented, clock)
@@ -103,31 +119,44 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
 
     async def Interact(self, _: AsyncIterator[pb.InteractRequest], context: Context) -> None:
         metadata = context.invocation_metadata() or ()
-        with call_scope("Interact", metadata, traced=False) as call:
+        with (
+            call_scope("Interact", metadata, traced=False) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
             with self._stream():
-                interaction, size = await self._open(context)
+                interaction, image = await self._open(context)
 
-                async with _in_background(
-                    self._read_steps(interaction, context), self._end_in_time(interaction)
-                ):
-                    try:
-                        async for answer in interaction.answers():
-                            await self._transfers.send(context, _step_response(answer, size))
-                    finally:
-                        await delay_if_draining(self._draining)
+                key, size = image.key, image.ready.size
+                with self._work.on(key.owner, key.whole, interaction.end):
+                    del image  # only the resident images' bound keeps it
+                    await self._answer_steps(interaction, size, context)
 
         if call.failed:
             await _abort(call, context)
+
+    async def _answer_steps(self, interaction: Interaction, size: Size, context: Context) -> None:
+        async with _in_background(
+            self._read_steps(interaction, context), self._end_in_time(interaction)
+        ):
+            try:
+                async for answer in interaction.answers():
+                    await self._transfers.send(context, _step_response(answer, size))
+            finally:
+                await delay_if_draining(self._draining)
 
     async def Find(
         self, request: pb.FindRequest | RefusedMessage, context: Context
     ) -> pb.FindResponse:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call:
+        with (
+            call_scope("Find", metadata, clock=clock, slow=self._limits.slow) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_find(parsed(request), context, self._request_limits)
+            self._quotas.take(Quota.REQUESTS)
+            asked = read_find(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 found = await self._finder.find(asked, clock)
             return write_found(found, clock)
@@ -136,7 +165,8 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest | RefusedMessage, context: Context
     ) -> pb.ListModelsResponse:
-        with call_scope("ListModels", context.invocation_metadata() or ()) as call:
+        metadata = context.invocation_metadata() or ()
+        with call_scope("ListModels", metadata) as call, self._callers.acting(metadata):
             context.set_trailing_metadata(call.trailing_metadata)
             parsed(request)
             models = self._segmenter.models
@@ -150,7 +180,8 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     async def GetDecoder(
         self, request: pb.GetDecoderRequest | RefusedMessage, context: Context
     ) -> None:
-        with call_scope("GetDecoder", context.invocation_metadata() or ()) as call:
+        metadata = context.invocation_metadata() or ()
+        with call_scope("GetDecoder", metadata) as call, self._callers.acting(metadata):
             context.set_trailing_metadata(call.trailing_metadata)
             asked = parsed(request)
             model = self._segmenter.resolve(check_string(asked.model, "model"))
@@ -170,36 +201,42 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
     ) -> None:
         metadata = context.invocation_metadata() or ()
         clock = StageClock()
-        with call_scope("GenerateMasks", metadata, clock=clock) as call:
+        with (
+            call_scope("GenerateMasks", metadata, clock=clock) as call,
+            self._callers.acting(metadata),
+        ):
             context.set_trailing_metadata(call.trailing_metadata)
-            asked = read_sweep(parsed(request), context, self._request_limits)
+            self._quotas.take(Quota.REQUESTS)
+            asked = read_sweep(parsed(request), self._request_limits)
             del request  # with the image's bytes, if `asked` does not need them
             with self._transfers.hold_image(asked.image.data):
-                async with aclosing(self._sweeper.sweep(asked, clock)) as events:
-                    writer = SweepWriter(clock)
-                    async for event in events:
-                        if self._draining.is_set():
-                            raise Unavailable("this replica is shutting down; try again")
-                        await self._transfers.send(context, writer.message(event))
+                await self._send_sweep(asked, clock, context)
 
         if call.failed:
             await _abort(call, context)
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Count an open stream. Raises Overloaded if there are too many."""
+    async def _send_sweep(self, asked: SweepRequest, clock: StageClock, context: Context) -> None:
+        ended: list[Exception] = []  # why, once its image is deleted
+        writer = SweepWriter(clock)
+        async with aclosing(self._sweeper.sweep(asked, clock)) as events:
+            with ExitStack() as known:
+                async for event in events:
+                    if isinstance(event, Started):
+                        key = event.image.key
+                        known.enter_context(self._work.on(key.owner, key.whole, ended.append))
+                    if ended:
+                        raise ended[0]
+                    if self._draining.is_set():
+                        raise Unavailable("this replica is shutting down; try again")
+                    await self._transfers.send(context, writer.message(event))
+
+    def _stream(self) -> AbstractContextManager[None]:
+        """Count an open stream during the block. Raises Overloaded if there are too many."""
         most = self._stream_limits.most
-        if self._streams >= most:
-            raise Overloaded(f"the decoder's set of {most} streams", retry_after=5)
+        return self._streams.hold(Overloaded(f"the decoder's set of {most} streams", 5))
 
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
-
-    async def _open(self, context: Context) -> tuple[Interaction, Size]:
-        """Answer the stream's first request; return its interaction and the image's size."""
+    async def _open(self, context: Context) -> tuple[Interaction, FoundImage]:
+        """Answer the stream's first request; return its interaction and the image."""
         request = await self._next(context)
         if request is None or request.WhichOneof("message") != "open":
             raise InvalidInput("open", "the stream's first request must be an open")
@@ -209,24 +246,33 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         check_output(output)
 
         clock = StageClock()
-        asked = read_image(request.open, context)
+        asked = read_image(request.open)
         with span("Interact.open", Kind.SERVER), self._transfers.hold_image(asked.data):
             image = await self._segmenter.find(asked, model, clock)
         await self._transfers.send(context, _opened_response(image, clock))
 
         interaction = Interaction(self._segmenter, model, image, output, slow=self._limits.slow)
-        return interaction, image.ready.size
+        return interaction, image
 
     async def _read_steps(self, interaction: Interaction, context: Context) -> None:
         pace = Pace(self._stream_limits.steps_per_s)
         try:
             while (request := await self._next(context, may_idle=True)) is not None:
-                interaction.submit(_step(request, self._request_limits))
+                interaction.submit(self._read_step(request))
                 await interaction.wait_for_room()
                 await pace.wait()
             interaction.end()
         except Exception as error:
             interaction.end(error)
+
+    def _read_step(self, request: pb.InteractRequest) -> Step:
+        """Return a step; one over the quota is answered so in its turn, and the stream goes on."""
+        step = _step(request, self._request_limits)
+        try:
+            self._quotas.take(Quota.REQUESTS)
+        except QuotaSpent as refusal:
+            return replace(step, prompt=refusal)
+        return step
 
     async def _next(self, context: Context, *, may_idle: bool = False) -> pb.InteractRequest | None:
         """Return the next request, or None once the client has half-closed.
@@ -255,12 +301,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             )
 
 
-def _mask_request(
-    request: pb.PredictRequest, context: Context, limits: RequestLimits
-) -> MaskRequest:
+def _mask_request(request: pb.PredictRequest, limits: RequestLimits) -> MaskRequest:
     check_count(len(request.prompts), limits.prompts, "prompts", "prompts in one call")
     return MaskRequest(
-        image=read_image(request, context),
+        image=read_image(request),
         prompts=[
             read_prompt(prompt, f"prompts[{index}]", limits)
             for index, prompt in enumerate(request.prompts)

@@ -15,7 +15,7 @@ from samserve.core.limits import (
     RequestLimits,
     check_count,
 )
-from samserve.decoder.messages import Context, mask_to_proto, read_image, read_output
+from samserve.decoder.messages import mask_to_proto, read_image, read_output
 from samserve.decoder.sweep.options import SweepOptions
 from samserve.decoder.sweep.proposals import (
     PLAUSIBLE_IOU,
@@ -43,13 +43,11 @@ PROPOSALS = {
 }
 
 
-def read_sweep(
-    request: pb.GenerateMasksRequest, context: Context, limits: RequestLimits
-) -> SweepRequest:
+def read_sweep(request: pb.GenerateMasksRequest, limits: RequestLimits) -> SweepRequest:
     """Return what to segment, checked for its size only. Raises InvalidInput."""
     proposes = request.HasField("propose")
     return SweepRequest(
-        image=read_image(request, context),
+        image=read_image(request),
         options=_options(request.options, PROPOSALS if proposes else {}),
         output=read_output(request.output, limits),
         propose=_proposals(request.propose) if proposes else None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from samserve.edge.clusters import AUTHORISER
-from samserve.edge.values import FILTERS, Json, extension, typed
+from samserve.edge.values import FILTERS, Json, extension
 from samserve.infra.settings import EdgeSettings
+from samserve.wire.callers import KEY_ID_KEY, PLAN_KEY
 from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
 
 AUTHORISER_S = "1s"
@@ -12,7 +13,15 @@ TOKENS = "envoy.filters.http.jwt_authn"
 MOST_TENANTS = 10_000  # whose calls are counted apart, for rate limits
 
 # Headers that only the edge may set, or that services must not believe.
-INTERNAL = (EDGE_KEY, "x-forwarded-host", "x-real-ip", "forwarded", "x-original-url")
+INTERNAL = (
+    EDGE_KEY,
+    KEY_ID_KEY,
+    PLAN_KEY,
+    "x-forwarded-host",
+    "x-real-ip",
+    "forwarded",
+    "x-original-url",
+)
 
 
 def http_filters(settings: EdgeSettings) -> list[Json]:
@@ -24,7 +33,6 @@ def http_filters(settings: EdgeSettings) -> list[Json]:
         *([_tokens(settings)] if settings.edge_jwks_file else []),
         *([_authoriser(settings)] if settings.edge_authorisation != "off" else []),
         *([_tenant_limit(settings)] if settings.edge_tenant_calls_per_s else []),
-        _grpc_stats(),
         extension(
             "envoy.filters.http.router",
             f"{FILTERS}.router.v3.Router",
@@ -128,21 +136,3 @@ def _tenant_limit(settings: EdgeSettings) -> Json:
         rate_limited_as_resource_exhausted=True,
         response_headers_to_add=[{"header": {"key": "retry-after", "value": "1"}}],
     )
-
-
-def _grpc_stats() -> Json:
-    services = {
-        "Segmentation": ("Predict", "Find", "Interact", "GenerateMasks", "ListModels"),
-        "Embedding": ("Embed", "EmbedMany", "GetEmbedding", "DeleteEmbedding"),
-    }
-    methods = [
-        {"name": f"samserve.v1.{service}Service", "method_names": list(names)}
-        for service, names in services.items()
-    ]
-    return {
-        "name": "envoy.filters.http.grpc_stats",
-        "typed_config": typed(
-            f"{FILTERS}.grpc_stats.v3.FilterConfig",
-            individual_method_stats_allowlist={"services": methods},
-        ),
-    }

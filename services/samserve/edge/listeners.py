@@ -127,7 +127,7 @@ def _identity(settings: EdgeSettings) -> Json:
 
 def _metrics(settings: EdgeSettings) -> Json:
     """Serve the metrics and the readiness of the admin socket, and nothing else of it."""
-    paths = {"/metrics": "/stats/prometheus?usedonly", "/ready": "/ready"}
+    paths = {"/metrics": "/stats/prometheus", "/ready": "/ready"}
     routes = [
         {"match": {"path": path}, "route": {"cluster": ADMIN, "prefix_rewrite": inner}}
         for path, inner in paths.items()

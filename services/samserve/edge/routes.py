@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from samserve.edge.clusters import DECODER, EMBEDDING, GATEWAY
 from samserve.edge.values import FILTERS, Json, seconds, typed
 from samserve.infra.settings import EdgeSettings
@@ -20,6 +22,7 @@ STREAMS = {
 NOT_REACHED = "connect-failure,refused-stream,reset-before-request"
 SMALL = 64 * 1024  # bytes; a click by reference is smaller, one that brings the image is not
 
+KEY_WITHIN = 512  # bytes of a body, in which some clients put their key
 BASE64 = 3  # halves of an image's bytes that a JSON body may have
 
 OPEN_PATHS = ("/healthz", "/readyz")  # answered without a key
@@ -104,10 +107,11 @@ def _other_host() -> Json:
 
 
 def _rest(settings: EdgeSettings) -> Json:
-    """HTTP: to the gateway, which retries by itself."""
+    """HTTP: to the gateway, which retries by itself. A key may be at a body's beginning."""
     route = _unary(settings, {"prefix": "/"}, GATEWAY)
     route["route"]["retry_policy"]["num_retries"] = 1
-    return route
+    body = {"max_request_bytes": KEY_WITHIN, "allow_partial_message": True, "pack_as_bytes": True}
+    return {**route, **_authorised(check_settings={"with_request_body": body})}
 
 
 def _everything(settings: EdgeSettings) -> Json:
@@ -121,12 +125,14 @@ def _health(path: str) -> Json:
     return {
         "match": {"path": path},
         "route": {"cluster": GATEWAY, "timeout": "5s"},
-        "typed_per_filter_config": {
-            "envoy.filters.http.ext_authz": typed(
-                f"{FILTERS}.ext_authz.v3.ExtAuthzPerRoute", disabled=True
-            )
-        },
+        **_authorised(disabled=True),
     }
+
+
+def _authorised(**how: Any) -> Json:
+    """How the authoriser is asked about a route's calls."""
+    settings = typed(f"{FILTERS}.ext_authz.v3.ExtAuthzPerRoute", **how)
+    return {"typed_per_filter_config": {"envoy.filters.http.ext_authz": settings}}
 
 
 def _too_large(settings: EdgeSettings) -> Json:

@@ -1,16 +1,16 @@
-"""Bounds how many images are encoded at once, and decides which one is next."""
+"""Bounds how many images are encoded at once, and decides whose is next."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
-from itertools import count
 
+from samserve.core.caller import current_caller
 from samserve.core.errors import Overloaded
+from samserve.core.fair_queue import FairQueue
 from samserve.infra.metrics import WAITING
 
 SHORTEST_RETRY, LONGEST_RETRY = 0.1, 10.0  # seconds after which a refused caller may retry
@@ -26,6 +26,9 @@ class Priority(IntEnum):
 class EncodeSlots:
     """Slots for images that are decoded and encoded. Interactive callers go before bulk ones.
 
+    Among callers of one priority, tenants share the slots by their weights. A full queue refuses
+    the tenant that has most in it.
+
     For one event loop. Callers wait here rather than in Triton's queue, because work that waits
     here is dropped when its caller leaves.
     """
@@ -36,8 +39,9 @@ class EncodeSlots:
         self._free = slots
         self._queue = queue
 
-        self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap
-        self._number = count()
+        self._waiting: dict[Priority, FairQueue[asyncio.Future[None]]] = {
+            priority: FairQueue() for priority in sorted(Priority)
+        }
         self._seconds_per_image = 1.0  # a moving average
 
         # Create the time series, so that they are 0 before the first caller waits.
@@ -68,34 +72,49 @@ class EncodeSlots:
             self._free -= 1
             return
 
-        if len(self._waiting) >= self._queue:
-            raise Overloaded("the embedding service's queue", self._seconds_until_free())
+        caller = current_caller()
+        if self._count() >= self._queue:
+            self._make_room(caller.tenant, caller.plan.share, priority)
 
-        # Wait in order of priority, then of arrival.
         granted = asyncio.get_running_loop().create_future()
-        entry = (priority, next(self._number), granted)
-        heapq.heappush(self._waiting, entry)
+        waiting = self._waiting[priority]
+        number = waiting.push(caller.tenant, granted, caller.plan.share)
         WAITING.labels(priority.name.lower()).inc()
         try:
             await granted
         except asyncio.CancelledError:
             if granted.cancelled():
-                self._waiting.remove(entry)
-                heapq.heapify(self._waiting)
-            else:  # cancelled just after the slot was granted
+                waiting.remove(number)
+            elif granted.exception() is None:  # cancelled just after the slot was granted
                 self._give_back()
             raise
         finally:
             WAITING.labels(priority.name.lower()).dec()
 
     def _seconds_until_free(self) -> float:
-        seconds = (1 + len(self._waiting) / self._slots) * self._seconds_per_image
+        seconds = (1 + self._count() / self._slots) * self._seconds_per_image
         return round(min(max(seconds, SHORTEST_RETRY), LONGEST_RETRY), 1)
 
     def _give_back(self) -> None:
         """Hand the slot to the next caller, or free it."""
-        if self._waiting:
-            _, _, granted = heapq.heappop(self._waiting)
-            granted.set_result(None)
-        else:
-            self._free += 1
+        for waiting in self._waiting.values():
+            while len(waiting):
+                granted = waiting.pop()
+                if not granted.done():  # its caller has not just left
+                    granted.set_result(None)
+                    return
+        self._free += 1
+
+    def _make_room(self, tenant: str, weight: float, priority: Priority) -> None:
+        """Refuse the newest image of the tenant that has most in the queue, or the one to come."""
+        refusal = Overloaded("the embedding service's queue", self._seconds_until_free())
+        for level, waiting in reversed(self._waiting.items()):
+            dropped = waiting.pop_excess(tenant, weight) if level >= priority else None
+            if dropped is not None:
+                if not dropped.done():
+                    dropped.set_exception(refusal)
+                return
+        raise refusal
+
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))

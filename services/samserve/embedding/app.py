@@ -10,8 +10,11 @@ from typing import Any
 from ray import serve
 
 from samserve.bundles.names import model_name
+from samserve.core.embedding import SizeLimits
 from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
+from samserve.embedding.concept_finder import ConceptFinder
+from samserve.embedding.concept_head import TritonHead
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.encoder import TritonEncoder
 from samserve.embedding.image_workers import ImageWorkers, WorkerOptions
@@ -22,6 +25,7 @@ from samserve.infra.cache import EmbeddingCache
 from samserve.infra.logs import set_up_logs
 from samserve.infra.metrics_port import share_metrics
 from samserve.infra.settings import EmbeddingSettings, load_settings
+from samserve.wire.callers import Callers
 
 GRPC_SERVICERS = ["samserve.embedding.registration.add_embedding_service"]
 
@@ -49,19 +53,38 @@ class EmbeddingService(EmbeddingServicer):
             WorkerOptions(limits, settings.image_decode_s, settings.image_range),
             pool,
         )
+        encoder = TritonEncoder(
+            settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
+        )
+        claims = ReplicaClaims(cache, patience=settings.encode_timeout_s)
         embedder = Embedder(
             cache,
-            ReplicaClaims(cache, patience=settings.encode_timeout_s),
+            claims,
             EncodeSlots(settings.embed_slots, settings.embed_queue),
-            TritonEncoder(
-                settings.triton_url, settings.encode_timeout_s, model_name(settings.models[0])
-            ),
+            encoder,
             workers,
             limits=limits,
             pool=pool,
             coding=settings.cache_coding,
+            quotas=cache.quotas,
         )
-        super().__init__(embedder, limits=settings.bulk_limits, slow=settings.slow_s)
+        finder = ConceptFinder(
+            cache,
+            claims,
+            EncodeSlots(settings.concept_slots, settings.embed_queue),
+            embedder,
+            TritonHead(encoder),
+            pool=pool,
+            limits=SizeLimits(limits.max_pixels, limits.max_aspect),
+        )
+        super().__init__(
+            embedder,
+            finder,
+            limits=settings.bulk_limits,
+            slow=settings.slow_s,
+            callers=Callers.of(settings),
+            quotas=cache.quotas,
+        )
 
         # Keep a reference so that the task is not garbage-collected.
         self._cache_check = asyncio.ensure_future(cache.check())

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -22,7 +22,14 @@ from samserve.core.embedding import (
     EmbeddingHeader,
     SizeLimits,
 )
-from samserve.core.errors import DeadlinePassed, EmbeddingNotCached, ModelVersionMismatch
+from samserve.core.errors import (
+    DeadlinePassed,
+    EmbeddingNotCached,
+    ModelVersionMismatch,
+    QuotaSpent,
+    Unavailable,
+)
+from samserve.core.family import TRUNK
 from samserve.core.geometry import Frame
 from samserve.core.image import FramedImage, Limits
 from samserve.core.image_id import image_id as hash_image
@@ -31,10 +38,12 @@ from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.encoder import EncoderSpec
 from samserve.embedding.single_flight import Flight, SingleFlight
-from samserve.infra.cache import CacheKey
+from samserve.infra.cache import CacheKey, trunk_key
+from samserve.infra.deletions import Generation
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import EMBEDDED
 from samserve.infra.pool import run_in_pool
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 
 Found = TypeVar("Found", EmbeddingHeader, Embedding)
@@ -61,8 +70,13 @@ class Cache(Protocol):
 
     async def head(self, key: CacheKey, contract: EmbeddingContract) -> EmbeddingHeader | None: ...
     async def get(self, key: CacheKey, contract: EmbeddingContract) -> Embedding | None: ...
-    async def put(self, key: CacheKey, embedding: Embedding) -> None: ...
+    async def generation(self, key: CacheKey) -> Generation | None: ...
+    async def put(
+        self, key: CacheKey, embedding: Embedding, generation: Generation | None
+    ) -> None: ...
     async def delete(self, key: CacheKey) -> bool: ...
+    async def delete_image(self, owner: str, image_id: str) -> int: ...
+    async def delete_owner(self, owner: str) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +98,30 @@ class FetchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """One checked request; `deadline` is by the event loop's clock, in seconds."""
+class TrunkResult:
+    """An image's trunk, one tensor [C, G, G], and where it came from."""
+
+    trunk: Embedding
+    status: CacheStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What one run of the encoder gives."""
+
+    embedding: Embedding
+    trunk: Embedding | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One checked request; `deadline` is by the event loop's clock, in seconds.
+
+    `wanted` is the entry that is looked for: the embedding's, whose key is `key`, or the trunk's.
+    """
 
     key: CacheKey
+    wanted: CacheKey
     spec: EncoderSpec
     data: bytes | None
     crop: Crop | None
@@ -114,6 +148,7 @@ class Embedder:
         limits: Limits,
         pool: Executor,
         coding: Coding,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create an embedder.
 
@@ -126,6 +161,7 @@ class Embedder:
             limits: Bound the images that are accepted.
             pool: Threads that hash and pack.
             coding: How new embeddings are packed.
+            quotas: Of the tenants.
         """
         self._cache = cache
         self._claims = claims
@@ -135,7 +171,8 @@ class Embedder:
         self._limits = limits
         self._pool = pool
         self._coding = coding
-        self._flights: SingleFlight[CacheKey, Embedding | None] = SingleFlight()
+        self._quotas = quotas or Quotas()
+        self._flights: SingleFlight[CacheKey, _Encoded | None] = SingleFlight()
 
     async def embed(
         self,
@@ -180,8 +217,22 @@ class Embedder:
         embedding, status = await self._in_time(job, self._cache.get)
         return FetchResult(job.key.image_id, embedding, status)
 
+    async def identify(
+        self, request: ImageRequest, clock: StageClock, *, deadline: float = math.inf
+    ) -> Job:
+        """Return the checked request, for `trunk`. Arguments and errors as of `embed`."""
+        return await self._check(request, clock, Priority.INTERACTIVE, deadline)
+
+    async def trunk(self, job: Job) -> TrunkResult:
+        """Return an image's trunk, for a model that has one. Errors as of `embed`."""
+        job = replace(job, wanted=trunk_key(job.key))
+        trunk, status = await self._in_time(job, self._cache.get)
+        return TrunkResult(trunk, status)
+
     async def delete(self, request: ImageRequest) -> bool:
         """Delete the image's embedding, of the version that is served, from the cache.
+
+        Its trunk is deleted, too. What was found of concepts expires by itself.
 
         Returns:
             Whether there was one.
@@ -193,11 +244,27 @@ class Embedder:
         """
         spec = await self._encoder.spec(request.model)
         image_id = await request.identify(self._hash)
-        return await self._cache.delete(CacheKey(request.tenant, spec.model_version, image_id))
+        key = CacheKey(request.owner, spec.model_version, image_id)
+        if spec.trunk:
+            await self._cache.delete(trunk_key(key))
+        return await self._cache.delete(key)
+
+    async def delete_image(self, request: ImageRequest) -> int:
+        """Delete every trace of an image, and return how many embeddings were cached.
+
+        Raises:
+            InvalidInput: The image's id is invalid.
+            Unavailable: The cache did not answer.
+        """
+        return await self._cache.delete_image(request.owner, await request.identify(self._hash))
+
+    async def delete_owner(self, owner: str) -> int:
+        """Delete every trace of an owner. Returns and raises as `delete_image`."""
+        return await self._cache.delete_owner(owner)
 
     async def _check(
         self, request: ImageRequest, clock: StageClock, priority: Priority, deadline: float
-    ) -> _Job:
+    ) -> Job:
         """Resolve the model, and identify the image."""
         spec = await self._encoder.spec(request.model)
         if request.model_version not in ("", spec.model_version):
@@ -205,17 +272,17 @@ class Embedder:
 
         with clock.stage("hash"):
             request.check_size(self._limits.max_bytes)
-            image_id = await request.identify(self._hash)
+            image_id, whole_id = await request.identify_whole(self._hash)
         bind_image_id(image_id)
 
-        key = CacheKey(request.tenant, spec.model_version, image_id)
-        return _Job(key, spec, request.data, request.crop, priority, deadline, clock)
+        key = CacheKey(request.owner, spec.model_version, image_id, whole_id=whole_id)
+        return Job(key, key, spec, request.data, request.crop, priority, deadline, clock)
 
     async def _hash(self, data: bytes) -> str:
         return await run_in_pool(self._pool, hash_image, data)
 
     async def _in_time(
-        self, job: _Job, look_up: LookUp[Found]
+        self, job: Job, look_up: LookUp[Found]
     ) -> tuple[Found | Embedding, CacheStatus]:
         """Find or encode within the job's deadline, and count the outcome."""
         try:
@@ -227,7 +294,7 @@ class Embedder:
         return embedding, status
 
     async def _find_or_encode(
-        self, job: _Job, look_up: LookUp[Found]
+        self, job: Job, look_up: LookUp[Found]
     ) -> tuple[Found | Embedding, CacheStatus]:
         """Return what `look_up` finds, or the new embedding."""
         clock = job.clock
@@ -235,7 +302,7 @@ class Embedder:
         while True:
             # 1. Look in the cache.
             with clock.stage("lookup"):
-                embedding = await look_up(job.key, self._contract(job.spec))
+                embedding = await look_up(job.wanted, self._contract(job))
             if embedding is not None:
                 return embedding, status_if_found
             if job.data is None:
@@ -245,25 +312,33 @@ class Embedder:
             encode = partial(self._encode, job, job.data)
             with clock.stage("turn") if job.key in self._flights else nullcontext():
                 shared = await self._flights.run(job.key, encode, job.deadline)
-            if shared.result is not None:
-                return shared.result, CacheStatus.COALESCED if shared.joined else CacheStatus.MISS
+            if (made := shared.result) is not None:
+                entry = made.embedding if job.wanted == job.key else made.trunk
+                if entry is None:
+                    raise Unavailable(f"model {job.spec.name!r} returned no trunk")
+                return entry, CacheStatus.COALESCED if shared.joined else CacheStatus.MISS
 
             # Another replica has stored it. Look again; it may have been evicted already.
             status_if_found = CacheStatus.COALESCED
 
-    def _contract(self, spec: EncoderSpec) -> EmbeddingContract:
+    def _contract(self, job: Job) -> EmbeddingContract:
         limits = SizeLimits(self._limits.max_pixels, self._limits.max_aspect)
-        return EmbeddingContract(dict(spec.shapes), limits)
+        trunk = {TRUNK: job.spec.trunk}
+        shapes = dict(job.spec.shapes) if job.wanted == job.key else trunk
+        return EmbeddingContract(shapes, limits)
 
-    async def _encode(self, job: _Job, data: bytes, flight: Flight) -> Embedding | None:
-        """Encode the image and store the embedding; None if another replica stored it."""
+    async def _encode(self, job: Job, data: bytes, flight: Flight) -> _Encoded | None:
+        """Encode the image and store what it gives; None if another replica stored it."""
         clock = job.clock
 
         # 3. Claim the image among all replicas.
-        async with self._claims.claim(job.key) as claim:
+        async with self._claims.claim(job.wanted) as claim:
             with clock.stage("turn"):
                 if not await claim.acquire():
                     return None
+                generation = await self._cache.generation(job.key)
+                self._quotas.check(Quota.PIXELS, Quota.CACHED_BYTES)
+                self._quotas.take(Quota.ENCODES)
 
             # 4. Wait for a slot.
             with clock.stage("queue"):
@@ -272,6 +347,7 @@ class Embedder:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
                     image = await self._decoder.frame(data, job.spec.frame, job.crop)
+                self._spend(Quota.PIXELS, image.size.width * image.size.height)
 
                 # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()
@@ -280,9 +356,30 @@ class Embedder:
 
             # 7. Pack once, since the same bytes are cached and sent; store them.
             with clock.stage("store"):
-                embedding = Embedding(job.spec.model_version, image.size, tensors)
-                packed = await run_in_pool(self._pool, pack, embedding, self._coding)
-                embedding = replace(embedding, packed=packed)
-                await self._cache.put(job.key, embedding)
+                trunk = tensors.pop(TRUNK, None)
+                embedding = await self._store(job.key, job, image, tensors, generation)
+                if trunk is None:
+                    return _Encoded(embedding, None)
+                key = trunk_key(job.key)
+                stored = await self._store(key, job, image, {TRUNK: trunk}, generation)
+                return _Encoded(embedding, stored)
 
+    def _spend(self, quota: Quota, units: int) -> None:
+        """Count what has been used; the next image is refused if it was too much."""
+        with suppress(QuotaSpent):
+            self._quotas.take(quota, units)
+
+    async def _store(
+        self,
+        key: CacheKey,
+        job: Job,
+        image: FramedImage,
+        tensors: dict[str, Halves],
+        generation: Generation | None,
+    ) -> Embedding:
+        embedding = Embedding(job.spec.model_version, image.size, tensors)
+        packed = await run_in_pool(self._pool, pack, embedding, self._coding)
+        embedding = replace(embedding, packed=packed)
+        self._spend(Quota.CACHED_BYTES, len(packed))
+        await self._cache.put(key, embedding, generation)
         return embedding

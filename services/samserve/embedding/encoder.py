@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from samserve.core.arrays import Halves
+from samserve.core.arrays import Array, Halves
 from samserve.core.embedding import Shape
 from samserve.core.errors import DeadlinePassed, ModelNotFound, Overloaded, Unavailable
+from samserve.core.family import TRUNK
 from samserve.core.geometry import STRETCH, Frame
 from samserve.core.image import FramedImage
 from samserve.embedding.admission import Priority
@@ -38,6 +40,25 @@ SPEC_TIMEOUT = 1.0  # seconds; a Triton that hangs must not delay cache hits
 
 
 @dataclass(frozen=True, slots=True)
+class ConceptSpec:
+    """A model's concept head.
+
+    Attributes:
+        version: Of what it finds.
+        top: Instances of a concept that it can tell.
+        tokens: Of a phrase at most.
+        words: Ids of its vocabulary.
+        side: Of the low-res logits.
+    """
+
+    version: str
+    top: int
+    tokens: int
+    words: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """An encoder that Triton serves.
 
@@ -47,6 +68,8 @@ class EncoderSpec:
         frame: The square that it sees.
         outputs: Names of the tensors that make an embedding.
         shapes: Name and shape of each of them; empty if Triton does not say.
+        trunk: Shape of the output that the search for concepts begins with; empty if there is none.
+        concepts: Of the model's concept head; None if it knows no concepts.
         variant: How it is run; empty if Triton's repository does not say. Likewise `backend`.
     """
 
@@ -57,6 +80,8 @@ class EncoderSpec:
     variant: str
     backend: str
     shapes: tuple[tuple[str, Shape], ...] = ()
+    trunk: Shape = ()
+    concepts: ConceptSpec | None = None
 
 
 class TritonEncoder:
@@ -146,17 +171,22 @@ class TritonEncoder:
         facts = {key: value.get("string_value", "") for key, value in parameters.items()}
         if "bundle" not in facts:
             return None
+        outputs = tuple(json.loads(facts["outputs"]))
+        shapes = {
+            output["name"]: tuple(map(int, output["dims"]))
+            for output in answer["config"].get("output", [])
+        }
+        concepts = json.loads(facts.get("concepts", "null"))
         return EncoderSpec(
             name=name,
             model_version=facts["model_version"],
             frame=Frame(int(facts["frame"]), facts["resize"] == STRETCH),
-            outputs=tuple(json.loads(facts["outputs"])),
+            outputs=outputs,
             variant=facts.get("variant", ""),
             backend=facts.get("backend", ""),
-            shapes=tuple(
-                (output["name"], tuple(map(int, output["dims"])))
-                for output in answer["config"].get("output", [])
-            ),
+            shapes=tuple((output, shapes[output]) for output in outputs if output in shapes),
+            trunk=shapes.get(TRUNK, ()),
+            concepts=None if concepts is None else ConceptSpec(**concepts),
         )
 
     @contextmanager
@@ -179,7 +209,7 @@ class TritonEncoder:
             seconds: Until the latest caller's deadline; Triton then drops the image if it waits.
 
         Returns:
-            fp16 tensors by name, for SAM {"embedding": [256, 64, 64]}.
+            fp16 tensors by name, for SAM {"embedding": [256, 64, 64]}; the trunk if there is one.
 
         Raises:
             Overloaded: Triton's queue is full.
@@ -187,22 +217,39 @@ class TritonEncoder:
             Unavailable: Triton does not answer.
         """
         in_queue = max(min(self._timeout, seconds), SHORTEST_TIMEOUT)
-        pixels = InferInput("image", [1, *image.pixels.shape], "UINT8")
-        pixels.set_data_from_numpy(image.pixels[None])
-        valid = InferInput("valid", [1, 2], "INT32")
-        valid.set_data_from_numpy(np.array([[image.valid.height, image.valid.width]], np.int32))
+        valid = np.array([[image.valid.height, image.valid.width]], np.int32)
+        answer = await self.infer(
+            spec.name,
+            {"image": image.pixels[None], "valid": valid},
+            (*spec.outputs, *((TRUNK,) if spec.trunk else ())),
+            priority=priority,
+            timeout=int(in_queue * 1e6),  # microseconds
+        )
+        return {name: tensor[0] for name, tensor in answer.items()}
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], **options: Any
+    ) -> dict[str, Array]:
+        """Run any of Triton's models on tensors by name, and return some outputs.
+
+        Raises:
+            Overloaded, DeadlinePassed, Unavailable: As `encode` does.
+        """
+        given = []
+        for name, tensor in inputs.items():
+            given.append(InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype)))
+            given[-1].set_data_from_numpy(tensor)
 
         with span("triton infer", Kind.CLIENT), triton_errors(self._url):
             answer = await self._client.infer(
-                spec.name,
-                [pixels, valid],
-                outputs=[InferRequestedOutput(name) for name in spec.outputs],
-                priority=priority,
-                timeout=int(in_queue * 1e6),  # microseconds
+                model,
+                given,
+                outputs=[InferRequestedOutput(name) for name in outputs],
                 client_timeout=self._timeout,
                 headers=dict(inject_headers()),
+                **options,
             )
-        return {name: answer.as_numpy(name)[0] for name in spec.outputs}
+        return {name: answer.as_numpy(name) for name in outputs}
 
     async def close(self) -> None:
         await self._client.close()

@@ -54,7 +54,7 @@ def _serve(settings: EmbeddingSettings, folder: Path) -> None:
     from ray.serve.schema import LoggingConfig
 
     from samserve.embedding.app import GRPC_SERVICERS, build
-    from samserve.infra.cache import UnsupportedRedis, refuse_cluster
+    from samserve.infra.redis_link import UnsupportedRedis, refuse_cluster
 
     try:
         refuse_cluster(settings.redis_url, settings.redis_timeout_s)

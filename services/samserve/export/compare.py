@@ -43,7 +43,7 @@ def differences(path: Path, checkpoint: Checkpoint) -> dict[str, float]:
 
     expected = reference.embed(image, valid)
     inputs = {"image": image[None], "valid": np.array([valid], np.int32)}
-    tensors = _session(path / ENCODER).run(list(expected), inputs)
+    tensors = open_session(path / ENCODER).run(list(expected), inputs)
     largest = {
         name: beyond_rounding(tensor, expected[name])
         for name, tensor in zip(expected, tensors, strict=True)
@@ -56,7 +56,7 @@ def _decoder_differences(
 ) -> dict[str, float]:
     low_res = 4 * image["embedding"].shape[-1]
     image = {name: tensor for name, tensor in image.items() if name != TRUNK}
-    session = _session(path)
+    session = open_session(path)
     largest = {"low_res_logits": 0.0, "predicted_iou": 0.0}
 
     for prompt in prompts(checkpoint.frame, low_res):
@@ -89,7 +89,8 @@ def beyond_rounding(tensor: Halves, expected: Floats) -> float:
     return float(np.maximum(excess, 0).max() / np.abs(expected).max())
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Load a graph, without warnings."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

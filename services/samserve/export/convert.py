@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samserve.bundles.bundle import DECODER, ENCODER, write_facts
+from samserve.bundles.bundle import CONCEPTS, DECODER, ENCODER, TEXT, VOCABULARY, write_facts
 from samserve.core.family import TRUNK, Shape
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.compare import TOLERANCE, ExportMismatch, differences
+from samserve.export.compare_concepts import concept_differences
+from samserve.export.concept_files import export_concepts, export_text
+from samserve.export.families.family import ConceptExport
 from samserve.export.onnx_files import EncoderGraph, export_decoder, export_encoder
 
 
@@ -38,7 +41,7 @@ def convert(
         outputs = export(checkpoint, bundle, on_progress)
 
         on_progress("comparing with PyTorch")
-        largest = differences(bundle, checkpoint)
+        largest = differences(bundle, checkpoint) | concept_differences(bundle, checkpoint)
         for output, difference in largest.items():
             if not difference <= TOLERANCE:  # true for NaN
                 raise ExportMismatch(
@@ -74,7 +77,20 @@ def export(
     on_progress("exporting the decoder")
     decoder = family.decoder(model.prompt_encoder, model.mask_decoder)
     export_decoder(decoder, embedding, bundle / DECODER)
+
+    if family.concepts is not None:
+        on_progress("exporting the concept head")
+        _export_concepts(family.concepts, checkpoint, model, outputs[TRUNK], bundle)
     return outputs
+
+
+def _export_concepts(
+    concepts: ConceptExport, checkpoint: Checkpoint, model: Any, trunk: Shape, bundle: Path
+) -> None:
+    tokens, width = concepts.tokens(checkpoint.config), concepts.width(checkpoint.config)
+    export_text(concepts.text(model), tokens, bundle / TEXT)
+    export_concepts(concepts.head(model, concepts.top), trunk, tokens, width, bundle / CONCEPTS)
+    (bundle / VOCABULARY).write_bytes(checkpoint.vocabulary)
 
 
 def facts_of(checkpoint: Checkpoint, outputs: dict[str, Shape]) -> dict[str, Any]:
@@ -89,6 +105,7 @@ def facts_of(checkpoint: Checkpoint, outputs: dict[str, Shape]) -> dict[str, Any
         "low_res": 4 * outputs["embedding"][-1],
         **_shapes(outputs),
         "precision": "fp32",
+        **_concept_facts(checkpoint),
         "preprocessing": {
             "resize": checkpoint.family.core.resize,
             "pixel_mean": list(checkpoint.pixel_mean),
@@ -108,3 +125,18 @@ def _shapes(outputs: dict[str, Shape]) -> dict[str, dict[str, list[int]]]:
     shapes = {name: list(shape) for name, shape in outputs.items()}
     trunk = {TRUNK: shapes.pop(TRUNK)} if TRUNK in shapes else {}
     return {"embedding": shapes} | ({"trunk": trunk} if trunk else {})
+
+
+def _concept_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    concepts = checkpoint.family.concepts
+    if concepts is None:
+        return {}
+    return {
+        "concepts": {
+            "top": concepts.top,
+            "tokens": concepts.tokens(checkpoint.config),
+            "words": concepts.words(checkpoint.config),
+            "width": concepts.width(checkpoint.config),
+            "threshold": concepts.threshold,
+        }
+    }

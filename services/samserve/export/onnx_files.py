@@ -78,7 +78,7 @@ def export_encoder(
     image = torch.zeros(2, frame, frame, 3, dtype=torch.uint8)
     valid = torch.tensor([[frame, frame], [frame // 2, frame]], dtype=torch.int32)
     batch = torch.export.Dim("batch", min=1, max=1024)
-    _export(
+    export_graph(
         graph,
         {"image": image, "valid": valid},
         {"image": {0: batch}, "valid": {0: batch}},
@@ -114,7 +114,7 @@ def export_decoder(graph: DecoderGraph, embedding: dict[str, Shape], path: Path)
         "mask_input": {0: n},
         "has_mask": {0: n},
     }
-    _export(graph, inputs, axes, ["low_res_logits", "predicted_iou"], path)
+    export_graph(graph, inputs, axes, ["low_res_logits", "predicted_iou"], path)
 
     # The weights go to a file that the decoding server reads too.
     weights = {
@@ -155,13 +155,22 @@ def share_weights(graph: Path, weights: Path) -> None:
     onnx.save(model, graph)
 
 
-def _export(
+def export_graph(
     graph: nn.Module,
     inputs: dict[str, Tensor],
     axes: dict[str, dict[int, object]],
     outputs: list[str],
     path: Path,
 ) -> None:
+    """Write a graph.
+
+    Args:
+        graph: To export.
+        inputs: Examples by name.
+        axes: The dynamic axes of each input.
+        outputs: Names of the results.
+        path: Of the file. Weights too large for it are written to `path`.data.
+    """
     # The exporter warns that torchvision is missing, which is not needed here.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():

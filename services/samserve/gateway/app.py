@@ -43,7 +43,11 @@ def build(service: Service) -> FastAPI:
     )
     settings = service.settings
     app.add_middleware(
-        Observed, bodies=service.bodies, most=settings.max_requests, slow=settings.slow_s
+        Observed,
+        bodies=service.bodies,
+        callers=service.callers,
+        most=settings.max_requests,
+        slow=settings.slow_s,
     )
     app.add_exception_handler(HTTPException, _answer_unrouted)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from samserve.gateway.problem import Problem
 
-STATUSES = (400, 404, 408, 409, 413, 415, 422, 429, 500, 501, 503, 504)
+STATUSES = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 501, 503, 504)
 
 
 class Message(BaseModel):

@@ -24,7 +24,9 @@ from samserve.core.errors import (
     ModelVersionMismatch,
     NoConcepts,
     Overloaded,
+    PermissionDenied,
     SamserveError,
+    Unauthenticated,
     Unavailable,
     shorten,
 )
@@ -68,6 +70,8 @@ _TABLE: dict[type[SamserveError], tuple[HTTPStatus, str]] = {
     Overloaded: (HTTPStatus.TOO_MANY_REQUESTS, "OVERLOADED"),
     Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     DeadlinePassed: (HTTPStatus.GATEWAY_TIMEOUT, "DEADLINE_PASSED"),
+    Unauthenticated: (HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED"),
+    PermissionDenied: (HTTPStatus.FORBIDDEN, "PERMISSION_DENIED"),
 }
 
 

@@ -9,13 +9,12 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from samserve.core.errors import Overloaded
 from samserve.gateway.json_body import parse_json
 from samserve.gateway.problem import Problem, problem_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-FULL = "samserve.full"  # in a request's scope: whether too many requests are in progress
+REFUSAL = "samserve.refusal"  # in a request's scope: the error to answer it with
 
 
 def surface(
@@ -47,8 +46,8 @@ def surface(
 
             async def answer(request: Request) -> Response:
                 try:
-                    if request.scope.get(FULL):
-                        raise Overloaded("the gateway")
+                    if REFUSAL in request.scope:
+                        raise request.scope[REFUSAL]
                     return await handle(SurfaceRequest(request.scope, request.receive))
                 except Exception as error:
                     return write(problem_of(error))

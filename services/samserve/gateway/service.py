@@ -6,9 +6,11 @@ import time
 
 from samserve.client import AsyncClient
 from samserve.client.answer import Model
+from samserve.core.caller import current_caller
 from samserve.gateway.bodies import Bodies, BodyLimits
 from samserve.gateway.fetch import Fetcher, image_limits
 from samserve.infra.settings import GatewaySettings
+from samserve.wire.callers import Callers
 from samserve.wire.request_id import request_id_here
 
 MODELS_SECONDS = 5.0  # for which the list of models is kept
@@ -32,14 +34,18 @@ class Service:
         self.fetcher = Fetcher(
             (*settings.image_hosts, *settings.private_image_hosts), image_limits(settings)
         )
+        self.callers = Callers.of(settings)
         self._client = client
         self._models: list[Model] = []
         self._models_until = 0.0
 
     @property
     def client(self) -> AsyncClient:
-        """The client; its calls bear the id of the current request."""
-        return self._client.using(metadata=request_id_here())
+        """The client; its calls bear the id and the caller of the current request."""
+        return self._client.using(
+            tenant=current_caller().tenant,
+            metadata=(*self.callers.metadata(), *request_id_here()),
+        )
 
     def patient(self) -> AsyncClient:
         """Return the client for tools that cannot take a refusal: it waits for busy services."""

@@ -20,6 +20,11 @@ EMBEDDED = Counter(
     "Images answered by the embedding service: hit, miss, coalesced.",
     ["model", "cache"],
 )
+CONCEPTS = Counter(
+    "samserve_concepts_total",
+    "Concepts answered by the decoder: hit, miss, coalesced.",
+    ["model", "cache"],
+)
 DECODED = Counter("samserve_decoded_total", "Prompts answered by the decoder.", ["model"])
 MODEL_INFO = Gauge(
     "samserve_model_info",
@@ -83,6 +88,20 @@ STAGE_SECONDS = Histogram(
     "Time spent in one stage of a request.",
     ["stage"],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+
+# Quotas of tenants.
+QUOTAS_SPENT = Counter(
+    "samserve_quotas_spent_total",
+    "Work refused because a tenant's quota was spent: requests, encodes, pixels, cached_bytes.",
+    ["quota"],
+)
+
+# The authoriser.
+AUTHORISED = Counter(
+    "samserve_authorised_total",
+    "Calls that the authoriser judged: ok, unauthenticated, permission_denied, unavailable.",
+    ["outcome"],
 )
 
 # Requests of the HTTP gateway.

@@ -19,12 +19,14 @@ TIMEOUT = 2.0  # seconds for one answer
 def readiness(addresses: Addresses) -> dict[str, bool]:
     """Whether each part is ready to serve."""
     edge = {"edge": edge_ready(addresses.edge_metrics)} if addresses.edge else {}
+    identity = {"identity": identity_ready(addresses.identity)} if addresses.identity else {}
     return {
         "redis": redis_ready(addresses.redis),
         "triton": triton.ready(addresses.triton),
         "embedding": embedding_ready(addresses.embedding),
         "decoder": decoder_ready(addresses.decoder),
         "gateway": gateway_ready(addresses.gateway),
+        **identity,
         **edge,
     }
 
@@ -46,6 +48,15 @@ def redis_ready(url: str) -> bool:
 
 def decoder_ready(address: str) -> bool:
     """Whether the decoder's grpc.health.v1 answers SERVING."""
+    return _is_serving(address)
+
+
+def identity_ready(address: str) -> bool:
+    """Whether the authoriser's grpc.health.v1 answers SERVING."""
+    return _is_serving(address)
+
+
+def _is_serving(address: str) -> bool:
     with grpc.insecure_channel(address, proxy_options(address)) as channel:
         try:
             request = health_pb2.HealthCheckRequest()

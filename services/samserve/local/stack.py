@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -24,11 +25,13 @@ from samserve.codec.tensors import Coding
 from samserve.infra.folders import make_plain_folder
 from samserve.local import triton
 from samserve.local.certificates import CA, CERTIFICATE, KEY, write_certificates
+from samserve.local.keys import local_keys
 from samserve.local.probes import (
     decoder_ready,
     edge_ready,
     embedding_ready,
     gateway_ready,
+    identity_ready,
     redis_ready,
 )
 from samserve.local.process import (
@@ -50,6 +53,8 @@ LONGEST_PAUSE = 30.0  # seconds before a part that dies again and again is start
 CHOSEN_PORTS = (  # ports that no option sets; any free one is taken
     "gateway_metrics",
     "edge_metrics",
+    "identity",
+    "identity_metrics",
     "embedding_metrics",
     "decoder_metrics",
     "redis",
@@ -73,6 +78,7 @@ class StackOptions:
         cache_coding: "small" or "exact".
         gateway_port, embedding_port, decoder_port, edge_port: 0 chooses any free port.
         edge: Whether callers find Envoy in front of the services, too.
+        keys: Have the edge ask for the API keys of this machine, and the services for the edge.
         tls_folder: Have the edge speak TLS, with a CA and a certificate made in this folder.
         replicas: Replicas of the embedding service.
         redis_url, triton_url: A Redis or Triton that runs already; empty: start one.
@@ -87,6 +93,7 @@ class StackOptions:
     decoder_port: int = 0
     edge_port: int = 0
     edge: bool = True
+    keys: bool = False
     tls_folder: Path | None = None
     replicas: int = 1
     redis_url: str = ""
@@ -165,7 +172,16 @@ class Stack:
             "edge": f"http{'s' if folder else ''}://127.0.0.1:{self._ports['edge']}",
             "edge_metrics": f"127.0.0.1:{self._ports['edge_metrics']}",
             "edge_ca": str(folder / CA) if folder else "",
+            **({"identity": self._at("identity")} if self.options.keys else {}),
+            **({"identity_metrics": self._at("identity_metrics")} if self.options.keys else {}),
         }
+
+    def _at(self, name: str) -> str:
+        return f"127.0.0.1:{self._ports[name]}"
+
+    @cached_property
+    def _edge_secret(self) -> str:
+        return secrets.token_hex(32)
 
     def start(self, on_progress: Callable[[str], None] = lambda _: None) -> None:
         """Start every part, each once the parts it needs are ready.
@@ -195,6 +211,10 @@ class Stack:
 
             on_progress("gateway")
             self.start_gateway()
+
+            if self.options.keys:
+                on_progress("authoriser")
+                self.start_identity()
 
             if self.options.edge:
                 on_progress("edge (Envoy)")
@@ -313,6 +333,18 @@ class Stack:
             lambda: gateway_ready(self.addresses.gateway),
         )
 
+    def start_identity(self) -> None:
+        keys, address = local_keys(), self._at("identity")
+        settings = {
+            "SAMSERVE_IDENTITY_PORT": self._ports["identity"],
+            "SAMSERVE_METRICS_PORT": self._ports["identity_metrics"],
+            "SAMSERVE_KEYS_FILE": keys.file,
+            "SAMSERVE_KEY_PEPPER": keys.pepper,
+        }
+        self._start_python(
+            "identity", "samserve.identity", settings, lambda: identity_ready(address)
+        )
+
     def start_edge(self, name: str = "edge", more: Mapping[str, object] | None = None) -> None:
         """Start the edge; another one beside it needs ports of its own in `more`.
 
@@ -325,6 +357,7 @@ class Stack:
             "SAMSERVE_EDGE_PORT": self._ports["edge"],
             "SAMSERVE_METRICS_PORT": self._ports["edge_metrics"],
             "SAMSERVE_EDGE_RUN_FOLDER": self._run_folder / name,
+            **({"SAMSERVE_EDGE_AUTHORISATION": self._at("identity")} if self.options.keys else {}),
             **(more or {}),
         }
         if (folder := self.options.tls_folder) is not None:
@@ -388,6 +421,7 @@ class Stack:
             "EMBEDDING_URL": self.addresses.embedding,
             "SAMSERVE_MODELS": ",".join(self.options.models),
             "SAMSERVE_CACHE_CODING": self.options.cache_coding,
+            **({"SAMSERVE_EDGE_SECRET": self._edge_secret} if self.options.keys else {}),
             "PYTHONSAFEPATH": 1,  # a click.py in the current folder is not the package of that name
             **settings,
         }

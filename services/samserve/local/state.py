@@ -20,6 +20,7 @@ class Addresses:
         gateway: A URL, `http://127.0.0.1:PORT`.
         edge: A URL, likewise, or with `https`.
         edge_ca: File with the CA of the edge's certificate; empty: no TLS.
+        identity: The authoriser; empty: callers need no keys.
         redis: A URL, `redis://127.0.0.1:PORT/0`, or the user's. The others are `127.0.0.1:PORT`.
         logs: The folder that holds the log of every part.
         models: `NAME` or `NAME:VARIANT`; the first is the default.
@@ -44,6 +45,8 @@ class Addresses:
     edge: str = ""
     edge_metrics: str = ""
     edge_ca: str = ""
+    identity: str = ""
+    identity_metrics: str = ""
     restarts: dict[str, int] = field(default_factory=dict)
 
     def shown(self) -> dict[str, str]:

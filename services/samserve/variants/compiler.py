@@ -11,7 +11,7 @@ import importlib
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ STANDARD = "tensorrt"
 RTX = "tensorrt-rtx"
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"}
 SENSITIVE = {"NORMALIZATION", "SOFTMAX"}  # kinds of layers that need fp32
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
 MEMORY = re.compile(r"Total Activation Memory: (\d+)")
 
 
@@ -113,7 +115,13 @@ class Compiler:
         return target
 
     def compile(
-        self, graph: Path, target: Gpu, *, batch: tuple[int, int, int], timing_cache: bytes = b""
+        self,
+        graph: Path,
+        target: Gpu,
+        *,
+        batch: tuple[int, int, int],
+        shapes: Mapping[str, Shapes] = {},
+        timing_cache: bytes = b"",
     ) -> Compiled:
         """Compile a graph.
 
@@ -121,6 +129,7 @@ class Compiler:
             graph: File of a strongly typed ONNX graph. The first axis of its inputs is the batch.
             target: GPU to compile for.
             batch: least, optimum and most images.
+            shapes: Least, optimum and most shape of inputs by name, instead of the batch.
             timing_cache: Of an earlier compilation.
 
         Raises:
@@ -142,7 +151,7 @@ class Compiler:
         # Configure.
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        config.add_optimization_profile(_profile(builder, network, batch))
+        config.add_optimization_profile(_profile(builder, network, batch, shapes))
         cache = None
         if self.serves:
             cache = config.create_timing_cache(timing_cache)
@@ -215,11 +224,14 @@ def _layer(layer: Any) -> Layer:
     return Layer(layer.name, layer.type.name, input_types, output_types)
 
 
-def _profile(builder: Any, network: Any, batch: tuple[int, int, int]) -> Any:
+def _profile(
+    builder: Any, network: Any, batch: tuple[int, int, int], shapes: Mapping[str, Shapes]
+) -> Any:
     profile = builder.create_optimization_profile()
     for tensor in (network.get_input(i) for i in range(network.num_inputs)):
         _, *rest = tensor.shape
-        profile.set_shape(tensor.name, *((count, *rest) for count in batch))
+        batches = tuple((count, *rest) for count in batch)
+        profile.set_shape(tensor.name, *shapes.get(tensor.name, batches))
     return profile
 
 

@@ -138,7 +138,7 @@ def build(
         if not file.exists():
             with TemporaryDirectory(dir=folder) as work:
                 on_progress(f"writing the encoder's graph in {spec.precision}")
-                graph = _write_graph(bundle, spec.precision, Path(work))
+                graph = write_mixed(bundle.encoder, spec.precision, Path(work))
                 on_progress(f"compiling for {spec.target}")
                 _compile(graph, spec, compiler, file, onnx_digest)
             built = True
@@ -210,17 +210,20 @@ def _variant_name(engine: Engine) -> str:
     return f"{engine.facts['precision']}-{engine.facts['target']}"
 
 
-def _write_graph(bundle: Bundle, precision: Half, folder: Path) -> Path:
-    """Write the encoder in mixed precision.
+def write_mixed(source: Path, precision: Half, folder: Path) -> Path:
+    """Write a bundle's graph in mixed precision to a folder.
 
     The weights go to a file of their own; in one file, ViT-H's would need three times the memory.
+
+    Raises:
+        EngineRefused: It is no graph, or an unsupported one.
     """
-    graph = folder / ENCODER
+    graph = folder / source.name
     try:
-        encoder = onnx.load(bundle.encoder, load_external_data=False)
-        model = to_mixed_precision(encoder, precision, bundle.path)
+        exported = onnx.load(source, load_external_data=False)
+        model = to_mixed_precision(exported, precision, source.parent)
     except (DecodeError, ValueError) as error:
-        raise EngineRefused(f"{bundle.encoder} is not a valid encoder graph: {error}") from error
+        raise EngineRefused(f"{source} is not a valid graph: {error}") from error
     onnx.save(model, graph, save_as_external_data=True, location=WEIGHTS)
     return graph
 

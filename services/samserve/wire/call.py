@@ -35,11 +35,12 @@ ALERTING = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-# A new image is first requested by its id, users cancel, and a refusal must cost next to nothing.
+# A new image is first requested by its id, users cancel, and refusals must cost next to nothing.
 ROUTINE = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from samserve.core.cache_status import CacheStatus
@@ -47,24 +47,23 @@ def cache_status_from_proto(status: types.CacheStatus) -> CacheStatus:
 
 def read_concept(concept: types.Concept) -> Concept:
     """Return what to look for, as it was sent."""
-    return Concept(
-        concept.text,
-        tuple(
-            Example((each.box.x0, each.box.y0, each.box.x1, each.box.y1), each.negative)
-            for each in concept.examples
-        ),
+    return Concept(concept.text, read_examples(concept.examples))
+
+
+def read_examples(examples: Iterable[types.Example]) -> tuple[Example, ...]:
+    """Return examples as they were sent."""
+    return tuple(
+        Example((each.box.x0, each.box.y0, each.box.x1, each.box.y1), each.negative)
+        for each in examples
     )
 
 
-def concept_to_proto(concept: Concept) -> types.Concept:
-    """Return what to look for as a message."""
-    return types.Concept(
-        text=concept.text,
-        examples=[
-            types.Example(
-                box=types.Box(**dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True))),
-                negative=each.negative,
-            )
-            for each in concept.examples
-        ],
-    )
+def write_examples(examples: Iterable[Example]) -> list[types.Example]:
+    """Return examples as messages."""
+    return [
+        types.Example(
+            box=types.Box(**dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True))),
+            negative=each.negative,
+        )
+        for each in examples
+    ]

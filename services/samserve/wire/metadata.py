@@ -8,37 +8,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from samserve.core.errors import InvalidInput, shorten
-from samserve.core.limits import LONGEST_TIMEOUT, MAX_METADATA_BYTES, check_count
+from samserve.core.limits import LONGEST_TIMEOUT
 from samserve.infra import tracing
 
 TENANT_KEY = "samserve-tenant"
-DEFAULT_TENANT = "public"
 EDGE_KEY = "samserve-edge"  # the secret by which services know the edge
 IMAGE_KEY = "samserve-image"  # the image of a call, by which load balancers choose a decoder
 TIMEOUT_KEY = "samserve-timeout-ms"  # Ray Serve hides gRPC's own deadline from its replicas
 LONGEST_SECONDS = (10**LONGEST_TIMEOUT - 1) / 1000  # of a timeout
 
-_TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TIMEOUT = re.compile(rf"[0-9]{{1,{LONGEST_TIMEOUT}}}")
-
-
-def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the tenant whose cache entries the call may use: `samserve-tenant`, or "public".
-
-    Raises:
-        InvalidInput: The tenant's name is invalid, or the metadata are over their limit.
-    """
-    size = sum(len(key) + len(value) for key, value in metadata)
-    check_count(size, MAX_METADATA_BYTES, "metadata", "bytes")
-
-    tenant = next((str(value) for key, value in metadata if key == TENANT_KEY), DEFAULT_TENANT)
-
-    if not _TENANT.fullmatch(tenant):
-        raise InvalidInput(
-            TENANT_KEY,
-            f"invalid tenant {shorten(tenant)!r}: use 1 to 64 letters, digits, '_', '.' or '-'",
-        )
-    return tenant
 
 
 def seconds_left(metadata: Iterable[tuple[str, str | bytes]]) -> float:

@@ -25,7 +25,9 @@ from samserve.core.errors import (
     ModelVersionMismatch,
     NoConcepts,
     Overloaded,
+    PermissionDenied,
     SamserveError,
+    Unauthenticated,
     Unavailable,
 )
 from samserve.wire.channel import proxy_hint
@@ -74,6 +76,8 @@ _TABLE: dict[type[SamserveError], tuple[grpc.StatusCode, Callable[[Any], Message
     ),
     Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry),
     Unavailable: (grpc.StatusCode.UNAVAILABLE, _retry),
+    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, lambda _: _info("UNAUTHENTICATED")),
+    PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, lambda _: _info("PERMISSION_DENIED")),
     DeadlinePassed: (
         grpc.StatusCode.DEADLINE_EXCEEDED,
         lambda e: _info("DEADLINE_EXCEEDED", stage=e.stage),
@@ -166,6 +170,10 @@ def _error(
             return Overloaded(stage, retry)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlinePassed(info.metadata.get("stage", stage))
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated()
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return PermissionDenied()
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message + proxy_hint(message), retry)
         case grpc.StatusCode.UNKNOWN if _is_broken_by_haproxy(message):

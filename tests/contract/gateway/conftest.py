@@ -14,6 +14,7 @@ import uvicorn
 from contract.conftest import Path
 from fastapi import FastAPI
 from PIL import Image
+from pydantic import SecretStr
 from samserve.client import AsyncClient
 from samserve.gateway.app import build
 from samserve.gateway.http_protocol import BoundedHttp
@@ -22,8 +23,8 @@ from samserve.infra.settings import GatewaySettings
 
 
 @pytest.fixture
-def settings() -> GatewaySettings:
-    return GatewaySettings()
+def settings(edge_secret: str) -> GatewaySettings:
+    return GatewaySettings(edge_secret=SecretStr(edge_secret))
 
 
 @pytest.fixture

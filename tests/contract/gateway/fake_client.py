@@ -10,7 +10,20 @@ from typing import Any, cast
 import numpy as np
 from fastapi import APIRouter, FastAPI
 from PIL import Image
-from samserve.client import Answer, AsyncClient, Box, CachedImage, Click, EmbedAnswer, Mask, Prompt
+from samserve.client import (
+    Answer,
+    AsyncClient,
+    Box,
+    CachedImage,
+    Click,
+    Concept,
+    ConceptFindings,
+    EmbedAnswer,
+    Findings,
+    FoundObject,
+    Mask,
+    Prompt,
+)
 from samserve.client.answer import Model
 from samserve.client.everything import DEFAULT_GRID, Everything, GridOptions, Record
 from samserve.client.prompt import write_prompts
@@ -18,7 +31,7 @@ from samserve.core import runs
 from samserve.core.arrays import Floats
 from samserve.core.cache_status import CacheStatus
 from samserve.core.embedding import Embedding
-from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, ModelNotFound, NoConcepts
 from samserve.core.geometry import Size
 from samserve.core.image_id import image_id
 from samserve.core.rle import encode_rle
@@ -40,6 +53,7 @@ class FakeClient:
     candidates: tuple[tuple[float, float, float], ...] = CANDIDATES
     images: dict[str, Size] = field(default_factory=dict)
     asked: list[Prompt] = field(default_factory=list)
+    concepts: list[Concept] = field(default_factory=list)
     timeouts: list[float] = field(default_factory=list)
 
     def using(self, *, model: str | None = None, timeout: float = 0, **_: Any) -> FakeClient:
@@ -80,6 +94,34 @@ class FakeClient:
         drawn = [_cut(prompt, size) for prompt in prompts]
         results = [_masks(prompt, size, self.candidates)[: max_masks or None] for prompt in drawn]
         return Answer(name, VERSION, size, CacheStatus.HIT, {}, results)
+
+    async def find(
+        self,
+        image: bytes | CachedImage,
+        concepts: Sequence[Concept],
+        *,
+        threshold: float | None = None,
+        max_overlap: float = 0,
+        formats: Sequence[str] = ("rle",),
+        **_: Any,
+    ) -> Findings:
+        """Find a ring for each concept; "bad" fails alone, and sam-b knows no concepts."""
+        if self.model == "sam-b":
+            raise NoConcepts("sam-b", ["nano"])
+        name = self._find(image)
+        size = self.images[name]
+        self.concepts += concepts
+        results = []
+        for index, concept in enumerate(concepts):
+            if concept.text == "bad":
+                error = InvalidInput(f"concepts[{index}].text", f"concepts[{index}].text: bad")
+                results.append(ConceptFindings(0, [], False, CacheStatus.MISS, error))
+                continue
+            prompt = Prompt([Click(size.width / 2, size.height / 2)])
+            mask = _masks(prompt, size, self.candidates)[0]
+            found = FoundObject(0.75, (1.0, 2.0, 3.0, 4.0), mask)
+            results.append(ConceptFindings(0.9, [found], False, CacheStatus.HIT))
+        return Findings(name, VERSION, size, CacheStatus.HIT, {}, results)
 
     async def generate_masks(
         self, image: bytes | CachedImage, options: GridOptions = DEFAULT_GRID

@@ -13,7 +13,7 @@ from contract.gateway.fake_client import app_of, fake_service
 from contract.gateway.masks import drawn, iou, without_holes
 from contract.gateway.payloads import payload, picture, replay
 from fastapi import FastAPI
-from samserve.client import Box, CachedImage, Click, Prompt
+from samserve.client import Box, CachedImage, Click, Concept, Prompt
 from samserve.core.contours import external_contours
 from samserve.core.image_id import image_id
 from samserve.core.rle import decode_rle
@@ -258,10 +258,42 @@ async def test_the_server_and_its_models_are_described(http: httpx.AsyncClient) 
         assert model["task_type"] == "unsupervised-segmentation"
 
 
-async def test_text_prompts_are_not_implemented(http: httpx.AsyncClient) -> None:
+def asked_concepts(service: Service) -> list[Concept]:
+    concepts: list[Concept] = service.client.concepts
+    return concepts
+
+
+async def test_a_phrase_gets_predictions_of_its_own(
+    http: httpx.AsyncClient, service: Service
+) -> None:
     answer = await replay(http, "roboflow/concepts")
-    assert answer.status_code == 501
-    assert "text prompts" in answer.json()["message"]
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["prompt_results"]
+    assert result["echo"] == {"prompt_index": 0, "type": "text", "text": "coin"}
+    (found,) = result["predictions"]
+    assert (found["confidence"], found["format"]) == (0.75, "polygon")
+    assert len(found["masks"][0]) > 3
+    assert asked_concepts(service)[-1].text == "coin"
+
+
+async def test_example_boxes_have_labels_and_two_forms(
+    http: httpx.AsyncClient, service: Service
+) -> None:
+    call = payload("roboflow/concepts")["body"]
+    boxes = [{"x": 1, "y": 2, "width": 3, "height": 4}, {"x0": 5, "y0": 6, "x1": 7, "y1": 8}]
+    call["prompts"] = [{"type": "visual", "boxes": boxes, "box_labels": [1, 0]}]
+    call["format"] = "rle"
+    answer = await http.post("/sam3/concept_segment", json=call)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["prompt_results"][0]["predictions"][0]["format"] == "rle"
+    first, second = asked_concepts(service)[-1].examples
+    assert (first.box, first.negative) == (Box(1, 2, 4, 6), False)
+    assert (second.box, second.negative) == (Box(5, 6, 7, 8), True)
+
+    call["prompts"][0]["box_labels"] = [1]
+    answer = await http.post("/sam3/concept_segment", json=call)
+    assert answer.status_code == 400
+    assert "1 labels for 2 boxes" in answer.json()["message"]
 
 
 PROMPT = [{"points": [{"x": 20, "y": 15, "positive": True}]}]

@@ -12,11 +12,12 @@ from typing import Any
 import atheris
 import grpc
 import structlog
-from fakes import FakeCache, FakeEmbeddings, FakeEncoder, InProcessDecoder
+from fakes import FakeCache, FakeEmbeddings, FakeEncoder, FakeHead, InProcessDecoder
 from fuzz.values import small_bundle, small_decoder, small_image
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from samserve.core.embedding import SizeLimits
 from samserve.core.image import Limits
 from samserve.core.limits import MAX_CROP_LAYERS, MAX_POINTS_PER_SIDE
 from samserve.decoder.admission import DecodeQueue
@@ -30,6 +31,7 @@ from samserve.decoder.sweep.sweeper import Sweeper
 from samserve.decoder.transfers import Transfers
 from samserve.embedding.admission import EncodeSlots
 from samserve.embedding.claims import ReplicaClaims
+from samserve.embedding.concept_finder import ConceptFinder
 from samserve.embedding.embedder import Embedder
 from samserve.embedding.servicer import EmbeddingServicer
 from samserve.infra.settings import DecoderSettings, EmbeddingSettings
@@ -159,18 +161,28 @@ class Services:
         )
 
         self.cache = FakeCache()
+        claims = ReplicaClaims(self.cache, patience=1)
         embedder = Embedder(
             self.cache,
-            ReplicaClaims(self.cache, patience=1),
+            claims,
             EncodeSlots(4, 4),
-            FakeEncoder(),
+            FakeEncoder(knows_concepts=True),
             InProcessDecoder(IMAGES),
             limits=IMAGES,
             pool=Here(),
             coding="small",
         )
+        finder = ConceptFinder(
+            self.cache,
+            claims,
+            EncodeSlots(4, 4),
+            embedder,
+            FakeHead(),
+            pool=Here(),
+            limits=SizeLimits(),
+        )
         bulk = EmbeddingSettings().bulk_limits
-        self.embedding = EmbeddingServicer(embedder, limits=bulk, slow=60)
+        self.embedding = EmbeddingServicer(embedder, finder, limits=bulk, slow=60)
 
 
 services = Services()
@@ -180,6 +192,8 @@ METHODS = [
     (services.decoder.GenerateMasks, segmentation_pb2.GenerateMasksRequest, "written"),
     (services.embedding.Embed, embedding_pb2.EmbedRequest, "one"),
     (services.embedding.EmbedMany, embedding_pb2.EmbedManyRequest, "items"),
+    (services.decoder.Find, segmentation_pb2.FindRequest, "one"),
+    (services.embedding.FindConcepts, embedding_pb2.FindConceptsRequest, "answers"),
     (services.embedding.GetEmbedding, embedding_pb2.GetEmbeddingRequest, "answers"),
 ]
 
@@ -244,4 +258,8 @@ def statuses(response: object) -> list[int]:
         return [response.answer.error.code]
     if isinstance(response, embedding_pb2.EmbedManyResponse):
         return [answer.error.code for answer in response.answers]
+    if isinstance(response, segmentation_pb2.FindResponse):
+        return [result.error.code for result in response.results]
+    if isinstance(response, embedding_pb2.FindConceptsResponse):
+        return [response.result.error.code]
     return []

@@ -1,11 +1,15 @@
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from samserve.core.caller import Caller, acting_for
 from samserve.core.errors import Overloaded
+from samserve.core.plan import Plan
 from samserve.decoder import admission as admission_module
 from samserve.decoder.admission import DecodeQueue
 
@@ -306,3 +310,74 @@ async def test_idle_time_does_not_count_as_slow(pool: FakePool, clock: Clock) ->
     assert refusal(queue).retry_after == before
     await pool.work()
     await asyncio.gather(*calls)
+
+
+def of(tenant: str, weight: float = 1.0) -> AbstractContextManager[Caller]:
+    return acting_for(Caller(tenant, tenant, Plan(weight=weight)))
+
+
+async def calls_of(
+    queue: DecodeQueue, pool: FakePool, tenant: str, count: int, done: list[str], weight: float = 1
+) -> list[asyncio.Task[None]]:
+    with of(tenant, weight):
+        calls = [
+            asyncio.create_task(queue.run(pool, lambda: done.append(tenant))) for _ in range(count)
+        ]
+    await settled()
+    return calls
+
+
+async def test_tenants_share_the_threads_by_their_weights(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=1, queue=60), list[str]()
+    calls = [
+        *await calls_of(queue, pool, "a", 40, done),
+        *await calls_of(queue, pool, "b", 10, done),
+        *await calls_of(queue, pool, "c", 10, done, weight=2),
+    ]
+    await pool.work()
+    await asyncio.gather(*calls)
+    first = done[:18]
+    assert {tenant: first.count(tenant) for tenant in "abc"} == pytest.approx(
+        {"a": 5, "b": 4, "c": 9}, abs=1
+    )
+
+
+async def test_a_full_queue_refuses_the_tenant_that_has_most_in_it(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=1, queue=4), list[str]()
+    greedy = await calls_of(queue, pool, "a", 5, done)
+    modest = await calls_of(queue, pool, "b", 1, done)
+    (refused,) = [call for call in greedy if call.done()]
+    assert isinstance(refused.exception(), Overloaded)
+
+    (again,) = await calls_of(queue, pool, "a", 1, done)
+    assert isinstance(again.exception(), Overloaded)
+    await pool.work()
+    await asyncio.gather(*modest, *(call for call in greedy if call is not refused))
+    assert sorted(done) == ["a"] * 4 + ["b"]
+
+
+async def test_batches_of_two_tenants_take_turns_by_tenant(pool: FakePool) -> None:
+    queue, done = DecodeQueue(threads=1, queue=3), list[str]()
+    with of("a"):
+        calls = [await batch(queue, pool, 30, done, "a") for _ in range(3)]
+    with of("b"):
+        calls.append(await batch(queue, pool, 10, done, "b"))
+    await pool.work()
+    await asyncio.gather(*calls)
+    assert done[:20].count("b") >= 9
+
+
+async def test_work_that_a_thread_has_begun_is_not_lost_when_its_caller_leaves() -> None:
+    queue, begun, go = DecodeQueue(threads=1, queue=1), threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert go.wait(60)
+        return "done"
+
+    with ThreadPoolExecutor(1) as threads:
+        future = queue.submit(threads, work)
+        await asyncio.to_thread(begun.wait, 60)
+        assert not future.cancel()
+        go.set()
+        assert await asyncio.wrap_future(future) == "done"

@@ -20,7 +20,9 @@ GENERATED = ("build/",)
 
 
 def documents() -> list[Path]:
-    found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    found = [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+    ]
     for folder in ("docs", "services", "helm", "loadtest", "tests"):
         found += sorted((ROOT / folder).rglob("*.md"))
     return [path for path in found if "node_modules" not in path.parts]

@@ -2,6 +2,7 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+from samserve.core.caller import Caller, acting_for
 from samserve.core.errors import Overloaded
 from samserve.embedding.admission import EncodeSlots, Priority
 
@@ -94,3 +95,27 @@ async def test_a_failure_inside_frees_the_slot() -> None:
         raise ValueError("bad")
     with await admission.slot(Priority.BULK):
         pass
+
+
+async def test_tenants_share_the_slots_and_a_full_queue_refuses_the_one_with_most() -> None:
+    admission, entered = EncodeSlots(slots=1, queue=5), list[str]()
+
+    def visit(tenant: str, priority: Priority = Priority.BULK) -> Visitor:
+        with acting_for(Caller(tenant, tenant)):
+            return Visitor(admission, priority, entered, tenant)
+
+    visitors = [visit("a") for _ in range(6)]
+    await settled()
+    visitors += [visit("b"), visit("b"), visit("c", Priority.INTERACTIVE)]
+    await settled()
+    refused = [visitor for visitor in visitors if visitor.task.done()]
+    assert len(refused) == 3
+    assert all(isinstance(visitor.task.exception(), Overloaded) for visitor in refused)
+
+    for _ in range(6):
+        next(v for v in visitors if not v.task.done() and not v.go.is_set()).go.set()
+        await settled()
+    for visitor in visitors:
+        visitor.go.set()
+    await asyncio.gather(*(visitor.task for visitor in visitors), return_exceptions=True)
+    assert entered == ["a", "c", "a", "b", "a", "b"]

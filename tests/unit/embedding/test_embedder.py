@@ -124,7 +124,7 @@ async def test_a_part_is_encoded_and_cached_under_an_id_of_its_own(
 
 async def test_two_tenants_never_share_an_entry(embedder: Embedder, encoder: FakeEncoder) -> None:
     await embedder.embed(order(picture(9)), StageClock())
-    other = await embedder.embed(order(picture(9), tenant="other"), StageClock())
+    other = await embedder.embed(order(picture(9), owner="other"), StageClock())
     assert (other.status, encoder.encoded) == (CacheStatus.MISS, 2)
 
 

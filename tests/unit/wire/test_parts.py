@@ -117,6 +117,7 @@ def test_every_method_of_both_services_is_limited(server: Server) -> None:
     assert set(server.parsers) == {
         *("Predict", "Interact", "GenerateMasks", "Find", "ListModels", "GetDecoder"),
         *("Embed", "EmbedMany", "GetEmbedding", "FindConcepts", "DeleteEmbedding"),
+        *("DeleteImage", "DeleteTenant"),
     }
     for parse in server.parsers.values():
         refused = parse(repeated(b"\xf8\x01\x01"))

@@ -15,6 +15,8 @@ EVERY = [
     (errors.Overloaded("the decoder", 0.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable("down", 2.5), grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlinePassed("encode"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.Unauthenticated(), grpc.StatusCode.UNAUTHENTICATED),
+    (errors.PermissionDenied(), grpc.StatusCode.PERMISSION_DENIED),
 ]
 
 

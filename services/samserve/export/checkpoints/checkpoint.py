@@ -46,6 +46,7 @@ class Checkpoint:
         pixel_std: Of RGB, 0 to 255.
         source: Where the weights come from.
         licence: UNKNOWN if it is not stated.
+        vocabulary: Of phrases, as `core.tokens` packs it; empty if the model takes none.
     """
 
     family: ExportFamily
@@ -55,6 +56,7 @@ class Checkpoint:
     pixel_std: Rgb
     source: Source
     licence: str
+    vocabulary: bytes = b""
 
     @property
     def frame(self) -> int:

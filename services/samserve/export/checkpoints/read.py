@@ -14,6 +14,7 @@ from samserve.export.checkpoints.checkpoint import (
     complete_weights,
 )
 from samserve.export.checkpoints.torch_file import load_torch_file
+from samserve.export.checkpoints.vocabulary import read_vocabulary
 from samserve.export.families import FAMILIES
 from samserve.export.families.family import ExportFamily
 from samserve.export.weights import BadCheckpoint, State, shorten
@@ -75,6 +76,7 @@ def _read_file(path: Path) -> Checkpoint:
         pixel_std=family.core.pixel_std,
         source=Source(path.name, digest, file_format),
         licence=family.licence or (META_LICENCE if published else UNKNOWN),
+        vocabulary=read_vocabulary(path.parent) if family.concepts else b"",
     )
 
 
@@ -104,4 +106,5 @@ def _read_folder(folder: Path) -> Checkpoint:
         pixel_std=std,
         source=Source(name, sha256_of_all(files), f"transformers {model_type}"),
         licence=family.licence or hugging_face.read_licence(folder),
+        vocabulary=read_vocabulary(folder) if family.concepts else b"",
     )

@@ -29,6 +29,31 @@ class ReferenceImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ConceptExport:
+    """How to export and check the concept head of one family.
+
+    Attributes:
+        text: transformers' model -> graph of the text encoder.
+        head: transformers' model and the number of instances -> graph of the head.
+        reference: transformers' model -> its answers, see `export.concept_reference`.
+        tokens: Sizes -> tokens of a phrase.
+        words: Sizes -> ids of the vocabulary.
+        width: Sizes -> features of a token.
+        top: Instances of a concept that are kept.
+        threshold: Least score of an instance by default.
+    """
+
+    text: Callable[[PreTrainedModel], nn.Module]
+    head: Callable[[PreTrainedModel, int], nn.Module]
+    reference: Callable[[PreTrainedModel], Any]
+    tokens: Callable[[PretrainedConfig], int]
+    words: Callable[[PretrainedConfig], int]
+    width: Callable[[PretrainedConfig], int]
+    top: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExportFamily:
     """How to read, export and check the checkpoints of one family.
 
@@ -51,6 +76,7 @@ class ExportFamily:
         encoder_size: Sizes -> width and number of blocks of the image encoder.
         patch: Corrects transformers' model where it differs from the authors' code, in place.
         judge: transformers' model -> the model that an export is compared with.
+        concepts: How to export the concept head; None for families that know no concepts.
         restore: Computes the buffers that no file holds, in place.
         frame: Sizes -> side of the square that the encoder sees, in pixels.
         parts: Of config.json, as `config` takes them.
@@ -72,6 +98,7 @@ class ExportFamily:
     encoder_size: Callable[[PretrainedConfig], tuple[int, int]]
     patch: Callable[[PreTrainedModel], None] = lambda _model: None
     judge: Callable[[PreTrainedModel], Any] = lambda model: model
+    concepts: ConceptExport | None = None
     restore: Callable[[PreTrainedModel], None] = lambda _model: None
     frame: Callable[[PretrainedConfig], int] = lambda config: (
         config.prompt_encoder_config.image_size

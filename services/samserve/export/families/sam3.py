@@ -14,12 +14,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.sam3_video.configuration_sam3_video import Sam3VideoConfig
 
 from samserve.core.family import family_named
-from samserve.export.families.family import ExportFamily, ReferenceImage
+from samserve.export.families.family import ConceptExport, ExportFamily, ReferenceImage
 from samserve.export.families.sam2 import Sam2DecoderGraph
-from samserve.export.families.sam3_model import Judge, Sam3, restore
+from samserve.export.families.sam3_model import ConceptJudge, Judge, Sam3, restore
 from samserve.export.families.sam3_names import DETECTOR_NAMES, TRACKER_NAMES, UNUSED, VIDEO_ONLY
 from samserve.export.families.shared import mask_decoder_sizes, prompt_encoder_sizes
+from samserve.export.graphs.concepts import ConceptGraph
 from samserve.export.graphs.rope_vit import RopeVit
+from samserve.export.graphs.text import TextGraph
 from samserve.export.weights import BadCheckpoint, State, count_weights, rename_weights
 
 TRUNK_PART = "detector.backbone.vision_backbone.trunk"
@@ -211,6 +213,18 @@ SAM3 = ExportFamily(
     encoder_size=_encoder_size,
     patch=_patch,
     judge=Judge,
+    concepts=ConceptExport(
+        text=lambda model: TextGraph(
+            model.detector_model.text_encoder, model.detector_model.text_projection
+        ),
+        head=lambda model, top: ConceptGraph(model.detector_model, top),
+        reference=ConceptJudge,
+        tokens=lambda config: config.detector_config.text_config.max_position_embeddings,
+        words=lambda config: config.detector_config.text_config.vocab_size,
+        width=lambda config: config.detector_config.detr_encoder_config.hidden_size,
+        top=50,
+        threshold=0.5,
+    ),
     restore=restore,
     frame=lambda config: config.tracker_config.prompt_encoder_config.image_size,
     parts=("detector_config", "tracker_config"),

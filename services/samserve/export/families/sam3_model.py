@@ -5,6 +5,10 @@ Names are those of a file that transformers wrote of its `Sam3VideoModel`.
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -116,3 +120,106 @@ class Judge:
     def __call__(self, **inputs: Any) -> Any:
         """Decode a prompt, as `Sam3TrackerModel` does."""
         return self.still(**inputs)
+
+
+class ConceptJudge:
+    """transformers' own search for concepts, one concept at a time.
+
+    transformers pools examples with torchvision, which is not installed: the search then has an
+    equivalent of its own in Python.
+    """
+
+    def __init__(self, model: Sam3) -> None:
+        self.detector = model.detector_model
+
+    def trunk(self, pixels: Tensor) -> Tensor:
+        """Return the trunk of an image [1, 3, frame, frame]: [1, C, G, G]."""
+        hidden = self.detector.vision_encoder(pixels).last_hidden_state
+        side = math.isqrt(hidden.shape[1])
+        return hidden.transpose(1, 2).reshape(1, -1, side, side)
+
+    def features(self, trunk: Tensor) -> Any:
+        """Return the features of an image, from its trunk."""
+        levels, places = self.detector.vision_encoder.neck(trunk)
+        return SimpleNamespace(
+            fpn_hidden_states=levels,
+            fpn_position_encoding=places,
+            last_hidden_state=None,
+            hidden_states=None,
+            attentions=None,
+        )
+
+    def text(self, ids: Tensor) -> Tensor:
+        """Token ids [1, T] -> features [1, T, C]."""
+        mask = torch.ones_like(ids)
+        features: Tensor = self.detector.get_text_features(ids, mask).pooler_output
+        return features
+
+    def find(
+        self, features: Any, text: Tensor, boxes: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find one concept.
+
+        Args:
+            features: Of the image.
+            text: [1, T, C], features of the tokens.
+            boxes: [1, B, 4] examples, centre and size; B may be 0.
+            labels: [1, B], 1 or 0.
+
+        Returns:
+            Scores [Q], presence, boxes [Q, 4], logits [Q, L, L].
+        """
+        modeling = sys.modules[Sam3Model.__module__]
+        torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
+        modeling.torchvision = torchvision  # type: ignore[attr-defined]
+        answer = self.detector(
+            vision_embeds=features,
+            text_embeds=SimpleNamespace(pooler_output=text),
+            attention_mask=torch.ones(text.shape[:2], dtype=torch.long),
+            input_boxes=boxes if boxes.numel() else None,
+            input_boxes_labels=labels if boxes.numel() else None,
+        )
+        presence = answer.presence_logits.sigmoid()[0, 0]
+        scores = answer.pred_logits.sigmoid()[0] * presence
+        return scores, presence, answer.pred_boxes[0], answer.pred_masks[0]
+
+
+def roi_align(features: Tensor, boxes: Sequence[Tensor], bins: int) -> Tensor:
+    """Average each box in bins, as torchvision's function of this name does by default.
+
+    Args:
+        features: [B, C, H, W].
+        boxes: For each image [M, 4] corners in cells.
+        bins: Along a side.
+
+    Returns:
+        [all M, C, bins, bins].
+    """
+    pooled = [
+        torch.einsum(
+            "ih,chw,jw->cij", _bins(y0, y1, bins, height), image, _bins(x0, x1, bins, width)
+        )
+        for image, corners in zip(features, boxes, strict=True)
+        for height, width in [image.shape[1:]]
+        for x0, y0, x1, y1 in corners.tolist()
+    ]
+    return torch.stack(pooled)
+
+
+def _bins(low: float, high: float, bins: int, cells: int) -> Tensor:
+    """Weights of the cells in each bin of one side, [bins, cells], sample by sample."""
+    size = max(high - low, 1.0) / bins
+    samples = math.ceil(size)
+    weights = torch.zeros(bins, cells)
+    for index in range(bins):
+        for sample in range(samples):
+            at = low + size * (index + (sample + 0.5) / samples)
+            if not -1 <= at <= cells:
+                continue
+            inside = min(max(at, 0.0), cells - 1.0)
+            first = min(int(inside), cells - 1)
+            rest = inside - first
+            weights[index, first] += (1 - rest) / samples
+            if rest:
+                weights[index, first + 1] += rest / samples
+    return weights

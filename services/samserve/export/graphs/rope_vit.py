@@ -87,8 +87,9 @@ class RopeAttention(nn.Module):
 
     def rotate(self, x: Tensor) -> Tensor:
         """[B, heads, S * S, D] -> the same, turned by each cell's place."""
-        first, second = x.chunk(2, -1)
-        return x * self.cos + torch.cat([second, first], -1) * self.sin
+        half = self.depth // 2
+        exchanged = torch.cat([x[..., half:], x[..., :half]], -1)
+        return x * self.cos + exchanged * self.sin
 
 
 def evens_first(heads: int, depth: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,9 @@ from itertools import islice
 import structlog
 
 from samserve.client import AsyncClient
+from samserve.core.caller import current_caller
 from samserve.core.errors import SamserveError
+from samserve.core.fair_lru import FairLru
 from samserve.core.geometry import Size
 from samserve.gateway.label_studio.studio import ImageSource
 
@@ -35,7 +36,7 @@ class KnownImage:
 
 
 class KnownImages:
-    """Embeds images by their URLs, each once, and remembers which they are."""
+    """Embeds images by their URLs, each once for a tenant, and remembers which they are."""
 
     def __init__(
         self,
@@ -53,8 +54,8 @@ class KnownImages:
         self._fetch = fetch
         self._client = client
         self._clock = clock
-        self._known: OrderedDict[str, KnownImage] = OrderedDict()
-        self._running: dict[str, asyncio.Task[KnownImage]] = {}
+        self._known: FairLru[str, KnownImage] = FairLru(MOST_KNOWN)
+        self._running: dict[tuple[str, str], asyncio.Task[KnownImage]] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(AHEAD)
 
@@ -64,21 +65,21 @@ class KnownImages:
         Raises:
             SamserveError: It cannot be fetched or embedded.
         """
-        known = self._known.get(source.url)
+        place = current_caller().owner, source.url
+        known = self._known.get(*place)
         if known is not None and self._clock() < known.until:
-            self._known.move_to_end(source.url)
             return known
 
-        task = self._running.get(source.url)
+        task = self._running.get(place)
         if task is None:
             task = asyncio.create_task(self._embed(source))
-            self._running[source.url] = task
-            task.add_done_callback(partial(self._end, source.url))
+            self._running[place] = task
+            task.add_done_callback(partial(self._end, place))
         return await asyncio.shield(task)
 
     def forget(self, source: ImageSource) -> None:
         """Fetch an image again at its next use, since its embedding left the cache."""
-        self._known.pop(source.url, None)
+        self._known.pop(current_caller().owner, source.url)
 
     def embed_ahead(self, sources: Iterable[ImageSource]) -> None:
         """Embed images in the background. Failures are logged; the click will meet them again."""
@@ -100,8 +101,8 @@ class KnownImages:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _end(self, url: str, task: asyncio.Task[KnownImage]) -> None:
-        del self._running[url]
+    def _end(self, place: tuple[str, str], task: asyncio.Task[KnownImage]) -> None:
+        del self._running[place]
         if not task.cancelled():
             task.exception()  # seen, even if every caller has left
 
@@ -114,10 +115,7 @@ class KnownImages:
         answer = await self._client().embed(data)
         known = KnownImage(answer.image_id, answer.size, self._clock() + KNOWN_SECONDS)
 
-        self._known[source.url] = known
-        self._known.move_to_end(source.url)
-        while len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
+        self._known.put(current_caller().owner, source.url, known)
         return known
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +10,9 @@ import structlog
 
 from samserve.client import AsyncClient, CachedImage, Mask
 from samserve.client.everything import GridOptions
-from samserve.core.errors import EmbeddingNotCached, InvalidInput
+from samserve.core.caller import current_caller
+from samserve.core.errors import EmbeddingNotCached, InvalidInput, PermissionDenied
+from samserve.core.fair_lru import FairLru
 from samserve.gateway.label_studio.config import LabelConfig, parse_label_config
 from samserve.gateway.label_studio.images import KnownImage, KnownImages
 from samserve.gateway.label_studio.messages import ContextRegion, PredictRequest, Task
@@ -46,8 +47,8 @@ class Predictor:
         self._version = version
         self._studio = LabelStudio(service.settings)
         self._images = KnownImages(self._studio.image, self._client)
-        # Projects and tasks whose next images were asked for, the latest one last.
-        self._prepared: OrderedDict[tuple[int, int], None] = OrderedDict()
+        # Projects and tasks whose next images were asked for.
+        self._prepared: FairLru[tuple[int, int], bool] = FairLru(MOST_PREPARED)
 
     async def close(self) -> None:
         await self._images.close()
@@ -57,8 +58,11 @@ class Predictor:
         """Return a result for each task.
 
         Raises:
+            PermissionDenied: Label Studio, whose images are fetched with its token, is of another
+                tenant.
             SamserveError: The request is invalid, or an image or a service is not available.
         """
+        self._check_tenant()
         config = parse_label_config(request.label_config)
         context = request.params.context
         if context is None:
@@ -69,6 +73,11 @@ class Predictor:
         source = _source_of(0, request.tasks[0], config)
         self._embed_next(request.project_id, source, config)
         return [await self._predict_one(context.result, source, config)]
+
+    def _check_tenant(self) -> None:
+        tenant = self._service.settings.label_studio_tenant
+        if self._studio.is_configured and current_caller().tenant != tenant:
+            raise PermissionDenied
 
     async def _predict_one(
         self, marked: list[ContextRegion], source: ImageSource, config: LabelConfig
@@ -148,12 +157,12 @@ class Predictor:
     def _embed_next(self, project: int, source: ImageSource, config: LabelConfig) -> None:
         """Embed the images of the next tasks ahead; once for each task, not for each click."""
         count = self._service.settings.label_studio_prewarm
-        place = (project, source.task)
-        if not (self._studio.is_configured and count and project) or place in self._prepared:
+        owner, place = current_caller().owner, (project, source.task)
+        if not (self._studio.is_configured and count and project):
             return
-        self._prepared[place] = None
-        if len(self._prepared) > MOST_PREPARED:
-            self._prepared.popitem(last=False)
+        if (owner, place) in self._prepared:
+            return
+        self._prepared.put(owner, place, True)
 
         async def embed_next() -> None:
             key = config.image_key

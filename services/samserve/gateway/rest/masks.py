@@ -6,7 +6,7 @@ import base64
 from collections.abc import Collection
 from typing import Any
 
-from samserve.client import Answer, EmbedAnswer, Mask, MaskFormat, Polygon
+from samserve.client import Answer, EmbedAnswer, Findings, Mask, MaskFormat, Polygon
 from samserve.client.everything import Everything
 from samserve.core.arrays import Floats
 
@@ -25,7 +25,7 @@ def wire_formats(formats: Collection[str]) -> list[MaskFormat]:
     return sorted({names[each] for each in formats}) or ["rle"]
 
 
-def image_json(answer: EmbedAnswer | Answer | Everything) -> dict[str, Any]:
+def image_json(answer: EmbedAnswer | Answer | Everything | Findings) -> dict[str, Any]:
     """Write the facts about an image."""
     return {
         "image_id": answer.image_id,

@@ -18,7 +18,7 @@ from samserve.client import Box, Click, Prompt
 from samserve.core.limits import DEFAULT_PROMPTS, LONGEST_STRING, MAX_FORMATS
 
 MAX_POINTS = 64  # of a prompt
-MAX_LOGITS = 200_000  # characters of base64; fp16 [256, 256] takes 174,764
+MAX_LOGITS = 230_000  # characters of base64; fp16 [256, 256] takes 174,764, [288, 288] 221,184
 
 PROMPT_FIELDS = ("points", "box", "mask_input")  # of which a prompt needs one
 
@@ -85,7 +85,7 @@ class PromptModel(Strict):
     )
     mask_input: Logits = Field(
         default=b"",
-        description="Low-res logits of an earlier answer, to refine: fp16 [256, 256] in base64.",
+        description="Low-res logits of an earlier answer, to refine: fp16 in base64.",
     )
     multimask: bool = Field(default=True, description="Three candidates, or one mask.")
 
@@ -222,6 +222,12 @@ class DecoderAnswer(BaseModel):
     always_padded: bool
     dynamic_single_mask: bool
     single_mask: SingleMaskRule
+
+
+class DeletedAnswer(BaseModel):
+    """What was deleted."""
+
+    deleted: int = Field(description="Embeddings that were cached.")
 
 
 class ProblemModel(BaseModel):

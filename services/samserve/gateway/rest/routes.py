@@ -15,7 +15,7 @@ from samserve.client.image import ImageInput
 from samserve.core.errors import EmbeddingNotCached
 from samserve.gateway.json_body import parse_json
 from samserve.gateway.problem import UnsupportedBody
-from samserve.gateway.rest import decoder_files, everything, models
+from samserve.gateway.rest import concepts, decoder_files, everything, models
 from samserve.gateway.rest.answers import json_response, problem_response
 from samserve.gateway.rest.embedding import accepts_gzip, embedding_response
 from samserve.gateway.rest.masks import image_json, masks_json, wire_formats
@@ -25,11 +25,12 @@ from samserve.gateway.service import Service
 BIG_ANSWER = 8  # masks; more are written in a thread
 
 ImageId = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of the image.")]
+TenantName = Annotated[str, Path(max_length=64, description="The caller's own tenant.")]
 Model = Annotated[str, Query(max_length=64, description="Empty: the default model.")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": models.ProblemModel, "content": {"application/problem+json": {}}}
-    for status in (400, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 }
 ANY_BYTES = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_BODY = {
@@ -135,6 +136,16 @@ def routes(service: Service) -> APIRouter:
         client = service.sweeping().using(model=asked.model)
         return await everything.stream(client, CachedImage(image_id), asked)
 
+    @router.post("/images/{image_id}/concepts", response_model=concepts.ConceptsAnswer)
+    async def find_concepts(image_id: ImageId, asked: concepts.ConceptsRequest) -> Response:
+        """Find every instance of phrases and of objects like examples.
+
+        404, code EMBEDDING_NOT_CACHED: add the image first. 409, code NO_CONCEPTS: the model
+        answers points, boxes and masks only. One invalid concept has a `problem` of its own.
+        """
+        client = service.client.using(model=asked.model)
+        return await concepts.find_concepts(client, CachedImage(image_id), asked)
+
     @router.get(
         "/images/{image_id}/embedding",
         response_class=StreamingResponse,
@@ -150,10 +161,15 @@ def routes(service: Service) -> APIRouter:
         return await embedding_response(embedding, packed=accepts_gzip(request))
 
     @router.delete("/images/{image_id}", status_code=HTTPStatus.NO_CONTENT)
-    async def delete_image(image_id: ImageId, model: Model = "") -> None:
-        """Delete an image's embedding from the cache; 404 if there was none."""
-        if not await service.client.using(model=model).delete(CachedImage(image_id)):
+    async def delete_image(image_id: ImageId) -> None:
+        """Delete every trace of an image, of all models; 404 if nothing was cached."""
+        if not await service.client.delete_image(CachedImage(image_id)):
             raise EmbeddingNotCached(image_id)
+
+    @router.delete("/tenants/{tenant}", response_model=models.DeletedAnswer)
+    async def delete_tenant(tenant: TenantName) -> Response:
+        """Delete every trace of the caller's own tenant; name it, to confirm."""
+        return json_response({"deleted": await service.client.delete_tenant(tenant)})
 
     router.include_router(decoder_files.routes(service))
     return router

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samserve.client import CachedImage
+from samserve.core.caller import current_caller
 from samserve.core.errors import InvalidInput, shorten
 from samserve.gateway.base64_image import decode_image
 from samserve.gateway.roboflow.image_ids import ImageIds
@@ -29,13 +30,13 @@ class Images:
         if call.image is not None:
             return await self._read(call.image)
         if call.image_id:
-            return CachedImage(self._ids.find(key, call.image_id))
+            return CachedImage(self._ids.find(current_caller().owner, key, call.image_id))
         raise InvalidInput("image", "image: missing; send it, or the image_id of an earlier call")
 
     def remember(self, call: ImageCall, key: str, image_hash: str) -> None:
         """Note the name of an image that was sent."""
         if call.image is not None and call.image_id:
-            self._ids.remember(key, call.image_id, image_hash)
+            self._ids.remember(current_caller().owner, key, call.image_id, image_hash)
 
     async def _read(self, image: Image) -> bytes:
         kind = image.type.lower()

@@ -79,6 +79,21 @@ class SegmentAnswer(BaseModel):
     time: float
 
 
+class ConceptResult(BaseModel):
+    """What was found of one prompt."""
+
+    prompt_index: int
+    echo: dict[str, Any] = Field(description="The prompt.")
+    predictions: list[Prediction] = Field(description="Best first.")
+
+
+class ConceptsAnswer(BaseModel):
+    """Answer of /sam3/concept_segment."""
+
+    prompt_results: list[ConceptResult]
+    time: float
+
+
 def registry(models: list[Model]) -> dict[str, Any]:
     """Write the list of models."""
     listed = [

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from samserve.core.limits import MAX_CONCEPT_TEXT, MAX_CONCEPTS, MAX_EXAMPLES
+
 Format = Literal["json", "polygon", "rle", "binary"]
 ImageId = Annotated[str, Field(max_length=256, description="A name for the image.")]
 ModelId = Annotated[str, Field(max_length=256)]
@@ -127,7 +129,43 @@ class VisualSegmentRequest(SegmentRequest):
     model_id: ModelId | None = "sam3/sam3_interactive"
 
 
-class ConceptRequest(Call):
+class BoxOfSides(BaseModel):
+    """A box in pixels of the image, by its corner and sides."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class BoxOfCorners(BaseModel):
+    """A box in pixels of the image, by two corners."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+class ConceptPrompt(BaseModel):
+    """A phrase, or example boxes, or both."""
+
+    type: Literal["text", "visual"] = "text"
+    text: str | None = Field(default=None, max_length=MAX_CONCEPT_TEXT)
+    output_prob_thresh: float | None = Field(default=None, ge=0, le=1)
+    boxes: list[BoxOfSides | BoxOfCorners] | None = Field(default=None, max_length=MAX_EXAMPLES)
+    box_labels: list[Literal[0, 1]] | None = Field(
+        default=None, max_length=MAX_EXAMPLES, description="1 for an object that is meant."
+    )
+
+
+class ConceptRequest(ImageCall):
     """Body of /sam3/concept_segment."""
 
     model_id: ModelId | None = "sam3/sam3_final"
+    format: Literal["polygon", "rle"] = "polygon"
+    output_prob_thresh: float = Field(default=0.5, ge=0, le=1)
+    nms_iou_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Across prompts; absent: all masks stay."
+    )
+    prompts: list[ConceptPrompt] = Field(min_length=1, max_length=MAX_CONCEPTS)

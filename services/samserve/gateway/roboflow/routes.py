@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from samserve.gateway.message import MESSAGES, write_message
-from samserve.gateway.problem import NotImplementedHere
 from samserve.gateway.rest.answers import json_response
 from samserve.gateway.roboflow import models, requests
 from samserve.gateway.roboflow.images import Images
@@ -86,10 +85,12 @@ def _add_segmentation(router: APIRouter, segmentation: Segmentation) -> None:
         """Answer each prompt with one mask."""
         return await segmentation.segment(call, "", _key(call, key, authorization))
 
-    @router.post("/sam3/concept_segment", include_in_schema=False)
-    async def segment_concepts(call: requests.ConceptRequest) -> Response:
-        """Text prompts are not supported: 501."""
-        raise NotImplementedHere("text prompts are not supported; use /sam3/visual_segment")
+    @router.post("/sam3/concept_segment", response_model=models.ConceptsAnswer)
+    async def segment_concepts(
+        call: requests.ConceptRequest, key: Key = None, authorization: Authorization = None
+    ) -> Response:
+        """Find every instance of phrases and of objects like examples."""
+        return await segmentation.find(call, _key(call, key, authorization))
 
 
 def _add_server(router: APIRouter, service: Service) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import orjson
 from fastapi import Response
 
-from samserve.client import Answer, Mask, Prompt
+from samserve.client import Answer, Box, Concept, Example, Findings, Mask, Prompt
+from samserve.core.errors import InvalidInput
 from samserve.gateway.clamped import predict_clamped
 from samserve.gateway.roboflow.answers import (
     best,
@@ -23,6 +25,11 @@ from samserve.gateway.roboflow.answers import (
 from samserve.gateway.roboflow.images import Images
 from samserve.gateway.roboflow.prompts import read_prompts, read_sam_prompts
 from samserve.gateway.roboflow.requests import (
+    BoxOfCorners,
+    BoxOfSides,
+    ConceptPrompt,
+    ConceptRequest,
+    Format,
     ImageCall,
     SamEmbedRequest,
     SamSegmentRequest,
@@ -87,6 +94,23 @@ class Segmentation:
         masks = [best(result) for result in answer.results]
         return await asyncio.to_thread(_write, masks, call, started)
 
+    async def find(self, call: ConceptRequest, key: str) -> Response:
+        """Find concepts; each prompt gets its own predictions."""
+        started = time.perf_counter()
+        image = await self._images.find(call, key)
+        client = self._service.patient().using(model=self._model(call, ""))
+        found = await client.find(
+            image,
+            [_concept(prompt, index) for index, prompt in enumerate(call.prompts)],
+            threshold=call.output_prob_thresh,
+            max_overlap=call.nms_iou_threshold or 0,
+        )
+        self._images.remember(call, key, found.image_id)
+        for result in found.results:
+            if result.error is not None:
+                raise result.error
+        return await asyncio.to_thread(_write_concepts, found, call, started)
+
     async def _predict(
         self,
         call: ImageCall,
@@ -105,6 +129,39 @@ class Segmentation:
     def _model(self, call: ImageCall, version: str) -> str:
         """Return our model for `sam2/hiera_tiny`, or for the version alone."""
         return self._service.model_for((call.model_id or version).rpartition("/")[2])
+
+
+def _concept(prompt: ConceptPrompt, index: int) -> Concept:
+    """Convert for the client. Raises InvalidInput."""
+    boxes, labels = prompt.boxes or [], prompt.box_labels or []
+    if labels and len(labels) != len(boxes):
+        field = f"prompts[{index}].box_labels"
+        raise InvalidInput(field, f"{field}: {len(labels)} labels for {len(boxes)} boxes")
+
+    examples = [
+        Example(_corners(box), negative=label == 0)
+        for box, label in zip_longest(boxes, labels, fillvalue=1)
+        if not isinstance(box, int)
+    ]
+    return Concept(prompt.text or "", examples, prompt.output_prob_thresh)
+
+
+def _corners(box: BoxOfSides | BoxOfCorners) -> Box:
+    if isinstance(box, BoxOfCorners):
+        return Box(box.x0, box.y0, box.x1, box.y1)
+    return Box(box.x, box.y, box.x + box.width, box.y + box.height)
+
+
+def _write_concepts(found: Findings, call: ConceptRequest, started: float) -> Response:
+    results = []
+    for index, (prompt, result) in enumerate(zip(call.prompts, found.results, strict=True)):
+        form: Format = "rle" if call.format == "rle" else "json"
+        predictions = [
+            {**prediction(each.mask, form), "confidence": each.score} for each in result.instances
+        ]
+        echo = {"prompt_index": index, "type": prompt.type, "text": prompt.text}
+        results.append({"prompt_index": index, "echo": echo, "predictions": predictions})
+    return _json({"prompt_results": results, "time": time.perf_counter() - started})
 
 
 def _write(masks: list[Mask], call: SegmentRequest, started: float) -> Response:

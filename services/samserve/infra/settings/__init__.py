@@ -13,6 +13,7 @@ from samserve.infra.settings.decoder import DecoderSettings
 from samserve.infra.settings.edge import EdgeSettings
 from samserve.infra.settings.embedding import EmbeddingSettings
 from samserve.infra.settings.gateway import GatewaySettings
+from samserve.infra.settings.identity import IdentitySettings, KeySettings
 from samserve.infra.settings.load import (
     load_settings,
     parse_arguments,
@@ -29,6 +30,8 @@ __all__ = [
     "EmbeddingSettings",
     "EnvironmentSettings",
     "GatewaySettings",
+    "IdentitySettings",
+    "KeySettings",
     "ListenerSettings",
     "ProcessSettings",
     "load_settings",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from samserve.bundles.names import DEFAULT_MODEL, user_folder
 from samserve.core.embedding import DEFAULT_LIMITS, SizeLimits
 from samserve.core.image import ImageRange
+from samserve.core.plan import Plan
 from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings.values import (
     MIB,
@@ -52,6 +55,26 @@ class ListenerSettings(EnvironmentSettings):
 class ProcessSettings(ListenerSettings):
     """The settings that every program that serves reads."""
 
+    edge_secret: Secret = Field(
+        default=SecretStr(""),
+        description=(
+            "Secret of at least 16 characters that the edge and all services share. A service then "
+            "refuses every call without it, and takes the tenant from the others. Empty: every "
+            "caller names its tenant itself; for loopback only."
+        ),
+    )
+    edge_secret_previous: Secret = Field(
+        default=SecretStr(""),
+        description="The secret before the last change, accepted as well while programs restart.",
+    )
+    tenants: Literal["separate", "shared"] = Field(
+        default="separate",
+        description=(
+            "`separate`: an image that two tenants send is embedded once for each, and neither can "
+            "tell whether the other has it. `shared`: once for all, for tenants that trust each "
+            "other. All services must have the same value."
+        ),
+    )
     max_connections: int = Field(
         default=1024,
         gt=0,
@@ -70,6 +93,17 @@ class ProcessSettings(ListenerSettings):
             "Empty means no traces; needs the extra `samserve[tracing]`."
         ),
     )
+
+    @property
+    def edge_secrets(self) -> tuple[str, ...]:
+        """The secrets of the edge that are accepted; the first is sent. None: calls are open."""
+        secrets = (self.edge_secret, self.edge_secret_previous)
+        return tuple(secret.get_secret_value() for secret in secrets if secret.get_secret_value())
+
+    @property
+    def tenants_share(self) -> bool:
+        """Whether all tenants share their cache entries."""
+        return self.tenants == "shared"
 
 
 class CommonSettings(ProcessSettings):
@@ -103,6 +137,36 @@ class CommonSettings(ProcessSettings):
             "Secret of at least 16 characters, the same for all services. Cached embeddings are "
             "then sealed with it, and entries that are not are ignored. Empty seals nothing."
         ),
+    )
+    tenant_share: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description=(
+            "Part of the streams, batches and sweeps in progress that one tenant may have. Less "
+            "than 1 keeps some for the others."
+        ),
+    )
+    tenant_requests: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Calls, steps of streams and items of one tenant in a minute, in both services "
+            "together; 0: no limit. A tenant's own record overrides this, likewise below."
+        ),
+    )
+    tenant_encodes: int = Field(
+        default=0,
+        ge=0,
+        description="Images of one tenant that are encoded in an hour; 0: no limit.",
+    )
+    tenant_pixels: int = Field(
+        default=0, ge=0, description="Pixels of these images in an hour; 0: no limit."
+    )
+    tenant_cached_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes that one tenant writes to the cache in a day; 0: no limit.",
     )
     max_image_pixels: int = Field(
         default=DEFAULT_LIMITS.max_pixels,
@@ -138,6 +202,17 @@ class CommonSettings(ProcessSettings):
             self.redis_timeout_s,
             self.image_range,
             self.cache_secret.get_secret_value(),
+            self.quotas,
+        )
+
+    @property
+    def quotas(self) -> Plan:
+        """The quotas of tenants whose record does not say."""
+        return Plan(
+            requests=self.tenant_requests,
+            encodes=self.tenant_encodes,
+            pixels=self.tenant_pixels,
+            cached_bytes=self.tenant_cached_bytes,
         )
 
     @property

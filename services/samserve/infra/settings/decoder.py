@@ -70,6 +70,14 @@ class DecoderSettings(CommonSettings, BundleSettings):
             "an image takes 19 MiB, with SAM 2 31 MiB."
         ),
     )
+    delete_within_s: float = Field(
+        default=60,
+        ge=1,
+        description=(
+            "Time within which a decoder uses no image that was deleted, in seconds, even if it "
+            "cannot be told. It then asks Redis six times, and without an answer uses none."
+        ),
+    )
     transient_bytes: int = Field(
         default=512 * MIB,
         gt=0,

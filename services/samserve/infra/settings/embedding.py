@@ -61,6 +61,14 @@ class EmbeddingSettings(CommonSettings):
         ge=0,
         description="Images that may wait for a slot; more are refused as overload.",
     )
+    concept_slots: int = Field(
+        default=4,
+        gt=0,
+        description=(
+            "Calls of a concept head that a replica has in progress; more wait. "
+            "Images have slots of their own."
+        ),
+    )
     idle_timeout_s: float = Field(
         default=60,
         ge=1,
@@ -112,4 +120,5 @@ class EmbeddingSettings(CommonSettings):
             all_in_flight=self.embed_slots + self.many_in_flight,
             items=self.max_many_items,
             streams=self.max_many_streams,
+            share=self.tenant_share,
         )

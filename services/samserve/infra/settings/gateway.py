@@ -128,6 +128,13 @@ class GatewaySettings(ProcessSettings):
             "It is sent to `SAMSERVE_LABEL_STUDIO_URL` only."
         ),
     )
+    label_studio_tenant: str = Field(
+        default="public",
+        description=(
+            "Tenant that Label Studio belongs to. The images of its tasks are fetched with its "
+            "token, so that other tenants' requests for them are refused."
+        ),
+    )
     label_studio_prewarm: int = Field(
         default=3,
         ge=0,

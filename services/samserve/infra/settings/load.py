@@ -16,10 +16,11 @@ from samserve.infra.settings.decoder import DecoderSettings
 from samserve.infra.settings.edge import EdgeSettings
 from samserve.infra.settings.embedding import EmbeddingSettings
 from samserve.infra.settings.gateway import GatewaySettings
+from samserve.infra.settings.identity import IdentitySettings
 from samserve.infra.settings.values import PREFIX, EnvironmentSettings
 
-OTHER_VARIABLES = frozenset({"SAMSERVE_LARGE"})  # read by the tests
-SECRET_NAMES = {"SECRET", "TOKEN"}  # in the names of variables whose values are not shown
+OTHER_VARIABLES = frozenset({"SAMSERVE_API_KEY", "SAMSERVE_LARGE"})  # of the client, of tests
+SECRET_NAMES = {"SECRET", "TOKEN", "PEPPER"}  # in the names of variables whose values are not shown
 
 Settings = TypeVar("Settings", bound=EnvironmentSettings)
 
@@ -81,7 +82,13 @@ def unknown_variable_warnings(environment: Mapping[str, str]) -> list[str]:
     """
     known = OTHER_VARIABLES | {
         variable_of(name, field)
-        for kind in (EmbeddingSettings, DecoderSettings, GatewaySettings, EdgeSettings)
+        for kind in (
+            EmbeddingSettings,
+            DecoderSettings,
+            GatewaySettings,
+            EdgeSettings,
+            IdentitySettings,
+        )
         for name, field in kind.model_fields.items()
     }
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)

@@ -152,7 +152,7 @@ class WorkerCalls {
       if (signal?.aborted) return reject(signal.reason);
       const id = this.nextId++;
       this.pending.set(id, { resolve: resolve as Pending["resolve"], reject, onProgress });
-      signal?.addEventListener("abort", () => this.abort(id, signal.reason), { once: true });
+      signal?.addEventListener("abort", () => this.abort(id, request, signal.reason), { once: true });
       this.worker.postMessage({ id, request });
     });
   }
@@ -164,12 +164,18 @@ class WorkerCalls {
     this.pending.clear();
   }
 
-  private abort(id: number, reason: unknown): void {
+  private abort(id: number, request: Request, reason: unknown): void {
     const call = this.pending.get(id);
     if (!call) return;
-    this.pending.delete(id);
     this.worker.postMessage({ id, abort: true });
     call.reject(reason);
+
+    // The worker may be past the point where it can stop: nobody holds what it opens then.
+    const discard = (reply: Replies[keyof Replies]) => {
+      if (request.kind !== "open") return;
+      this.call({ kind: "close", image: (reply as OpenedImage).image }).catch(() => {});
+    };
+    this.pending.set(id, { resolve: discard, reject: () => {}, onProgress: undefined });
   }
 
   private receive(message: FromWorker): void {

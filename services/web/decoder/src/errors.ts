@@ -7,8 +7,12 @@ export class SamserveError extends Error {
 
   constructor(message: string, code: string) {
     super(message);
-    this.name = new.target.name;
     this.code = code;
+  }
+
+  /** Written out, because a bundler may shorten the names of classes. */
+  override get name(): string {
+    return "SamserveError";
   }
 }
 
@@ -27,18 +31,34 @@ export class ServerError extends SamserveError {
     this.field = field;
     this.retryAfter = retryAfter;
   }
+
+  override get name(): string {
+    return "ServerError";
+  }
 }
 
 /** The server does not know the image, or has forgotten it: send it again. */
-export class ImageNotEmbedded extends ServerError {}
+export class ImageNotEmbedded extends ServerError {
+  override get name(): string {
+    return "ImageNotEmbedded";
+  }
+}
 
 /** The image was embedded by another version of the model: load the decoder again and send the image again. */
-export class ModelChanged extends ServerError {}
+export class ModelChanged extends ServerError {
+  override get name(): string {
+    return "ModelChanged";
+  }
+}
 
 /** The server did not answer at all. */
 export class Unreachable extends SamserveError {
   constructor(message: string) {
     super(message, "UNREACHABLE");
+  }
+
+  override get name(): string {
+    return "Unreachable";
   }
 }
 
@@ -47,12 +67,20 @@ export class NotDecodable extends SamserveError {
   constructor(message: string) {
     super(message, "NOT_DECODABLE");
   }
+
+  override get name(): string {
+    return "NotDecodable";
+  }
 }
 
 /** A prompt is invalid. */
 export class InvalidPrompt extends SamserveError {
   constructor(message: string) {
     super(message, "INVALID_INPUT");
+  }
+
+  override get name(): string {
+    return "InvalidPrompt";
   }
 }
 
@@ -61,11 +89,19 @@ export class Superseded extends SamserveError {
   constructor() {
     super("a later prompt on the same image was asked", "SUPERSEDED");
   }
+
+  override get name(): string {
+    return "Superseded";
+  }
 }
 
 /** The decoder or the image was closed, or the worker has died. */
 export class Closed extends SamserveError {
   constructor(message: string) {
     super(message, "CLOSED");
+  }
+
+  override get name(): string {
+    return "Closed";
   }
 }

@@ -68,6 +68,7 @@ export class Session {
   async open(imageId: string, signal: AbortSignal, onProgress: OnProgress): Promise<OpenedImage> {
     const embedding = await fetchEmbedding(imageId, { ...this.options, signal }, onProgress);
     await this.checkVersion(embedding.modelVersion, signal);
+    signal.throwIfAborted();
 
     const prepared = await this.engine.prepare(embedding);
     const image = this.next++;

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ImageNotEmbedded, ModelChanged, NotDecodable, SamserveError, ServerError, Superseded, Unreachable } from "../src/errors.js";
 import { fromFailure, toFailure } from "../src/failures.js";
@@ -79,6 +81,15 @@ describe("Decoder", () => {
     expect(FakeWorker.asked.filter(({ kind }) => kind === "predict")).toHaveLength(1);
   });
 
+  it("closes an image that is opened although its signal has aborted", async () => {
+    const decoder = await Decoder.load();
+    const controller = new AbortController();
+    const opening = decoder.open("abc", { signal: controller.signal });
+    controller.abort();
+    await expect(opening).rejects.toThrow("aborted");
+    await vi.waitFor(() => expect(FakeWorker.asked.at(-1)).toEqual({ kind: "close", image: 1 }));
+  });
+
   it("that is closed rejects what waits", async () => {
     const decoder = await Decoder.load();
     const image = await decoder.open("abc");
@@ -152,5 +163,12 @@ describe("the server", () => {
 });
 
 it("finds out whether the browser fuses multiplications", () => {
-  expect(typeof hasRelaxedSimd()).toBe("boolean");
+  const kernel = readFileSync(join(import.meta.dirname, "..", "wasm", "kernel-relaxed.wasm"));
+  expect(hasRelaxedSimd()).toBe(WebAssembly.validate(kernel));
+});
+
+it("errors have names that a bundler leaves as they are", () => {
+  const Shortened = class e extends ServerError {};
+  expect(new Shortened("busy", "OVERLOADED", 429).name).toBe("ServerError");
+  expect(toFailure(new ImageNotEmbedded("send it", "EMBEDDING_NOT_CACHED", 404)).kind).toBe("ImageNotEmbedded");
 });

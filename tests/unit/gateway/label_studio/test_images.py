@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from samserve.client import AsyncClient, EmbedAnswer
 from samserve.core.cache_status import CacheStatus
+from samserve.core.caller import Caller, acting_for
 from samserve.core.errors import InvalidInput
 from samserve.core.geometry import Size
 from samserve.gateway.label_studio import images
@@ -92,6 +93,15 @@ async def test_callers_at_once_share_the_work_and_one_that_leaves_does_not_end_i
     assert embedder.fetched == ["a"]
 
 
+async def test_what_a_url_is_is_asked_once_for_each_tenant(
+    known: KnownImages, embedder: Embedder
+) -> None:
+    for owner in ("a", "b", "a"):
+        with acting_for(Caller(owner, owner)):
+            await asyncio.gather(*(known.get(source("u")) for _ in range(2)))
+    assert embedder.fetched == ["u", "u"]
+
+
 async def test_a_failure_reaches_every_caller_and_is_not_kept(
     known: KnownImages, embedder: Embedder
 ) -> None:
@@ -103,9 +113,10 @@ async def test_a_failure_reaches_every_caller_and_is_not_kept(
 
 
 async def test_the_images_that_are_kept_are_bounded(
-    known: KnownImages, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "MOST_KNOWN", 2)
+    known = KnownImages(embedder.fetch, lambda: cast(AsyncClient, embedder), lambda: now[0])
     for url in ("a", "b", "a", "c", "a", "b"):
         await known.get(source(url))
     assert embedder.fetched == ["a", "b", "c", "b"]

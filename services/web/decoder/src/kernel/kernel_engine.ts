@@ -75,8 +75,16 @@ export class KernelEngine implements Engine {
     this.workspace = new Workspace(kernel, this.cells);
   }
 
+  /** Throws RangeError if there is no memory for the image. */
   prepare(embedding: Embedding): KernelImage {
-    return new KernelImage(this, embedding);
+    const image = new KernelImage(this);
+    try {
+      image.prepare(embedding);
+    } catch (error) {
+      image.free();
+      throw error;
+    }
+    return image;
   }
 }
 
@@ -107,37 +115,38 @@ class Workspace {
   fit(rows: number, dense: number): void {
     if (rows <= this.rows) return;
     for (const at of [this.s1, this.s2, this.sums]) this.kernel.free(at);
-    this.rows = rows;
+    this.rows = this.s1 = this.s2 = this.sums = 0; // as long as there may be no memory
     this.s1 = this.kernel.reserve(4 * rows * this.cells);
     this.s2 = this.kernel.reserve(4 * rows * this.cells);
     const width = 2 + VALUE_CHANNELS + padded(rows + dense) + padded(rows);
     this.sums = this.kernel.reserve(4 * rows * width);
+    this.rows = rows;
   }
 }
 
 class KernelImage implements Prepared {
-  private readonly x: number; // address, [tiles, 256, 64]
+  private x = 0; // address, [tiles, 256, 64]
   private readonly parts: number[] = []; // addresses, in the order of the projections
   private readonly scales: number[] = [];
-  private readonly fine: number[];
-  private readonly squares: number[]; // addresses: square0, square1, cross1
-  private readonly owned: number[] = [];
+  private fine: number[] = [];
+  private squares: number[] = []; // addresses: square0, square1, cross1
+  private readonly owned = new Set<number>();
 
-  constructor(
-    private readonly engine: KernelEngine,
-    embedding: Embedding,
-  ) {
-    const { kernel, cells, channels } = engine;
+  constructor(private readonly engine: KernelEngine) {}
+
+  prepare(embedding: Embedding): void {
+    const { kernel, cells, channels } = this.engine;
+    const { engine } = this;
 
     // X: the image as SAM's transformer gets it from a prompt without a mask.
-    const coarse = kernel.put(embedding.tensors.get("embedding")!);
-    const placed = kernel.reserve(4 * channels * cells);
+    const coarse = this.own(kernel.put(embedding.tensors.get("embedding")!));
+    const placed = this.own(kernel.reserve(4 * channels * cells));
     this.x = this.own(kernel.reserve(4 * channels * cells));
     kernel.exports.lay_out(coarse, engine.noMask, engine.place, this.x, placed, BigInt(cells));
-    kernel.free(coarse);
+    this.disown(coarse);
 
     // The products with X, as 16-bit integers.
-    const projected = kernel.reserve(4 * channels * cells);
+    const projected = this.own(kernel.reserve(4 * channels * cells));
     engine.projections.forEach(({ weight, placed: withPlace, cellsFirst }, index) => {
       const source = withPlace ? placed : this.x;
       kernel.project(engine.projectionWeights[index]!, source, projected, weight.rows, channels, cells);
@@ -147,8 +156,8 @@ class KernelImage implements Prepared {
       this.parts.push(part);
       this.scales.push(scale);
     });
-    kernel.free(projected);
-    kernel.free(placed);
+    this.disown(projected);
+    this.disown(placed);
 
     this.fine = ["fine_1", "fine_0"].map((name) => {
       const map = embedding.tensors.get(name);
@@ -216,7 +225,7 @@ class KernelImage implements Prepared {
   }
 
   free(): void {
-    this.owned.splice(0).forEach((at) => this.engine.kernel.free(at));
+    for (const at of this.owned) this.disown(at);
   }
 
   /** The cells' squares with a mask prompt's part; see `_squares_with_mask` on the server. */
@@ -259,8 +268,13 @@ class KernelImage implements Prepared {
   }
 
   private own(at: number): number {
-    this.owned.push(at);
+    this.owned.add(at);
     return at;
+  }
+
+  private disown(at: number): void {
+    this.owned.delete(at);
+    this.engine.kernel.free(at);
   }
 }
 

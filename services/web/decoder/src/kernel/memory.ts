@@ -1,12 +1,12 @@
 /** The compiled kernel and its memory. Addresses are numbers; views are made anew, as memory grows. */
 
+import { Heap } from "./heap.js";
 import type { Struct } from "./structs.js";
 
 interface Exports {
   memory: WebAssembly.Memory;
   _initialize?(): void;
-  malloc(bytes: number): number;
-  free(at: number): void;
+  __heap_base: WebAssembly.Global;
   decode(job: number, sums: number): void;
   lay_out(image: number, noMask: number, place: number, x: number, placed: number, cells: bigint): void;
   squares(
@@ -31,22 +31,22 @@ export type Numbers = Float32Array | Uint16Array | Int16Array | Uint8Array;
 
 export class Kernel {
   readonly exports: Exports;
+  private readonly heap: Heap;
 
   constructor(module: WebAssembly.Module) {
     this.exports = new WebAssembly.Instance(module, {}).exports as unknown as Exports;
     this.exports._initialize?.();
+    this.heap = new Heap(this.exports.memory, this.exports.__heap_base.value as number);
   }
 
   /** Reserve bytes. Throws RangeError if the browser gives no more memory. */
   reserve(bytes: number): number {
-    const at = this.exports.malloc(bytes);
-    if (!at) throw new RangeError(`no memory for ${bytes} bytes`);
-    return at;
+    return this.heap.reserve(bytes);
   }
 
   /** Copy numbers into memory; returns their address. */
   put(numbers: Numbers): number {
-    const at = this.reserve(Math.max(numbers.byteLength, 8));
+    const at = this.reserve(numbers.byteLength);
     const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
     new Uint8Array(this.exports.memory.buffer, at, bytes.length).set(bytes);
     return at;
@@ -60,7 +60,7 @@ export class Kernel {
   }
 
   free(at: number): void {
-    this.exports.free(at);
+    this.heap.free(at);
   }
 
   floats(at: number, count: number): Float32Array {

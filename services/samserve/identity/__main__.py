@@ -1,0 +1,5 @@
+"""`python -m samserve.identity`."""
+
+from samserve.identity.server import main
+
+main()
