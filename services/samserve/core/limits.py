@@ -68,12 +68,14 @@ class BulkLimits:
         all_in_flight: Items of all streams of a replica that are worked on at once.
         items: Items of one request.
         streams: Streams that are open at once in one replica.
+        share: Part of them that one tenant may have.
     """
 
     in_flight: int
     all_in_flight: int
     items: int
     streams: int
+    share: float = 1.0
 
 
 def check_count(count: int, limit: int, field: str, noun: str) -> None:

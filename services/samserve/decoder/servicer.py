@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Never
 
 from samserve.core.errors import InvalidInput, Overloaded, QuotaSpent, Unavailable
 from samserve.core.geometry import Size
+from samserve.core.holders import Holders
 from samserve.core.limits import RequestLimits, check_count, check_string
 from samserve.decoder.concept_messages import read_find, write_found
 from samserve.decoder.concepts.finder import Finder
@@ -58,10 +59,12 @@ class StreamLimits:
     Attributes:
         most: Streams that are open at once.
         steps_per_s: Steps of one stream that are read per second; the others wait unread.
+        share: Part of the streams that one tenant may have.
     """
 
     most: int = 256
     steps_per_s: float = 200
+    share: float = 1.0
 
 
 class SegmentationServicer(rpc.SegmentationServiceServicer):
@@ -94,7 +97,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         self._request_limits = request_limits
         self._transfers = transfers
         self._stream_limits = streams
-        self._streams = 0
+        self._streams = Holders(streams.most, streams.share)
         self._downloads = Downloads()
 
     async def Predict(
@@ -227,18 +230,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                         raise Unavailable("this replica is shutting down; try again")
                     await self._transfers.send(context, writer.message(event))
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Count an open stream. Raises Overloaded if there are too many."""
+    def _stream(self) -> AbstractContextManager[None]:
+        """Count an open stream during the block. Raises Overloaded if there are too many."""
         most = self._stream_limits.most
-        if self._streams >= most:
-            raise Overloaded(f"the decoder's set of {most} streams", retry_after=5)
-
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+        return self._streams.hold(Overloaded(f"the decoder's set of {most} streams", 5))
 
     async def _open(self, context: Context) -> tuple[Interaction, FoundImage]:
         """Answer the stream's first request; return its interaction and the image."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractContextManager, aclosing
 
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.caller import Caller, acting_for, current_caller
 from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput, Overloaded, SamserveError
+from samserve.core.holders import Holders
 from samserve.core.image_id import check_image_id
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
@@ -21,6 +22,7 @@ from samserve.embedding.concept_messages import read_concepts, read_image, write
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
 from samserve.infra.audit import audited
+from samserve.infra.fair_turns import FairTurns
 from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.v1 import embedding_pb2 as pb
@@ -69,8 +71,8 @@ class EmbeddingServicer:
         self._limits = limits
         self._slow = slow
 
-        self._streams = 0
-        self._places = asyncio.Semaphore(limits.all_in_flight)
+        self._streams = Holders(limits.streams, limits.share)
+        self._places = FairTurns(limits.all_in_flight)
 
     async def Embed(
         self, request: pb.EmbedRequest | RefusedMessage, grpc_context: RayServegRPCContext
@@ -110,7 +112,7 @@ class EmbeddingServicer:
             call.request_id = request_id
             try:
                 caller = self._callers.read(metadata)
-                with self._stream():
+                with self._stream(caller):
                     async with aclosing(
                         self._answers(requests, metadata, request_id, caller)
                     ) as answers:
@@ -123,17 +125,10 @@ class EmbeddingServicer:
             _end(call, grpc_context)
             yield pb.EmbedManyResponse()  # as in GetEmbedding
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
+    def _stream(self, caller: Caller) -> AbstractContextManager[None]:
         """Count an EmbedMany stream while it is open. Raises Overloaded."""
-        if self._streams >= self._limits.streams:
-            raise Overloaded(f"the pool of {self._limits.streams} EmbedMany streams")
-
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+        refusal = Overloaded(f"the pool of {self._limits.streams} EmbedMany streams")
+        return self._streams.hold(refusal, caller.tenant)
 
     def _answers(
         self,
@@ -154,7 +149,7 @@ class EmbeddingServicer:
                 acting_for(caller),
             ):
                 self._quotas.take(Quota.REQUESTS)
-                async with self._places:
+                async with self._places.turn():
                     result = await self._embedder.embed(
                         _image_request(item),
                         clock,

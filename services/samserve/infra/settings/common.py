@@ -138,6 +138,15 @@ class CommonSettings(ProcessSettings):
             "then sealed with it, and entries that are not are ignored. Empty seals nothing."
         ),
     )
+    tenant_share: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description=(
+            "Part of the streams, batches and sweeps in progress that one tenant may have. Less "
+            "than 1 keeps some for the others."
+        ),
+    )
     tenant_requests: int = Field(
         default=0,
         ge=0,
