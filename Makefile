@@ -75,6 +75,7 @@ bench: $(VENV)/.dev  ## run the benchmarks; writes build/bench
 	$(BIN)/python -m loadtest.bench.gateway
 	$(BIN)/python -m loadtest.bench.edge
 	$(BIN)/python -m loadtest.bench.affinity
+	$(BIN)/python -m loadtest.bench.tenants
 	$(BIN)/python -m loadtest.bench.embedding
 	$(BIN)/python -m loadtest.bench.bulk
 	$(BIN)/python -m loadtest.bench.image

@@ -1,8 +1,12 @@
-"""SAM 3's checkpoints with random weights, in Meta's and transformers' layout."""
+"""SAM 3's checkpoints with random weights, in Meta's and transformers' layout.
+
+`PYTHONPATH=tests:services python tests/checkpoints_sam3.py FOLDER` writes a small one.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +288,7 @@ def joined_attention(name: str, width: int) -> Shapes:
         f"{name}.in_proj_bias": (3 * width,),
         **layer(f"{name}.out_proj", width, width),
     }
+
+
+if __name__ == "__main__":
+    hf_sam3(Path(sys.argv[1]))

@@ -18,7 +18,11 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 TESTS = Path(__file__).parent
-STACK = (TESTS / "stack", TESTS / "faults", TESTS / "clients", TESTS / "chart" / "test_ray.py")
+WEB = ("test_accessibility.py", "test_failures.py", "test_labeling.py")
+STACK = (
+    *(TESTS / name for name in ("stack", "faults", "clients", "chart/test_ray.py")),
+    *(TESTS / "web" / name for name in WEB),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

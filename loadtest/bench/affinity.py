@@ -37,7 +37,6 @@ PHOTO = Path("examples/coins.png")
 DECODERS = 4
 IMAGES = 400
 SHARE = 10  # all decoders together keep one image in so many
-PREPARED = 19 * 2**20  # bytes of an image in memory; an entry of the cache is of this size or less
 PEOPLE = 32
 CLICKS = 12  # of a person on an image
 SKEW = 1.0  # Zipf's exponent
@@ -69,7 +68,7 @@ def copies(stack: Stack, count: int) -> list[str]:
     """Put one image's embedding into the cache under many ids. Returns the ids."""
     addresses = stack.addresses
     with Client(addresses.decoder, addresses.embedding, timeout=300) as client:
-        answer = client.embed(PHOTO)
+        answer = client.segment(PHOTO, [Click(213, 193)])
     ids = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(count)]
     with redis.Redis.from_url(addresses.redis) as cache:
         (key,) = [key for key in cache.keys("samserve:*") if answer.image_id.encode() in key]
@@ -80,12 +79,14 @@ def copies(stack: Stack, count: int) -> list[str]:
 
 
 def start_decoders(stack: Stack) -> Decoders:
+    """Start decoders that keep just as many images as they are to."""
     made = Decoders()
+    prepared = sampled([stack.addresses.decoder_metrics], "samserve_resident_bytes")[""]
     kept = IMAGES // SHARE // DECODERS
     for number in range(DECODERS):
         port, metrics = free_port(), free_port()
         settings = {
-            "SAMSERVE_RESIDENT_BYTES": (kept + 1) * PREPARED - 1,
+            "SAMSERVE_RESIDENT_BYTES": round((kept + 0.5) * prepared),
             "SAMSERVE_DECODE_THREADS": 1,
             "SAMSERVE_DECODE_QUEUE": 2 * PEOPLE,
         }
@@ -137,15 +138,21 @@ def ways(edge: str, decoders: Sequence[str]) -> Iterator[dict[str, ClickOn]]:
 
 
 def looked_up(metrics: Sequence[str]) -> dict[str, float]:
-    """Return how often images were ready, and were not, over all decoders."""
-    counts = {"hit": 0.0, "miss": 0.0}
+    """Return how often images were ready ("hit"), and were not ("miss"), over all decoders."""
+    return sampled(metrics, "samserve_resident_lookups_total", "outcome")
+
+
+def sampled(metrics: Sequence[str], name: str, label: str = "") -> dict[str, float]:
+    """Return the sums of a metric's samples over some processes, by a label's value."""
+    sums: dict[str, float] = {"hit": 0.0, "miss": 0.0} if label else {}
     for address in metrics:
         text = requests.get(f"http://{address}/metrics", timeout=60).text
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name == "samserve_resident_lookups_total":
-                    counts[sample.labels["outcome"]] += sample.value
-    return counts
+                if sample.name == name:
+                    value = sample.labels.get(label, "")
+                    sums[value] = sums.get(value, 0.0) + sample.value
+    return sums
 
 
 def phase(

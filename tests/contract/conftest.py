@@ -64,6 +64,7 @@ class Service:
     address: str
     stub: rpc.SegmentationServiceStub
     model_version: str
+    servicer: SegmentationServicer
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +135,15 @@ async def service(
         async with grpc.aio.insecure_channel(address) as channel:
             stub = rpc.SegmentationServiceStub(channel)
             yield Service(
-                embeddings, held, draining, server, transfers, address, stub, bundle.model_version
+                embeddings,
+                held,
+                draining,
+                server,
+                transfers,
+                address,
+                stub,
+                bundle.model_version,
+                servicer,
             )
         await server.stop(None)
 

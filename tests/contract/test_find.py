@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from contract.calls import until
 from contract.conftest import SIZE, Path, Service
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc import status_pb2
+from prometheus_client import REGISTRY
 from samserve.client import AsyncClient, Client, Concept, Example
 from samserve.core.cache_status import CacheStatus
 from samserve.core.concept import Concept as ConceptValue
@@ -20,6 +23,7 @@ from samserve.core.concept import check_examples_inside
 from samserve.core.detections import Detections
 from samserve.core.embedding import EmbeddingHeader
 from samserve.core.errors import InvalidInput, NoConcepts, SamserveError, Unavailable
+from samserve.core.limits import MAX_SEARCHES, MAX_SEARCHES_WAITING
 from samserve.core.rle import decode_rle
 from samserve.decoder.concepts.head import ConceptAnswer, ConceptQuery, FoundConcept
 from samserve.infra.stages import StageClock
@@ -30,6 +34,7 @@ from samserve.wire.status import DETAILS_KEY
 
 ID = "ab" * 32
 SIDE = 256  # of nano's logits
+SEARCHES = "samserve_requests_in_progress"
 GOLDEN = (
     "0a040a0269641a016d22250a04636f696e12180a140d0000803f15000000401d0"
     "0004040250000804010011d0000803e2a0220023201783d0000003f450000403f"
@@ -66,6 +71,10 @@ class FakeHead:
     threshold: float = 0.5
     asked: list[ConceptQuery] = field(default_factory=list)
     failure: Exception | None = None
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.go.set()
 
     def check(self, concept: ConceptValue, field: str) -> None:
         if len(concept.text.split()) > 3:
@@ -73,6 +82,7 @@ class FakeHead:
 
     async def find(self, query: ConceptQuery, clock: StageClock) -> ConceptAnswer:
         self.asked.append(query)
+        await self.go.wait()
         if self.failure is not None:
             raise self.failure
         version = query.model.model_version
@@ -278,6 +288,19 @@ async def test_an_error_of_the_head_is_the_calls(service: Service, head: FakeHea
     old = finding("coin")
     old.ref.model_version = "nano-old"
     assert await refused(service, old, details.ErrorInfo()) is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_more_searches_than_may_wait_are_overload(service: Service, head: FakeHead) -> None:
+    head.go.clear()
+    most = MAX_SEARCHES + MAX_SEARCHES_WAITING
+    calls = [service.stub.Find(finding("coin")) for _ in range(most)]
+    in_progress = partial(REGISTRY.get_sample_value, SEARCHES, {"method": "Find"})
+    await until(lambda: in_progress() == most and len(head.asked) == MAX_SEARCHES)
+    retry = details.RetryInfo()
+    assert await refused(service, finding("coin"), retry) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    head.go.set()
+    assert all([(await call).results for call in calls])
+    assert len(head.asked) == most
 
 
 async def test_boxes_without_masks_are_drawn_by_the_models_decoder(

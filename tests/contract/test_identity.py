@@ -195,6 +195,22 @@ async def test_nothing_of_a_key_is_logged_or_kept(
     assert secret[:-1] not in (identity.store._path).read_text()
 
 
+async def test_a_tenants_plan_goes_with_its_calls(identity: Identity) -> None:
+    key = run("create", "acme")["key"]
+    for options in (["--weight", "2", "--requests", "60"], ["--encodes", "0"]):
+        done = CliRunner().invoke(command_line, ["tenants", "set", "acme", *options, "--json"])
+        assert done.exit_code == 0, done.output
+    answer = await identity.check({"x-api-key": key})
+    headers = {each.header.key: each.header.value for each in answer.ok_response.headers}
+    assert headers["samserve-plan"] == "weight=2.0 requests=60 encodes=0"
+
+    wrong = CliRunner().invoke(command_line, ["tenants", "set", "acme", "--weight", "0", "--json"])
+    assert wrong.exit_code == 2
+    assert "weight: 0" in json.loads(wrong.stdout)["error"]
+    listed = CliRunner().invoke(command_line, ["tenants", "list", "--json"])
+    assert json.loads(listed.stdout)[0]["tenant"] == "acme"
+
+
 def test_mistakes_of_the_command_say_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

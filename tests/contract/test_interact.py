@@ -39,6 +39,7 @@ from samserve.core.errors import (
 from samserve.decoder import interaction
 from samserve.decoder.interaction import Step
 from samserve.decoder.servicer import StreamLimits
+from samserve.infra.deletions import Deletion
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import segmentation_pb2_grpc as rpc
 from samserve.v1 import types_pb2 as types
@@ -264,12 +265,14 @@ async def test_an_idle_stream_keeps_no_image_and_finds_it_again(path: Path) -> N
         await call.write(step(1, prompt(FIRST)))
         first = (await call.read()).answer
 
-        (image,) = path.images._entries.values()
-        memory = weakref.ref(image.prepared.x)
-        del image
-        path.images._entries.clear()
-        gc.collect()
-        assert memory() is None  # the resident images held the only reference
+        ((owner, key),) = path.images._images
+        resident = path.images._images.peek(owner, key)
+        assert resident is not None
+        memory = weakref.ref(resident.image.prepared.x)
+        del resident
+        path.images.forget(Deletion(owner))
+        # The resident images held the only reference that lasts.
+        await until(lambda: gc.collect() >= 0 and memory() is None)
 
         await call.write(step(2, prompt(FIRST), reset=True))
         assert (await call.read()).answer.masks == first.masks

@@ -15,6 +15,7 @@ from contract.conftest import Path
 from PIL import Image
 from samserve.client import AsyncClient, CachedImage, Click
 from samserve.core.errors import EmbeddingNotCached, Unauthenticated
+from samserve.infra.redis_link import RedisLink
 from samserve.v1 import embedding_pb2, embedding_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from samserve.v1 import segmentation_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -146,3 +147,28 @@ async def test_no_call_at_all_is_answered_past_the_edge(path: Path, service: str
 
 def streaming(method: Any) -> tuple[bool, bool]:
     return method.client_streaming, method.server_streaming
+
+
+async def test_an_image_of_another_tenant_costs_the_same_work_as_an_unknown_one(
+    edge: AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a guesser could time: loadtest/bench/tenants.py does, over thousands of calls."""
+    image = CachedImage((await edge.using(tenant="acme").segment(photo, CLICK)).image_id)
+    asked: list[tuple[str, list[str], list[object]]] = []
+    send = RedisLink.call
+
+    async def noted(link: RedisLink, operation: str, *commands: Any) -> list[Any]:
+        answers = await send(link, operation, *commands)
+        asked.append((operation, [command[0] for command in commands], answers))
+        return answers
+
+    monkeypatch.setattr(RedisLink, "call", noted)
+    other, work = edge.using(tenant="other"), []
+    for named in (image, CachedImage(os.urandom(32).hex())):
+        asked.clear()
+        for call in (other.embed(named), other.segment(named, CLICK), other.embedding(named)):
+            with pytest.raises(EmbeddingNotCached):
+                await call
+        work.append(list(asked))
+    assert work[0] == work[1]
+    assert work[0]

@@ -7,18 +7,23 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from checkpoints_sam3 import config
+from onnx import numpy_helper
 from samserve.bundles.bundle import CONCEPTS, Bundle, load_bundle
 from samserve.bundles.gpu import Gpu
 from samserve.export.checkpoints.checkpoint import Checkpoint
 from samserve.export.concept_files import export_concepts
 from samserve.export.families.sam3_model import Sam3, restore
-from samserve.export.graphs.concepts import ConceptGraph
+from samserve.export.graphs.concepts import OUTPUTS, ConceptGraph
 from samserve.variants.compiler import RTX, Compiler, find_compiler
 from samserve.variants.concept_engine import check_head
-from samserve.variants.engine import EngineSpec, build
+from samserve.variants.engine import EngineSpec, build, write_mixed
+from samserve.variants.gate.concepts import HeadAnswer, judge_head
 
 ADA, AMPERE = Gpu(89), Gpu(86)
 LARGE = pytest.mark.skipif(
@@ -58,6 +63,46 @@ def test_three_graphs_compile_with_norms_and_softmax_in_fp32(
     for each in heads:
         check(each.layers)
         print(each)
+
+
+def test_a_head_in_mixed_precision_passes_the_gate_and_one_with_a_lost_weight_does_not(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    mixed = write_mixed(bundle.path / CONCEPTS, "fp16", tmp_path)
+    expected, got = answers(bundle.path / CONCEPTS), answers(mixed)
+    report = judge_head(expected, got)
+    print([(each.score, each.presence, each.worst_iou) for each in report.concepts])
+    assert report.reasons == []
+    assert report.passed
+
+    model = onnx.load(bundle.path / CONCEPTS)
+    (bias,) = [each for each in model.graph.initializer if each.name.endswith("text_proj.bias")]
+    bias.CopyFrom(numpy_helper.from_array(np.full(bias.dims, 2, np.float32), bias.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    wrong = judge_head(expected, answers(tmp_path / "wrong.onnx"))
+    assert any("a score of" in reason for reason in wrong.reasons)
+
+
+def answers(graph: Path) -> list[HeadAnswer]:
+    """Ask a small head for three concepts on each of three images."""
+    session = onnxruntime.InferenceSession(graph)
+    random = np.random.default_rng(0)
+    lengths = np.array([[3], [5], [9]])
+    found = []
+    for image in range(3):
+        inputs = {
+            "trunk": random.normal(size=(1, 64, 16, 16)).astype(np.float16),
+            "text": random.normal(size=(3, 32, 256)).astype(np.float16),
+            "text_mask": (np.arange(32) < lengths).astype(np.float32),
+            "examples": (0.2 + 0.3 * random.random((3, 2, 4))).astype(np.float32),
+            "example_labels": np.array([[1, 0], [1, -1], [-1, -1]], np.int32),
+        }
+        scores, presence, _, masks = session.run(list(OUTPUTS), inputs)
+        found += [
+            HeadAnswer(f"concept {row} of image {image}", float(presence[row]), *rest)
+            for row, rest in enumerate(zip(scores, masks, strict=True))
+        ]
+    return found
 
 
 @LARGE

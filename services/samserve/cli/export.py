@@ -66,12 +66,14 @@ def _print_export(output: Output, name: str, folder: Path, differences: dict[str
                 "name": name,
                 "model_version": bundle.model_version,
                 "path": str(folder),
+                "licence": bundle.facts["licence"],
                 "differences": differences,
             }
         )
         return
 
     output.print_text(f"{name} is ready: {bundle.model_version}, in {folder}")
+    output.print_text(f"licence of the weights: {bundle.facts['licence']}")
     table = Table("output", "largest difference from PyTorch, relative to the largest value")
     for tensor, difference in differences.items():
         table.add_row(tensor, f"{difference:.1e}")

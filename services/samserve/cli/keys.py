@@ -53,7 +53,7 @@ def create(
         if len(name) > LONGEST_NAME:
             raise ValueError(f"--name has {len(name)} characters; the limit is {LONGEST_NAME}")
         now = time.time()
-        store, pepper = _open(output)
+        store, pepper = open_keys(output)
         key_id, key = new_key()
         record = KeyRecord(
             key_id,
@@ -78,10 +78,12 @@ def list_keys(
 ) -> None:
     """List the keys, without the keys themselves."""
     output = Output(as_json)
-    store, _ = _open(output)
+    store, _ = open_keys(output)
     now = time.time()
     records = [
-        record for record in _load(output, store).keys.values() if tenant in ("", record.tenant)
+        record
+        for record in load_snapshot(output, store).keys.values()
+        if tenant in ("", record.tenant)
     ]
     records.sort(key=lambda record: (record.tenant, record.created))
     if as_json:
@@ -97,8 +99,8 @@ def revoke(
 ) -> None:
     """Revoke a key. Within a second no new call passes with it; nothing is restarted."""
     output = Output(as_json)
-    store, _ = _open(output)
-    record = _load(output, store).keys.get(key_id)
+    store, _ = open_keys(output)
+    record = load_snapshot(output, store).keys.get(key_id)
     if record is None:
         output.fail(2, f"unknown key {key_id[:100]!r}; `samserve keys list` shows the ids")
     if record.revoked is None:
@@ -111,7 +113,7 @@ def revoke(
         output.print_text(f"key {key_id} of {record.tenant} is revoked")
 
 
-def _open(output: Output) -> tuple[KeyStore, str]:
+def open_keys(output: Output) -> tuple[KeyStore, str]:
     """Return the store and the pepper: of the environment, or of this machine."""
     from samserve.identity.server import open_store
     from samserve.infra.settings import KeySettings, load_settings
@@ -127,7 +129,8 @@ def _open(output: Output) -> tuple[KeyStore, str]:
     return open_store(settings.keys_file, url), pepper
 
 
-def _load(output: Output, store: KeyStore) -> Snapshot:
+def load_snapshot(output: Output, store: KeyStore) -> Snapshot:
+    """Return everything, or end the command."""
     from samserve.identity.snapshot import InvalidKeyStore
 
     with output.exit_on(failures=(InvalidKeyStore,)):

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import typer
 
-from samserve.cli import embed, everything, find, keys, label_studio, models, segment, stack
+from samserve.cli import (
+    embed,
+    everything,
+    find,
+    keys,
+    label_studio,
+    models,
+    segment,
+    stack,
+    tenants,
+)
 from samserve.cli.console import Command
 
 app = typer.Typer(
@@ -24,6 +34,7 @@ app.command("embed", cls=Command)(embed.embed)
 app.command("everything", cls=Command)(everything.everything)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(label_studio.app, name="label-studio")
 
 

@@ -7,6 +7,7 @@ SamserveError                INTERNAL             a bug; has an id to find the l
 ├─ ModelVersionMismatch      FAILED_PRECONDITION  ErrorInfo with both versions
 ├─ NoConcepts            FAILED_PRECONDITION  ErrorInfo NO_CONCEPTS, the models that do
 ├─ Overloaded                RESOURCE_EXHAUSTED   RetryInfo
+│  └─ QuotaSpent             likewise
 ├─ Unavailable               UNAVAILABLE          RetryInfo
 ├─ Unauthenticated           UNAUTHENTICATED      ErrorInfo without anything that helps to guess
 ├─ PermissionDenied          PERMISSION_DENIED    ErrorInfo, likewise
@@ -82,6 +83,14 @@ class Overloaded(SamserveError):
     def __init__(self, what: str, retry_after: float = 1.0) -> None:
         super().__init__(f"{what} is full; retry in {retry_after:g} s")
         self.retry_after = retry_after
+
+
+class QuotaSpent(Overloaded):
+    """The tenant's quota is spent; it is renewed after `retry_after` seconds."""
+
+    def __init__(self, quota: str, retry_after: float) -> None:
+        super().__init__("the quota", retry_after)
+        self.args = (f"the tenant's quota of {quota} is spent; retry in {retry_after:.0f} s",)
 
 
 class Unavailable(SamserveError):

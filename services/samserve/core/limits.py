@@ -23,6 +23,8 @@ MAX_FORMATS = 5  # each one once, and "unspecified"
 MAX_CONCEPTS = 16
 MAX_EXAMPLES = 16  # of a concept
 MAX_CONCEPT_TEXT = 256  # bytes of UTF-8
+MAX_SEARCHES = 4  # in progress in a process; each may hold 130 MiB of what was found
+MAX_SEARCHES_WAITING = 32
 
 # Of GenerateMasks.
 MAX_POINTS_PER_SIDE = 64
@@ -66,12 +68,14 @@ class BulkLimits:
         all_in_flight: Items of all streams of a replica that are worked on at once.
         items: Items of one request.
         streams: Streams that are open at once in one replica.
+        share: Part of them that one tenant may have.
     """
 
     in_flight: int
     all_in_flight: int
     items: int
     streams: int
+    share: float = 1.0
 
 
 def check_count(count: int, limit: int, field: str, noun: str) -> None:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from samserve.core.caller import current_caller
 from samserve.core.errors import Overloaded
 from samserve.core.fair_queue import FairQueue
+from samserve.core.holders import Holders
 from samserve.core.limits import DEFAULT_BATCHES
-from samserve.decoder.fair_turns import FairTurns
 from samserve.decoder.piece import Piece
+from samserve.infra.fair_turns import FairTurns
 from samserve.infra.metrics import DECODE_WAITING
 
 Result = TypeVar("Result")
@@ -47,17 +48,20 @@ class DecodeQueue:
         quiet: Set while no work is in the pool or about to enter it, for threads that give way.
     """
 
-    def __init__(self, threads: int, queue: int, batches: int = DEFAULT_BATCHES) -> None:
+    def __init__(
+        self, threads: int, queue: int, batches: int = DEFAULT_BATCHES, share: float = 1.0
+    ) -> None:
         """Create the places.
 
         Args:
             threads: Of the pool.
             queue: Pieces of work that may wait for a thread.
             batches: Calls of several prompts that may be in progress.
+            share: Part of them that may be one tenant's.
         """
         self._threads = threads
         self._queue = queue
-        self._most_batches = batches
+        self._batch_holders = Holders(batches, share)
 
         self._taken = 0  # by work in the pool, and by work about to enter it
         self._waiting: FairQueue[Piece[Any]] = FairQueue()
@@ -121,9 +125,13 @@ class DecodeQueue:
         Raises:
             Overloaded: Too many calls of several pieces are in progress.
         """
-        if len(self._batches) >= self._most_batches:
-            raise Overloaded("the decoder's queue of batches", self._seconds_until_batch_done())
+        refusal = Overloaded("the decoder's queue of batches", self._seconds_until_batch_done())
+        with self._batch_holders.hold(refusal):
+            return await self._run_batch(pool, pieces, count, long)
 
+    async def _run_batch(
+        self, pool: Executor, pieces: Iterable[Callable[[], Result]], count: int, long: bool
+    ) -> list[Result]:
         batch = object()
         self._batches[batch] = count
         numbered = enumerate(pieces)
@@ -223,7 +231,7 @@ class DecodeQueue:
 
     def _seconds_until_batch_done(self) -> float:
         """Estimate when the first batch will be done; they take turns."""
-        return self._seconds_for(min(self._batches.values()) * len(self._batches))
+        return self._seconds_for(min(self._batches.values(), default=0) * len(self._batches))
 
     def _seconds_for(self, pieces: int) -> float:
         """Estimate how long so many pieces of work take."""

@@ -32,7 +32,7 @@ class Step:
     """
 
     id: int
-    prompt: PromptInput | InvalidInput
+    prompt: PromptInput | InvalidInput | Overloaded
     reset: bool
 
 
@@ -148,9 +148,9 @@ class Interaction:
 
         return StepAnswer(step.id, masks, milliseconds=clock.milliseconds)
 
-    def _read(self, prompt: PromptInput | InvalidInput) -> Prompt:
+    def _read(self, prompt: PromptInput | InvalidInput | Overloaded) -> Prompt:
         """Check the prompt, and add the last answer's logits unless it brings its own."""
-        if isinstance(prompt, InvalidInput):
+        if isinstance(prompt, InvalidInput | Overloaded):
             raise prompt
         checked = read_prompt(prompt, self._model.low_res, "prompt")
         check_inside(checked, self._size, "prompt")

@@ -73,7 +73,12 @@ async def serve(settings: DecoderSettings) -> None:
     models.publish_metrics()
 
     pool = ThreadPoolExecutor(settings.decode_threads, "decode")
-    queue = DecodeQueue(settings.decode_threads, settings.decode_queue, settings.decode_batches)
+    queue = DecodeQueue(
+        settings.decode_threads,
+        settings.decode_queue,
+        settings.decode_batches,
+        settings.tenant_share,
+    )
     cache = EmbeddingCache(settings.cache_options)
     callers = Callers.of(settings)
     embedder = RemoteEmbedder(
@@ -89,12 +94,14 @@ async def serve(settings: DecoderSettings) -> None:
         for bundle in bundles
         if bundle.concepts is not None
     }
-    sweeps = SweepPool(settings.decode_threads, queue.quiet, settings.max_sweeps)
+    sweeps = SweepPool(
+        settings.decode_threads, queue.quiet, settings.max_sweeps, settings.tenant_share
+    )
 
     # Build the server.
     draining = asyncio.Event()
     limits = TimeLimits(slow=settings.slow_s, stream=settings.max_stream_s)
-    streams = StreamLimits(settings.max_streams, settings.max_steps_per_s)
+    streams = StreamLimits(settings.max_streams, settings.max_steps_per_s, settings.tenant_share)
     transfers = Transfers(settings.transfer_timeout_s, settings.transient_bytes)
     server = grpc.aio.server(
         interceptors=[DelayedStatus(draining, transfers)],
@@ -112,6 +119,7 @@ async def serve(settings: DecoderSettings) -> None:
             sweeper=Sweeper(segmenter, sweeps),
             callers=callers,
             work=work,
+            quotas=cache.quotas,
             finder=Finder(segmenter, ConceptHeads(heads), pool, queue),
         ),
         PartLimit(server),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Never
 
-from samserve.core.errors import InvalidInput, Overloaded, Unavailable
+from samserve.core.errors import InvalidInput, Overloaded, QuotaSpent, Unavailable
 from samserve.core.geometry import Size
+from samserve.core.holders import Holders
 from samserve.core.limits import RequestLimits, check_count, check_string
 from samserve.decoder.concept_messages import read_find, write_found
 from samserve.decoder.concepts.finder import Finder
@@ -26,6 +27,7 @@ from samserve.decoder.segmenter import FoundImage, MaskRequest, Segmented, Segme
 from samserve.decoder.sweep.sweeper import Started, Sweeper, SweepRequest
 from samserve.decoder.sweep_messages import SweepWriter, read_sweep
 from samserve.decoder.transfers import Transfers
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.infra.tracing import Kind, span
 from samserve.v1 import segmentation_pb2 as pb
@@ -57,10 +59,12 @@ class StreamLimits:
     Attributes:
         most: Streams that are open at once.
         steps_per_s: Steps of one stream that are read per second; the others wait unread.
+        share: Part of the streams that one tenant may have.
     """
 
     most: int = 256
     steps_per_s: float = 200
+    share: float = 1.0
 
 
 class SegmentationServicer(rpc.SegmentationServiceServicer):
@@ -79,19 +83,21 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         finder: Finder,
         callers: Callers | None = None,
         work: OpenWork | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods; once `draining` is set, streams end between two steps."""
         self._sweeper = sweeper
         self._finder = finder
         self._callers = callers or Callers()
         self._work = work or OpenWork()
+        self._quotas = quotas or Quotas()
         self._segmenter = segmenter
         self._draining = draining
         self._limits = limits
         self._request_limits = request_limits
         self._transfers = transfers
         self._stream_limits = streams
-        self._streams = 0
+        self._streams = Holders(streams.most, streams.share)
         self._downloads = Downloads()
 
     async def Predict(
@@ -104,6 +110,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = _mask_request(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 segmented = await self._segmenter.segment(asked, clock)
@@ -148,6 +155,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = read_find(parsed(request), self._request_limits)
             with self._transfers.hold_image(asked.image.data):
                 found = await self._finder.find(asked, clock)
@@ -198,6 +206,7 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
             self._callers.acting(metadata),
         ):
             context.set_trailing_metadata(call.trailing_metadata)
+            self._quotas.take(Quota.REQUESTS)
             asked = read_sweep(parsed(request), self._request_limits)
             del request  # with the image's bytes, if `asked` does not need them
             with self._transfers.hold_image(asked.image.data):
@@ -221,18 +230,10 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
                         raise Unavailable("this replica is shutting down; try again")
                     await self._transfers.send(context, writer.message(event))
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Count an open stream. Raises Overloaded if there are too many."""
+    def _stream(self) -> AbstractContextManager[None]:
+        """Count an open stream during the block. Raises Overloaded if there are too many."""
         most = self._stream_limits.most
-        if self._streams >= most:
-            raise Overloaded(f"the decoder's set of {most} streams", retry_after=5)
-
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+        return self._streams.hold(Overloaded(f"the decoder's set of {most} streams", 5))
 
     async def _open(self, context: Context) -> tuple[Interaction, FoundImage]:
         """Answer the stream's first request; return its interaction and the image."""
@@ -257,12 +258,21 @@ class SegmentationServicer(rpc.SegmentationServiceServicer):
         pace = Pace(self._stream_limits.steps_per_s)
         try:
             while (request := await self._next(context, may_idle=True)) is not None:
-                interaction.submit(_step(request, self._request_limits))
+                interaction.submit(self._read_step(request))
                 await interaction.wait_for_room()
                 await pace.wait()
             interaction.end()
         except Exception as error:
             interaction.end(error)
+
+    def _read_step(self, request: pb.InteractRequest) -> Step:
+        """Return a step; one over the quota is answered so in its turn, and the stream goes on."""
+        step = _step(request, self._request_limits)
+        try:
+            self._quotas.take(Quota.REQUESTS)
+        except QuotaSpent as refusal:
+            return replace(step, prompt=refusal)
+        return step
 
     async def _next(self, context: Context, *, may_idle: bool = False) -> pb.InteractRequest | None:
         """Return the next request, or None once the client has half-closed.

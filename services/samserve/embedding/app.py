@@ -66,6 +66,7 @@ class EmbeddingService(EmbeddingServicer):
             limits=limits,
             pool=pool,
             coding=settings.cache_coding,
+            quotas=cache.quotas,
         )
         finder = ConceptFinder(
             cache,
@@ -82,6 +83,7 @@ class EmbeddingService(EmbeddingServicer):
             limits=settings.bulk_limits,
             slow=settings.slow_s,
             callers=Callers.of(settings),
+            quotas=cache.quotas,
         )
 
         # Keep a reference so that the task is not garbage-collected.

@@ -20,7 +20,7 @@ from samserve.core.embedding import Contract, Embedding, EmbeddingHeader, SizeLi
 from samserve.core.errors import DeadlinePassed, InvalidInput, NoConcepts, SamserveError
 from samserve.core.geometry import Size
 from samserve.core.image_request import ImageRequest
-from samserve.core.limits import MAX_CONCEPTS, MAX_EXAMPLES, check_count
+from samserve.core.limits import MAX_CONCEPTS, MAX_EXAMPLES, MAX_SEARCHES, check_count
 from samserve.embedding.admission import EncodeSlots, Priority
 from samserve.embedding.claims import ReplicaClaims
 from samserve.embedding.concept_head import Phrase
@@ -135,6 +135,7 @@ class ConceptFinder:
         self._head = head
         self._pool = pool
         self._limits = limits
+        self._places = asyncio.Semaphore(MAX_SEARCHES)
         self._flights: dict[CacheKey, asyncio.Future[ConceptEntry | SamserveError]] = {}
 
     async def find(
@@ -160,7 +161,8 @@ class ConceptFinder:
         """
         try:
             async with asyncio.timeout_at(deadline if deadline < math.inf else None):
-                return await self._find(request, concepts, clock, deadline)
+                async with self._places:  # what is found takes memory
+                    return await self._find(request, concepts, clock, deadline)
         except TimeoutError as late:
             raise DeadlinePassed(clock.latest) from late
 

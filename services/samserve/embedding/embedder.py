@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -26,6 +26,7 @@ from samserve.core.errors import (
     DeadlinePassed,
     EmbeddingNotCached,
     ModelVersionMismatch,
+    QuotaSpent,
     Unavailable,
 )
 from samserve.core.family import TRUNK
@@ -42,6 +43,7 @@ from samserve.infra.deletions import Generation
 from samserve.infra.logs import bind_image_id
 from samserve.infra.metrics import EMBEDDED
 from samserve.infra.pool import run_in_pool
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 
 Found = TypeVar("Found", EmbeddingHeader, Embedding)
@@ -146,6 +148,7 @@ class Embedder:
         limits: Limits,
         pool: Executor,
         coding: Coding,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create an embedder.
 
@@ -158,6 +161,7 @@ class Embedder:
             limits: Bound the images that are accepted.
             pool: Threads that hash and pack.
             coding: How new embeddings are packed.
+            quotas: Of the tenants.
         """
         self._cache = cache
         self._claims = claims
@@ -167,6 +171,7 @@ class Embedder:
         self._limits = limits
         self._pool = pool
         self._coding = coding
+        self._quotas = quotas or Quotas()
         self._flights: SingleFlight[CacheKey, _Encoded | None] = SingleFlight()
 
     async def embed(
@@ -332,6 +337,8 @@ class Embedder:
                 if not await claim.acquire():
                     return None
                 generation = await self._cache.generation(job.key)
+                self._quotas.check(Quota.PIXELS, Quota.CACHED_BYTES)
+                self._quotas.take(Quota.ENCODES)
 
             # 4. Wait for a slot.
             with clock.stage("queue"):
@@ -340,6 +347,7 @@ class Embedder:
                 # 5. Decode and resize the image.
                 with clock.stage("decode"):
                     image = await self._decoder.frame(data, job.spec.frame, job.crop)
+                self._spend(Quota.PIXELS, image.size.width * image.size.height)
 
                 # 6. Run the encoder. From here on the work is too expensive to throw away.
                 seconds = flight.begin()
@@ -356,6 +364,11 @@ class Embedder:
                 stored = await self._store(key, job, image, {TRUNK: trunk}, generation)
                 return _Encoded(embedding, stored)
 
+    def _spend(self, quota: Quota, units: int) -> None:
+        """Count what has been used; the next image is refused if it was too much."""
+        with suppress(QuotaSpent):
+            self._quotas.take(quota, units)
+
     async def _store(
         self,
         key: CacheKey,
@@ -367,5 +380,6 @@ class Embedder:
         embedding = Embedding(job.spec.model_version, image.size, tensors)
         packed = await run_in_pool(self._pool, pack, embedding, self._coding)
         embedding = replace(embedding, packed=packed)
+        self._spend(Quota.CACHED_BYTES, len(packed))
         await self._cache.put(key, embedding, generation)
         return embedding

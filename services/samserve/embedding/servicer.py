@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractContextManager, aclosing
 
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from samserve.core.caller import Caller, acting_for, current_caller
 from samserve.core.crop import Crop
 from samserve.core.errors import InvalidInput, Overloaded, SamserveError
+from samserve.core.holders import Holders
 from samserve.core.image_id import check_image_id
 from samserve.core.image_request import ImageRequest
 from samserve.core.limits import BulkLimits, check_count, check_string
@@ -21,6 +22,8 @@ from samserve.embedding.concept_messages import read_concepts, read_image, write
 from samserve.embedding.embedder import Embedder, EmbedResult, FetchResult
 from samserve.embedding.embedding_chunks import messages
 from samserve.infra.audit import audited
+from samserve.infra.fair_turns import FairTurns
+from samserve.infra.quotas import Quota, Quotas
 from samserve.infra.stages import StageClock
 from samserve.v1 import embedding_pb2 as pb
 from samserve.v1 import types_pb2 as types
@@ -49,6 +52,7 @@ class EmbeddingServicer:
         limits: BulkLimits,
         slow: float,
         callers: Callers | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Create the methods.
 
@@ -58,15 +62,17 @@ class EmbeddingServicer:
             limits: On EmbedMany.
             slow: Seconds after which a call is logged.
             callers: Tell who makes a call.
+            quotas: Of the tenants.
         """
         self._embedder = embedder
         self._finder = finder
         self._callers = callers or Callers()
+        self._quotas = quotas or Quotas()
         self._limits = limits
         self._slow = slow
 
-        self._streams = 0
-        self._places = asyncio.Semaphore(limits.all_in_flight)
+        self._streams = Holders(limits.streams, limits.share)
+        self._places = FairTurns(limits.all_in_flight)
 
     async def Embed(
         self, request: pb.EmbedRequest | RefusedMessage, grpc_context: RayServegRPCContext
@@ -79,6 +85,7 @@ class EmbeddingServicer:
             call_scope("Embed", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             embed = self._embedder.fetch if request.include_embedding else self._embedder.embed
             result = await embed(
@@ -105,7 +112,7 @@ class EmbeddingServicer:
             call.request_id = request_id
             try:
                 caller = self._callers.read(metadata)
-                with self._stream():
+                with self._stream(caller):
                     async with aclosing(
                         self._answers(requests, metadata, request_id, caller)
                     ) as answers:
@@ -118,17 +125,10 @@ class EmbeddingServicer:
             _end(call, grpc_context)
             yield pb.EmbedManyResponse()  # as in GetEmbedding
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
+    def _stream(self, caller: Caller) -> AbstractContextManager[None]:
         """Count an EmbedMany stream while it is open. Raises Overloaded."""
-        if self._streams >= self._limits.streams:
-            raise Overloaded(f"the pool of {self._limits.streams} EmbedMany streams")
-
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+        refusal = Overloaded(f"the pool of {self._limits.streams} EmbedMany streams")
+        return self._streams.hold(refusal, caller.tenant)
 
     def _answers(
         self,
@@ -148,7 +148,8 @@ class EmbeddingServicer:
                 ) as call,
                 acting_for(caller),
             ):
-                async with self._places:
+                self._quotas.take(Quota.REQUESTS)
+                async with self._places.turn():
                     result = await self._embedder.embed(
                         _image_request(item),
                         clock,
@@ -185,6 +186,7 @@ class EmbeddingServicer:
             call_scope("FindConcepts", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             request = parsed(request)
             results = await self._finder.find(
                 read_image(request),
@@ -259,6 +261,7 @@ class EmbeddingServicer:
             call_scope("GetEmbedding", metadata, clock=clock, slow=self._slow) as call,
             self._callers.acting(metadata),
         ):
+            self._quotas.take(Quota.REQUESTS)
             result = await self._embedder.fetch(_cached_image(parsed(request)), clock)
 
         _end(call, context)

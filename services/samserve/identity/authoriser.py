@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from samserve.identity.scopes import DEFAULT, Scope, parse_scopes, scopes_for
 from samserve.identity.snapshot import Snapshot
 from samserve.wire.callers import check_tenant
 
-LONGEST_SUBJECT = 64  # characters of a token's subject in logs
+LONGEST_NAME = 100  # characters of what names a token or a certificate in logs
+
+_UNFIT = re.compile(r"[^A-Za-z0-9_.:/@-]")  # for a header and a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +126,19 @@ class Authoriser:
             check_tenant(tenant)
         except InvalidInput:
             return None
-        subject = str(call.claims.get("sub", ""))[:LONGEST_SUBJECT]
-        return _Credentials(tenant, f"token:{subject}", allowed)
+        return _Credentials(tenant, _name("token", str(call.claims.get("sub", ""))), allowed)
 
     def _by_name(self, call: Call, known: Snapshot) -> _Credentials | None:
         """Find the tenant of the caller's certificate, which the edge has verified."""
         tenant = known.identities.get(call.principal) if call.principal else None
         if tenant is None:
             return None
-        return _Credentials(tenant, f"certificate:{call.principal}"[:128], DEFAULT)
+        return _Credentials(tenant, _name("certificate", call.principal), DEFAULT)
+
+
+def _name(kind: str, name: str) -> str:
+    """Return what names credentials that have no id of ours."""
+    return f"{kind}:{_UNFIT.sub('_', name[:LONGEST_NAME])}"
 
 
 def _known(names: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from samserve.core.family import TRUNK
 from samserve.infra.cache_options import CacheOptions
 from samserve.infra.deletions import Deletion, Deletions, Generation
 from samserve.infra.metrics import CACHE_BYTES, CACHE_OUTCOMES
+from samserve.infra.quotas import Quotas
 from samserve.infra.redis_link import Command, NoAnswer, RedisLink, memory_warnings
 from samserve.infra.seal import Seal
 
@@ -104,6 +105,7 @@ class EmbeddingCache:
     def __init__(self, options: CacheOptions) -> None:
         self._link = RedisLink(options.url, options.timeout)
         self.deletions = Deletions(self._link)
+        self.quotas = Quotas(self._link, options.quotas)
         self._seal = Seal(options.secret)
         self._name = options.name
         self._ttl = options.ttl

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from samserve.core.image import ImageRange
+from samserve.core.plan import NO_PLAN, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class CacheOptions:
         timeout: Time limit of one operation, in seconds.
         image_range: How images of 16 bits become 8, which changes their embeddings.
         secret: Seals the entries; empty leaves them unsealed.
+        quotas: Of tenants whose plan does not say.
     """
 
     url: str
@@ -24,6 +26,7 @@ class CacheOptions:
     timeout: float
     image_range: ImageRange = "full"
     secret: str = field(default="", repr=False)
+    quotas: Plan = NO_PLAN
 
     def name(self, key: object) -> str:
         """Return the name of an entry in Redis; `key` is a CacheKey."""

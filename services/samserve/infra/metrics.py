@@ -90,6 +90,13 @@ STAGE_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
 
+# Quotas of tenants.
+QUOTAS_SPENT = Counter(
+    "samserve_quotas_spent_total",
+    "Work refused because a tenant's quota was spent: requests, encodes, pixels, cached_bytes.",
+    ["quota"],
+)
+
 # The authoriser.
 AUTHORISED = Counter(
     "samserve_authorised_total",

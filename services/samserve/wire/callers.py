@@ -13,16 +13,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import structlog
 from structlog.contextvars import bound_contextvars
 
 from samserve.core.caller import DEFAULT_TENANT, Caller, acting_for, current_caller
 from samserve.core.errors import InvalidInput, PermissionDenied, Unauthenticated, shorten
 from samserve.core.limits import MAX_METADATA_BYTES, check_count
 from samserve.core.plan import Plan
+from samserve.infra.addresses import join_address
+from samserve.wire.channel import is_loopback
 from samserve.wire.metadata import EDGE_KEY, TENANT_KEY
 
 KEY_ID_KEY = "samserve-key-id"
 PLAN_KEY = "samserve-plan"
+log = structlog.get_logger()
+
 IDENTITY_KEYS = (TENANT_KEY, EDGE_KEY, KEY_ID_KEY, PLAN_KEY)  # the edge removes a caller's own
 
 SHARED_OWNER = "shared"  # of all cache entries, if tenants share them
@@ -62,6 +67,8 @@ class EdgeSettings(Protocol):
     """The settings that concern callers."""
 
     @property
+    def host(self) -> str: ...
+    @property
     def edge_secrets(self) -> tuple[str, ...]: ...
     @property
     def tenants_share(self) -> bool: ...
@@ -72,7 +79,12 @@ class Callers:
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> Callers:
-        """Return the reader for a program's settings."""
+        """Return the reader for a program's settings. Warns of one that is open to others."""
+        if not settings.edge_secrets and not is_loopback(join_address(settings.host, 0)):
+            log.warning(
+                "every caller names its tenant itself; set SAMSERVE_EDGE_SECRET",
+                host=settings.host,
+            )
         return cls(settings.edge_secrets, shared=settings.tenants_share)
 
     def __init__(self, secrets: Iterable[str] = (), *, shared: bool = False) -> None:

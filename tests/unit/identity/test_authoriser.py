@@ -107,6 +107,12 @@ def test_a_verified_token_makes_its_tenant_and_scopes() -> None:
         check(claims=claims)
 
 
+def test_a_tokens_subject_is_made_fit_for_headers_and_logs() -> None:
+    caller = check(claims={"tenant": "acme", "sub": 'ann\r\nx: "y"' + "z" * 1000})
+    assert caller.key_id.startswith("token:ann__x:__y_z")
+    assert len(caller.key_id) <= 128
+
+
 def test_a_verified_certificate_makes_its_tenant() -> None:
     assert check(principal="spiffe://example/robot").tenant == "metal"
 

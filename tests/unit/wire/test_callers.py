@@ -1,8 +1,11 @@
 import pytest
+from pydantic import SecretStr
 from samserve.core.caller import Caller, acting_for
 from samserve.core.errors import InvalidInput, Unauthenticated
 from samserve.core.plan import Plan
+from samserve.infra.settings import GatewaySettings
 from samserve.wire.callers import Callers
+from structlog.testing import capture_logs
 
 SECRET, OLD = "the-edge's-own-secret", "the-secret-of-before"
 EDGE = ("samserve-edge", SECRET)
@@ -70,3 +73,14 @@ def test_a_plan_is_believed_from_the_edge_alone() -> None:
 
 def test_nobody_is_told_without_a_secret() -> None:
     assert Callers().metadata() == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "secret", "warns"),
+    [("127.0.0.1", "", 0), ("::1", "", 0), ("10.0.0.1", "", 1), ("::", "", 1), ("::", SECRET, 0)],
+)
+def test_an_open_service_beyond_loopback_is_warned_of(host: str, secret: str, warns: int) -> None:
+    settings = GatewaySettings(host=host, edge_secret=SecretStr(secret))
+    with capture_logs() as logs:
+        Callers.of(settings)
+    assert len(logs) == warns

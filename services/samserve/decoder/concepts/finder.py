@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -15,9 +17,10 @@ from samserve.core.cache_status import CacheStatus
 from samserve.core.concept import Concept, check_concept
 from samserve.core.detections import Detections
 from samserve.core.embedding import EmbeddingHeader
-from samserve.core.errors import InvalidInput, SamserveError
+from samserve.core.errors import InvalidInput, Overloaded, SamserveError
 from samserve.core.geometry import Frame, Size
 from samserve.core.image_request import ImageRequest
+from samserve.core.limits import MAX_SEARCHES, MAX_SEARCHES_WAITING
 from samserve.decoder.admission import DecodeQueue
 from samserve.decoder.concepts.choice import Candidate, Choice, choose
 from samserve.decoder.concepts.head import ConceptHead, ConceptHeads, ConceptQuery, FoundConcept
@@ -121,6 +124,8 @@ class Finder:
         self._heads = heads
         self._pool = pool
         self._queue = queue
+        self._turns = asyncio.Semaphore(MAX_SEARCHES)
+        self._searches = 0
 
     def knows_concepts(self, model: ServedModel) -> bool:
         """Whether the model answers `find`."""
@@ -135,22 +140,48 @@ class Finder:
         Raises:
             NoConcepts: The model knows none.
             InvalidInput: The request is invalid, or all concepts are.
+            Overloaded: Too many searches wait already.
         """
-        # 1. Check what can be checked without the image.
+        # 1. Check what is common to all concepts.
         model = self._segmenter.resolve(request.image.model)
         head = self._heads.of(model)
         _check(request)
-        checked = await self._queue.run(self._pool, _check_all, request.concepts, head)
-        concepts = {n: each for n, each in enumerate(checked) if isinstance(each, Concept)}
-        if not concepts:
-            raise next(each for each in checked if isinstance(each, InvalidInput))
 
-        # 2. Have the concepts looked for.
+        # 2. Wait for a place, since what is found takes memory.
+        async with self._place():
+            return await self._find(request, model, head, clock)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._searches >= MAX_SEARCHES + MAX_SEARCHES_WAITING:
+            raise Overloaded("the decoder's queue of searches")
+        self._searches += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._searches -= 1
+
+    async def _find(
+        self,
+        request: FindRequest,
+        model: ServedModel,
+        head: ConceptHead,
+        clock: StageClock,
+    ) -> Found:
+        # 3. Check the concepts.
+        checked = await self._queue.run(self._pool, _check_all, request.concepts, head)
+        problems = [each for each in checked if isinstance(each, InvalidInput)]
+        if len(problems) == len(checked):
+            raise problems[0]
+
+        # 4. Have those that are valid looked for.
+        concepts = {n: each for n, each in enumerate(checked) if isinstance(each, Concept)}
         model = await self._segmenter.accepting(request.image.model_version, model)
         image_id = await self._segmenter.identify(request.image, clock)
         answer = await head.find(ConceptQuery(request.image, image_id, model, concepts), clock)
 
-        # 3. Draw the masks that the head has not, choose the instances, and write them.
+        # 5. Draw the masks that the head has not, choose the instances, and write them.
         found = {n: each for n, each in answer.results.items() if isinstance(each, FoundConcept)}
         detections = {
             number: each.detections.above(_threshold(request, number, head))

@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
 from samserve.core.errors import Overloaded
+from samserve.core.holders import Holders
 from samserve.core.limits import DEFAULT_SWEEPS
 from samserve.infra.pool import run_in_pool
 
@@ -31,31 +32,31 @@ class SweepPool:
     piece by piece.
     """
 
-    def __init__(self, threads: int, quiet: threading.Event, sweeps: int = DEFAULT_SWEEPS) -> None:
+    def __init__(
+        self,
+        threads: int,
+        quiet: threading.Event,
+        sweeps: int = DEFAULT_SWEEPS,
+        share: float = 1.0,
+    ) -> None:
         """Create the threads.
 
         Args:
             threads: As many as decode clicks.
             quiet: Set while no click is in the decoder's queue.
             sweeps: That may be in progress.
+            share: Part of them that one tenant may have.
         """
         self._executor = ThreadPoolExecutor(threads, "sweep")
         self._ahead = 2 * threads  # pieces of a sweep in the pool
         self._quiet = quiet
         self._most_sweeps = sweeps
-        self._sweeps = 0
+        self._sweeps = Holders(sweeps, share)
 
-    @contextmanager
-    def sweep(self) -> Iterator[None]:
-        """Count a sweep that is in progress. Raises Overloaded if there are too many."""
-        if self._sweeps >= self._most_sweeps:
-            raise Overloaded(f"the decoder's set of {self._most_sweeps} sweeps", RETRY_AFTER)
-
-        self._sweeps += 1
-        try:
-            yield
-        finally:
-            self._sweeps -= 1
+    def sweep(self) -> AbstractContextManager[None]:
+        """Count a sweep during the block. Raises Overloaded if there are too many."""
+        refusal = Overloaded(f"the decoder's set of {self._most_sweeps} sweeps", RETRY_AFTER)
+        return self._sweeps.hold(refusal)
 
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:
         """Run a piece of work; it is dropped if the caller leaves before it began."""

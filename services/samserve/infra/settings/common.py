@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from samserve.bundles.names import DEFAULT_MODEL, user_folder
 from samserve.core.embedding import DEFAULT_LIMITS, SizeLimits
 from samserve.core.image import ImageRange
+from samserve.core.plan import Plan
 from samserve.infra.cache_options import CacheOptions
 from samserve.infra.settings.values import (
     MIB,
@@ -137,6 +138,36 @@ class CommonSettings(ProcessSettings):
             "then sealed with it, and entries that are not are ignored. Empty seals nothing."
         ),
     )
+    tenant_share: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description=(
+            "Part of the streams, batches and sweeps in progress that one tenant may have. Less "
+            "than 1 keeps some for the others."
+        ),
+    )
+    tenant_requests: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Calls, steps of streams and items of one tenant in a minute, in both services "
+            "together; 0: no limit. A tenant's own record overrides this, likewise below."
+        ),
+    )
+    tenant_encodes: int = Field(
+        default=0,
+        ge=0,
+        description="Images of one tenant that are encoded in an hour; 0: no limit.",
+    )
+    tenant_pixels: int = Field(
+        default=0, ge=0, description="Pixels of these images in an hour; 0: no limit."
+    )
+    tenant_cached_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes that one tenant writes to the cache in a day; 0: no limit.",
+    )
     max_image_pixels: int = Field(
         default=DEFAULT_LIMITS.max_pixels,
         gt=0,
@@ -171,6 +202,17 @@ class CommonSettings(ProcessSettings):
             self.redis_timeout_s,
             self.image_range,
             self.cache_secret.get_secret_value(),
+            self.quotas,
+        )
+
+    @property
+    def quotas(self) -> Plan:
+        """The quotas of tenants whose record does not say."""
+        return Plan(
+            requests=self.tenant_requests,
+            encodes=self.tenant_encodes,
+            pixels=self.tenant_pixels,
+            cached_bytes=self.tenant_cached_bytes,
         )
 
     @property

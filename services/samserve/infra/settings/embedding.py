@@ -120,4 +120,5 @@ class EmbeddingSettings(CommonSettings):
             all_in_flight=self.embed_slots + self.many_in_flight,
             items=self.max_many_items,
             streams=self.max_many_streams,
+            share=self.tenant_share,
         )

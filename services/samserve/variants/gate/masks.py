@@ -9,6 +9,7 @@ import numpy as np
 
 from samserve.core.arrays import Bools, Halves
 from samserve.core.embedding import Embedding
+from samserve.core.family import TRUNK
 from samserve.core.geometry import Size, fit
 from samserve.core.runs import dense
 from samserve.decoder.masks.outline import outline
@@ -66,7 +67,8 @@ def prompts(size: Size) -> list[Prompt]:
 def decode_masks(decoder: MaskDecoder, tensors: Tensors, size: Size) -> list[Masks]:
     """Return the candidates' masks of each prompt, at the source's size."""
     bundle = decoder.bundle
-    ready = decoder.prepare(Embedding(bundle.model_version, size, tensors))
+    embedding = {name: tensor for name, tensor in tensors.items() if name != TRUNK}
+    ready = decoder.prepare(Embedding(bundle.model_version, size, embedding))
     answers = decoder.decode(ready, prompts(size))
     return [
         [dense(outline(logits, size, bundle.mask_frame)) for logits in answer.logits]

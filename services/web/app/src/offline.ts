@@ -13,8 +13,10 @@ async function start(): Promise<void> {
       if (serviceWorker.controller) resolve();
       else serviceWorker.addEventListener("controllerchange", () => resolve(), { once: true });
     });
-    await serviceWorker.register("/sw.js");
-    await Promise.race([taken, new Promise((resolve) => setTimeout(resolve, LONGEST_WAIT))]);
+    const late = new Promise<void>((resolve) => setTimeout(resolve, LONGEST_WAIT));
+    const registered = serviceWorker.register("/sw.js").then((registration) => (registration ? taken : undefined));
+    registered.catch(() => {}); // refused after the wait
+    await Promise.race([registered, late]);
   } catch {
     // Private windows refuse it; the page works, but only with a network.
   }

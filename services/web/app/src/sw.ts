@@ -4,7 +4,7 @@
 const worker = self as unknown as ServiceWorkerGlobalScope;
 
 const PAGE = "samserve-page";
-const MODEL = "samserve-model"; // decoders and the list of models
+const MODEL = "samserve-model"; // decoders, and what is said of them
 const EMBEDDINGS = "samserve-embeddings";
 const MOST_EMBEDDINGS = 40;
 const MOST_PAGE_FILES = 60;
@@ -25,19 +25,20 @@ worker.addEventListener("fetch", (event) => {
   const { request } = event;
   const { origin, pathname } = new URL(request.url);
   if (request.method !== "GET" || origin !== worker.location.origin) return;
-  if (pathname.startsWith("/assets/")) event.respondWith(keptFirst(request));
+  if (pathname.startsWith("/assets/")) event.respondWith(keptFirst(request, PAGE));
+  else if (/^\/v1\/models\/[^/]+\/decoder\/[0-9a-f]+$/.test(pathname)) event.respondWith(keptFirst(request, MODEL));
   else if (request.mode === "navigate" && pathname === "/") event.respondWith(networkFirst("/", PAGE, MOST_PAGE_FILES));
   else if (/^\/v1\/images\/[0-9a-f]{64}\/embedding$/.test(pathname)) {
     event.respondWith(networkFirst(request, EMBEDDINGS, MOST_EMBEDDINGS));
   } else if (pathname.startsWith("/v1/models")) event.respondWith(networkFirst(request, MODEL, MOST_PAGE_FILES));
 });
 
-/** Files whose names hold their hash. */
-async function keptFirst(request: Request): Promise<Response> {
+/** Files whose addresses hold their hash. */
+async function keptFirst(request: Request, name: string): Promise<Response> {
   const kept = await caches.match(request);
   if (kept) return kept;
   const response = await fetch(request);
-  if (response.ok) await put(PAGE, request, response.clone(), MOST_PAGE_FILES);
+  if (response.ok) void put(name, request, response.clone(), MOST_PAGE_FILES);
   return response;
 }
 

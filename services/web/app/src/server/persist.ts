@@ -5,6 +5,11 @@ import { isPassing } from "./failure";
 
 const LONGEST_WAIT = 10; // seconds
 
+/** Seconds before an attempt, after so many that failed in a row. */
+export function waitBefore(failures: number): number {
+  return Math.min(2 ** (failures - 1), LONGEST_WAIT);
+}
+
 export interface PersistOptions {
   signal: AbortSignal;
   /** Called before each wait. */
@@ -19,7 +24,7 @@ export async function persist<T>(action: () => Promise<T>, { signal, onWait }: P
     } catch (error) {
       if (!isPassing(error) || signal.aborted) throw error;
       const asked = error instanceof ServerError ? error.retryAfter : null;
-      const seconds = Math.min(Math.max(asked ?? 2 ** attempt, 1), LONGEST_WAIT);
+      const seconds = Math.min(Math.max(asked ?? waitBefore(attempt + 1), 1), LONGEST_WAIT);
       onWait(error, seconds);
       await pause(seconds, signal);
     }
@@ -27,7 +32,7 @@ export async function persist<T>(action: () => Promise<T>, { signal, onWait }: P
 }
 
 /** Wait. The network's return ends it early, and the signal with its reason. */
-function pause(seconds: number, signal: AbortSignal): Promise<void> {
+export function pause(seconds: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const end = () => {
       clearTimeout(timer);

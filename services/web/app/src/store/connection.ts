@@ -21,7 +21,7 @@ import {
 import { controlled } from "../offline";
 import { embed, type Embedded, hashOf } from "../server/embed";
 import { isPassing, sentenceOf } from "../server/failure";
-import { persist } from "../server/persist";
+import { pause, persist, waitBefore } from "../server/persist";
 import { notify } from "./notices";
 import { model, place } from "./settings";
 import { record } from "./timings";
@@ -125,6 +125,7 @@ export class Connection {
   }
 
   private async openOnce(file: Blob, imageId: string | null, signal: AbortSignal): Promise<OpenImage> {
+    let lost = 0; // how often the embedding was not there any more
     for (let attempt = 0; ; attempt++) {
       try {
         const decoder = this.load();
@@ -136,10 +137,16 @@ export class Connection {
           return ready.open(embedded?.imageId ?? imageId!, { signal, onProgress: this.showDownload });
         }, signal);
       } catch (error) {
-        if (signal.aborted || attempt >= MOST_REOPENINGS) throw error;
+        if (signal.aborted || attempt - lost >= MOST_REOPENINGS) throw error;
         if (error instanceof ModelChanged) this.changeModel();
         else if (error instanceof NotDecodable) this.useServer(error);
         else if (!(error instanceof ImageNotEmbedded)) throw error;
+        else if (++lost > 1) {
+          // Its cache is overloaded, or too small.
+          const seconds = waitBefore(lost - 1);
+          this.wait("The server has lost the image’s embedding.", seconds);
+          await pause(seconds, signal);
+        }
       }
     }
   }
@@ -218,15 +225,17 @@ export class Connection {
     const before = this.stage.value;
     const retried = persist(action, {
       signal,
-      onWait: (error, seconds) => {
-        const text = `${sentenceOf(error)} Trying again in ${Math.round(seconds)} s; your work is kept.`;
-        this.stage.value = { kind: "waiting", text, share: null };
-      },
+      onWait: (error, seconds) => this.wait(sentenceOf(error), seconds),
     });
     return retried.then((result) => {
       if (this.stage.value.kind === "waiting") this.stage.value = before;
       return result;
     });
+  }
+
+  private wait(sentence: string, seconds: number): void {
+    const text = `${sentence} Trying again in ${Math.round(seconds)} s; your work is kept.`;
+    this.stage.value = { kind: "waiting", text, share: null };
   }
 
   private work(text: string, share: number | null = null): void {

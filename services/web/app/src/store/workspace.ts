@@ -60,6 +60,9 @@ export const saving = signal<"saved" | "saving" | "off">("saved");
 export const started = signal(false);
 
 let saved: Saved | null = null;
+let loaded = () => {};
+/** Resolves once it is known what the browser has kept. */
+const loading = new Promise<void>((resolve) => (loaded = resolve));
 let prewarming = new AbortController();
 
 export function classOf(id: number): LabelClass {
@@ -84,11 +87,13 @@ export async function start(): Promise<void> {
     });
     images.value = await saved.images();
     started.value = true;
+    loaded();
     const last = images.value.find(({ key }) => key === project?.current) ?? images.value[0];
     if (last) await openImage(last.key);
     else await connection.warm();
   } catch (error) {
     started.value = true;
+    loaded();
     if (saved === null) {
       saving.value = "off";
       notify("This browser keeps no data for the page: export your labels before you close it.", "error");
@@ -107,6 +112,7 @@ export interface PickedFile {
 export async function addImages(picked: readonly PickedFile[]): Promise<void> {
   if (picked.length === 0) return;
   const since = performance.now();
+  await loading;
   const order = Math.max(-1, ...images.value.map((each) => each.order)) + 1;
   const added = picked.map(({ file, name, handle }, index): SavedImage => {
     const facts = { imageId: null, thumbnail: null, width: 0, height: 0 };

@@ -69,13 +69,20 @@ export function TopBar() {
 /** Where masks are decoded, and by which model. */
 function Settings() {
   const models = connection.models.value;
-  const browser = models.find(({ name }) => name === (model.value || models[0]?.name))?.browser;
+  const chosen = models.find(({ name }) => name === (model.value || models[0]?.name));
+  const serverOnly = chosen?.browser === null;
   return (
     <div class="group settings">
       <fieldset class="switch">
         <legend class="muted">Decode on</legend>
-        <label title={browser === null ? "This model’s decoder is too large for a page." : undefined}>
-          <input type="radio" name="place" checked={place.value === "device"} onChange={() => (place.value = "device")} />
+        <label title={serverOnly ? chosen?.browserNote : undefined}>
+          <input
+            type="radio"
+            name="place"
+            checked={place.value === "device"}
+            disabled={serverOnly}
+            onChange={() => (place.value = "device")}
+          />
           <span>this device</span>
         </label>
         <label>

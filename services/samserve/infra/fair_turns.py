@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from samserve.core.caller import current_caller
 from samserve.core.fair_queue import FairQueue
@@ -32,6 +34,15 @@ class FairTurns:
             else:  # cancelled just after the turn was granted
                 self.release()
             raise
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold a turn during the block."""
+        await self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Hand the turn to the next waiter, or free it."""
