@@ -338,8 +338,10 @@ def test_images_of_a_strip_keep_their_labels(
     annotator.wait_until_ready()
     assert annotator.requests.count(("POST", "/v1/images")) == 5  # known by its hash
     assert annotator.objects() == []
+    assert annotator.count("first") == 1  # no mask of the image before
     annotator.click(100, 100)
     annotator.accept()
+    assert annotator.count("first") == 2
     annotator.press("PageUp")
     annotator.wait_until_ready()
     assert annotator.objects() == ["object 1"]
