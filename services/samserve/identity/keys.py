@@ -89,7 +89,7 @@ def key_id_of(key: str) -> str | None:
 
 
 class KeyHasher:
-    """Hashes keys with a pepper, by keyed BLAKE2b: 1 microsecond each."""
+    """Hashes keys with a pepper, by keyed BLAKE2b: a few microseconds each."""
 
     def __init__(self, pepper: str) -> None:
         self._pepper = hashlib.sha256(pepper.encode()).digest()  # of the length that BLAKE2b takes
