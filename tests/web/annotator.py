@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -164,7 +165,9 @@ class Annotator:
 
     def wait_for_uploads(self, count: int) -> None:
         """Wait until so many images were sent as bytes."""
+        give_up = time.monotonic() + CAP
         while self.uploads < count:
+            assert time.monotonic() < give_up
             self.page.wait_for_timeout(50)  # in which events are read
 
     # What is seen.

@@ -323,9 +323,10 @@ def test_imported_annotations_are_gone_on_with(
 def test_images_of_a_strip_keep_their_labels(
     annotator: Annotator, coins: Path, tmp_path: Path
 ) -> None:
+    first = ("coins.png", coins.read_bytes() + b"never sent before")
     other = tmp_path / "other.png"
     Image.open(coins).convert("RGB").rotate(180).save(other)
-    annotator.drop(coins, other)
+    annotator.drop(first, other)
     annotator.click(*COIN)
     annotator.accept()
 
@@ -351,7 +352,7 @@ def test_images_of_a_strip_keep_their_labels(
     assert [each["image_id"] for each in coco["annotations"]] == [1, 2]
 
     # The same file again is the same image.
-    annotator.drop(coins)
+    annotator.drop(first)
     assert annotator.page.locator(".thumbnail").count() == 2
 
 
