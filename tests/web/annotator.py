@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,11 +41,13 @@ class Annotator:
     Attributes:
         page: The tab.
         requests: The method and path of what the page has sent to /v1, in order.
+        uploads: How many images were sent as bytes.
         failures: Errors that no code of the page has caught.
     """
 
     page: Page
     requests: list[tuple[str, str]] = field(default_factory=list)
+    uploads: int = 0
     failures: list[str] = field(default_factory=list)
 
     @classmethod
@@ -68,6 +71,8 @@ class Annotator:
         path = "/" + request.url.split("/", 3)[3]
         if path.startswith("/v1"):
             self.requests.append((request.method, path.partition("?")[0]))
+        if request.headers.get("content-type") == "application/octet-stream":
+            self.uploads += 1
 
     # Files.
 
@@ -157,6 +162,13 @@ class Annotator:
         self.page.get_by_role("radio", name=name).check(force=True)
         self.wait_until_ready()
         self.page.locator("#stage").focus()
+
+    def wait_for_uploads(self, count: int) -> None:
+        """Wait until so many images were sent as bytes."""
+        give_up = time.monotonic() + CAP
+        while self.uploads < count:
+            assert time.monotonic() < give_up
+            self.page.wait_for_timeout(50)  # in which events are read
 
     # What is seen.
 

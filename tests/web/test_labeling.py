@@ -323,23 +323,26 @@ def test_imported_annotations_are_gone_on_with(
 def test_images_of_a_strip_keep_their_labels(
     annotator: Annotator, coins: Path, tmp_path: Path
 ) -> None:
+    first = ("coins.png", coins.read_bytes() + b"never sent before")
     other = tmp_path / "other.png"
     Image.open(coins).convert("RGB").rotate(180).save(other)
-    annotator.drop(coins, other)
+    annotator.drop(first, other)
     annotator.click(*COIN)
     annotator.accept()
 
-    # The next image is embedded while this one is labeled: by its hash, then by its bytes.
-    until(lambda: annotator.requests.count(("POST", "/v1/images")) >= 4)
+    # The next image is embedded while this one is labeled.
+    annotator.wait_for_uploads(2)
     annotator.press("PageDown")
     annotator.page.locator(".thumbnail[aria-current]").and_(
         annotator.page.get_by_label("other.png")
     ).wait_for()
     annotator.wait_until_ready()
-    assert annotator.requests.count(("POST", "/v1/images")) == 5  # known by its hash
+    assert annotator.uploads == 2  # now it is known by its hash
     assert annotator.objects() == []
+    assert annotator.count("first") == 1  # no mask of the image before
     annotator.click(100, 100)
     annotator.accept()
+    assert annotator.count("first") == 2
     annotator.press("PageUp")
     annotator.wait_until_ready()
     assert annotator.objects() == ["object 1"]
@@ -349,7 +352,7 @@ def test_images_of_a_strip_keep_their_labels(
     assert [each["image_id"] for each in coco["annotations"]] == [1, 2]
 
     # The same file again is the same image.
-    annotator.drop(coins)
+    annotator.drop(first)
     assert annotator.page.locator(".thumbnail").count() == 2
 
 

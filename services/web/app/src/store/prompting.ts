@@ -164,6 +164,12 @@ export function endHover(): void {
   hover.value = null;
 }
 
+// A mask under the pointer belongs to the image that was there.
+effect(() => {
+  void opened.value;
+  endHover();
+});
+
 async function followPointer(): Promise<void> {
   hovering = true;
   while (place && mayHover()) {
