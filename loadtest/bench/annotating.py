@@ -12,6 +12,7 @@ object is clicked as without. Prints a table and writes build/bench/annotating.j
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +117,20 @@ def rows(name: str, found: Sequence[Effort]) -> list[Row]:
     return [Row(f"clicks for an object, {name}", assisted, "", "plain", plain, "<= 0.6")]
 
 
-def annotate(client: Client, name: str, images: Iterable[Subject], count: int) -> list[Row]:
-    """Annotate a set of images."""
+def annotate(
+    client: Client, name: str, images: Iterable[Subject], count: int, minutes: float
+) -> list[Row]:
+    """Annotate a set of images, or as many as can begin in so many minutes."""
     progress = Console(stderr=True)
+    last = time.monotonic() + 60 * minutes
     found: list[Effort] = []
+    done = 0
     for subject in track(images, name, total=count, console=progress):
+        if time.monotonic() > last:
+            break
         found += efforts(client, subject)
-    return rows(name, found)
+        done += 1
+    return rows(f"{name} ({done} of {count})", found)
 
 
 def main() -> None:
@@ -130,6 +138,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--photos", type=Path, help="a folder with heldout/index.jsonl")
     parser.add_argument("--most", type=int, default=10**6, help="photos at most, evenly chosen")
+    parser.add_argument("--minutes", type=float, default=60, help="for each set, at most")
     options = parser.parse_args()
     seeds = range(scenes.VALIDATION_SEED, scenes.VALIDATION_SEED + options.scenes)
     photos = subjects(options.photos) if options.photos else []
@@ -138,9 +147,11 @@ def main() -> None:
     with running(StackOptions()) as stack:
         addresses = stack.addresses
         with Client(addresses.decoder, addresses.embedding) as client:
-            measured = annotate(client, "drawn scenes", map(scene, seeds), len(seeds))
+            measured = annotate(
+                client, "drawn scenes", map(scene, seeds), len(seeds), options.minutes
+            )
             if photos:
-                measured += annotate(client, "photos", photos, len(photos))
+                measured += annotate(client, "photos", photos, len(photos), options.minutes)
     report("annotating", measured)
 
 

@@ -144,7 +144,7 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_naming_the_node(
 
 def test_a_file_that_is_no_graph_is_refused_by_name(nano: Bundle, compiler: Compiler) -> None:
     nano.encoder.write_bytes(b"\xff" * 100)
-    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not a valid encoder graph"):
+    with pytest.raises(EngineRefused, match=r"encoder\.onnx is not a valid graph"):
         build(nano, EngineSpec(ADA), compiler)
 
 

@@ -41,13 +41,16 @@ def test_same_bytes_sent_twice_are_encoded_once(
 def test_eight_images_at_once_are_encoded_in_batches(
     client: Client, encoded: Encodes, new_photo: Photos
 ) -> None:
-    photos, before = [new_photo() for _ in range(8)], encoded()
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(client.embed, photos))
-    assert {answer.cache.name for answer in answers} == {"MISS"}
-    done = encoded() - before
-    assert done.images == 8
-    assert done.runs < 8
+    for _ in range(5):  # on a busy machine the eight may arrive one by one
+        photos, before = [new_photo() for _ in range(8)], encoded()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(client.embed, photos))
+        assert {answer.cache.name for answer in answers} == {"MISS"}
+        done = encoded() - before
+        assert done.images == 8
+        if done.runs < 8:
+            return
+    pytest.fail("each image was encoded alone")
 
 
 def test_images_of_one_batch_are_not_confused(client: Client, new_photo: Photos) -> None:

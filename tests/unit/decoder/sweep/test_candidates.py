@@ -97,7 +97,7 @@ def test_zero_thresholds_keep_everything_but_empty_masks() -> None:
 
 @given(st.floats(5, 59), st.floats(5, 59), st.floats(2, 20), st.floats(0.5, 4))
 @settings(max_examples=50)
-@pytest.mark.parametrize("size, error", [(Size(640, 480), 0.03), (Size(70, 90), 1e-6)])
+@pytest.mark.parametrize("size, error", [(Size(640, 480), 0.05), (Size(70, 90), 1e-6)])
 def test_stability_is_that_of_masks_at_the_images_size(
     size: Size, error: float, x: float, y: float, radius: float, slope: float
 ) -> None:
