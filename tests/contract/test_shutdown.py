@@ -45,6 +45,7 @@ async def test_a_call_ends_a_moment_after_its_answer(service: Service, pauses: P
         stop = _stop(service)
         service.decoder.go.set()
         assert len((await call.read()).results[0].masks) == 3
+        await until(lambda: pauses.seconds)
         assert pauses.seconds == [MOMENT]
         assert not call.done()
         pauses.over.set()

@@ -17,7 +17,7 @@ import pytest
 import skimage.data
 import torch
 from contract.conftest import Path as Services
-from contract.conftest import app, path, redis  # noqa: F401
+from contract.conftest import app, edge_secret, path, redis  # noqa: F401
 from parity import segment_anything_of_nano as meta
 from PIL import Image
 from samserve.bundles.bundle import Bundle
