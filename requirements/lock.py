@@ -2,7 +2,7 @@
 
 constraints.txt names the versions. A file beside this script has the packages of some extras, each
 with the hashes of all its files, for every Python and platform that is supported. `pip` then takes
-nothing else. torch is left out: it comes as builds of several sources, each with hashes of its own.
+nothing else. torch is left out: its builds come from several sources and have different hashes.
 """
 
 from __future__ import annotations

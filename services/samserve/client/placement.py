@@ -1,6 +1,6 @@
 """Which decoder gets a call: the one that has the image ready, unless it is busy or silent.
 
-Rendezvous hashing with bounded load: each image ranks all decoders in an order of its own, and the
+Rendezvous hashing with bounded load: each image has its own order of all decoders, and the
 first fit one gets the call. When a decoder leaves, only its images move; when one joins, only those
 that rank it first. Pure, but for the clock.
 """

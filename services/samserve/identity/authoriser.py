@@ -137,7 +137,7 @@ class Authoriser:
 
 
 def _name(kind: str, name: str) -> str:
-    """Return what names credentials that have no id of ours."""
+    """Return a name for credentials without a key id."""
     return f"{kind}:{_UNFIT.sub('_', name[:LONGEST_NAME])}"
 
 

@@ -346,7 +346,7 @@ class Stack:
         )
 
     def start_edge(self, name: str = "edge", more: Mapping[str, object] | None = None) -> None:
-        """Start the edge; another one beside it needs ports of its own in `more`.
+        """Start the edge; a second one needs other ports, in `more`.
 
         Args:
             more: Further settings, by their environment variables.

@@ -141,7 +141,8 @@ def routes(service: Service) -> APIRouter:
         """Find every instance of phrases and of objects like examples.
 
         404, code EMBEDDING_NOT_CACHED: add the image first. 409, code NO_CONCEPTS: the model
-        answers points, boxes and masks only. One invalid concept has a `problem` of its own.
+        answers points, boxes and masks only. An invalid concept has its own
+        `problem`; the others are answered.
         """
         client = service.client.using(model=asked.model)
         return await concepts.find_concepts(client, CachedImage(image_id), asked)

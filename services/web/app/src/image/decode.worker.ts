@@ -43,7 +43,7 @@ function fitted(width: number, height: number, side: number): [number, number] {
   return [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];
 }
 
-/** Draw a part of an image, [fromWidth, fromHeight] at x, y, onto a canvas of its own. */
+/** Draw a part of an image, [fromWidth, fromHeight] at x, y, onto a new canvas. */
 function draw(
   image: ImageBitmap,
   x: number,
